@@ -1,0 +1,300 @@
+// Core: checks, logging, JSON, files and hashes. Everything else stands on this layer; it includes nothing of ours but
+// the public headers.
+#pragma once
+
+#include <warpjet/error.h>
+#include <warpjet/fields.h>
+#include <warpjet/tensor.h>
+
+#include <concepts>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <initializer_list>
+#include <map>
+#include <optional>
+#include <span>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace warpjet {
+
+// --- Text -----------------------------------------------------------------------------------------------------------
+
+// Concatenates anything that prints: cat("k=", 3, " of ", name).
+template <class... Parts>
+std::string cat(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return std::move(out).str();
+}
+
+// The entry of `names` closest to `name` by edit distance, or "" when nothing is close.
+std::string nearest_name(std::string_view name, std::span<const std::string_view> names);
+
+// True when `text` is well-formed UTF-8.
+bool is_utf8(std::string_view text);
+
+// --- Checks ---------------------------------------------------------------------------------------------------------
+
+// WJ_FAIL(corrupt, "header of ", size, " bytes, expected at most ", limit) throws Error with file and line.
+#define WJ_FAIL(code, ...) \
+  throw ::warpjet::Error(::warpjet::ErrorCode::code, ::warpjet::cat(__VA_ARGS__), __FILE__, __LINE__)
+
+// The caller's or the file's mistake: WJ_REQUIRE(k > 0, invalid_argument, "k must be positive, got ", k).
+#define WJ_REQUIRE(condition, code, ...)     \
+  do {                                       \
+    if (!(condition)) WJ_FAIL(code, __VA_ARGS__); \
+  } while (false)
+
+// Our own invariant; failing is a bug in Warpjet.
+#define WJ_CHECK(condition, ...) WJ_REQUIRE(condition, internal, "check failed: " #condition " " __VA_OPT__(, ) __VA_ARGS__)
+
+// --- Log ------------------------------------------------------------------------------------------------------------
+
+enum class LogLevel : std::uint8_t { error, warn, info, debug };
+
+// Receives finished lines without a newline. The default writes to stderr. WARPJET_LOG sets the level (default warn).
+using LogSink = std::function<void(LogLevel, std::string_view)>;
+void set_log_sink(LogSink sink);
+bool log_enabled(LogLevel level);
+void log_line(LogLevel level, std::string_view line);
+
+// WJ_LOG(info, "engine ready", " kv_blocks=", n)
+#define WJ_LOG(level, ...)                                                        \
+  do {                                                                            \
+    if (::warpjet::log_enabled(::warpjet::LogLevel::level))                       \
+      ::warpjet::log_line(::warpjet::LogLevel::level, ::warpjet::cat(__VA_ARGS__)); \
+  } while (false)
+
+// --- Arithmetic -----------------------------------------------------------------------------------------------------
+
+template <std::integral T>
+constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+template <std::integral T>
+constexpr T align_up(T value, T alignment) {
+  return ceil_div(value, alignment) * alignment;
+}
+
+// a * b of non-negative sizes that came from a file; throws corrupt on overflow.
+std::int64_t checked_mul(std::int64_t a, std::int64_t b);
+
+// --- Hash -----------------------------------------------------------------------------------------------------------
+
+// 64-bit multiply-mix hash of bytes; not cryptographic. Streams: hash64(b, hash64(a)) depends on where it was cut.
+std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed = 0);
+
+// The checksum of engine files: a streamed hash64 over fixed 64 KiB pieces, so it does not depend on write sizes.
+class Checksum {
+ public:
+  void update(std::span<const std::byte> bytes);
+  std::string hex() const;  // 16 digits
+
+ private:
+  std::uint64_t state_ = 0x6a09e667f3bcc908u;
+  std::uint64_t length_ = 0;
+  std::vector<std::byte> piece_;
+};
+
+// --- JSON -----------------------------------------------------------------------------------------------------------
+
+// A JSON value. Objects keep their order. The parser is strict (RFC 8259): duplicate keys, trailing text, invalid
+// UTF-8, lone surrogates, numbers out of range and nesting beyond 128 are corrupt, reported as <source>:line:column.
+class Json {
+ public:
+  enum class Kind : std::uint8_t { null, boolean, integer, real, string, array, object };
+  using Array = std::vector<Json>;
+  using Object = std::vector<std::pair<std::string, Json>>;
+
+  struct ParseOptions {
+    std::string source = "json";
+    bool allow_non_finite = false;  // Python writes NaN and Infinity into some config.json files
+  };
+
+  Json() = default;
+  Json(std::nullptr_t) {}
+  Json(bool value) : kind_(Kind::boolean), integer_(value) {}
+  template <std::integral T>
+    requires(!std::same_as<T, bool>)
+  Json(T value) : kind_(Kind::integer), integer_(static_cast<std::int64_t>(value)) {}
+  Json(double value) : kind_(Kind::real), real_(value) {}
+  Json(std::string value) : kind_(Kind::string), string_(std::move(value)) {}
+  Json(std::string_view value) : Json(std::string(value)) {}
+  Json(const char* value) : Json(std::string(value)) {}
+  Json(Array value) : kind_(Kind::array), array_(std::move(value)) {}
+  Json(Object value) : kind_(Kind::object), object_(std::move(value)) {}
+
+  static Json parse(std::string_view text, const ParseOptions& options);
+  static Json parse(std::string_view text) { return parse(text, ParseOptions{}); }
+  static Json load(const std::filesystem::path& path);  // whole file, at most 256 MiB; allows non-finite numbers
+
+  // indent < 0: one line. Non-finite reals are written as null.
+  std::string dump(int indent = -1) const;
+
+  Kind kind() const { return kind_; }
+  bool is_null() const { return kind_ == Kind::null; }
+  bool is_object() const { return kind_ == Kind::object; }
+  bool is_array() const { return kind_ == Kind::array; }
+  bool is_string() const { return kind_ == Kind::string; }
+  bool is_number() const { return kind_ == Kind::integer || kind_ == Kind::real; }
+  bool is_integer() const { return kind_ == Kind::integer; }
+  bool is_bool() const { return kind_ == Kind::boolean; }
+
+  // Typed access; throws corrupt naming what was found. as_double takes integers; as_int takes 4.0 too.
+  bool as_bool() const;
+  std::int64_t as_int() const;
+  double as_double() const;
+  const std::string& as_string() const;
+  const Array& as_array() const;
+  const Object& as_object() const;
+
+  const Json* find(std::string_view key) const;     // object member or nullptr (also when this is no object)
+  const Json& at(std::string_view key) const;       // throws corrupt when missing
+  void set(std::string key, Json value);            // adds or replaces; makes a null an object
+  void push(Json value);                            // appends; makes a null an array
+
+ private:
+  Kind kind_ = Kind::null;
+  std::int64_t integer_ = 0;
+  double real_ = 0;
+  std::string string_;
+  Array array_;
+  Object object_;
+};
+
+std::string_view to_string(Json::Kind kind);
+
+// --- Config structs <-> JSON ------------------------------------------------------------------------------------------
+
+inline Json json_of(bool v) { return Json(v); }
+template <std::integral T>
+  requires(!std::same_as<T, bool>)
+Json json_of(T v) {
+  return Json(v);
+}
+inline Json json_of(double v) { return Json(v); }
+inline Json json_of(float v) { return Json(static_cast<double>(v)); }
+inline Json json_of(const std::string& v) { return Json(v); }
+template <class T>
+Json json_of(const std::optional<T>& v);
+template <class T>
+Json json_of(const std::vector<T>& v);
+
+template <class C>
+  requires requires { C::fields(); }
+Json json_of(const C& config) {
+  Json out{Json::Object{}};
+  for_each_field<C>([&](const auto& field) { out.set(std::string(field.name), json_of(config.*(field.member))); });
+  return out;
+}
+template <class T>
+Json json_of(const std::optional<T>& v) {
+  return v ? json_of(*v) : Json();
+}
+template <class T>
+Json json_of(const std::vector<T>& v) {
+  Json out{Json::Array{}};
+  for (const auto& item : v) out.push(json_of(item));
+  return out;
+}
+
+inline void from_json(const Json& json, bool& v) { v = json.as_bool(); }
+template <std::integral T>
+  requires(!std::same_as<T, bool>)
+void from_json(const Json& json, T& v) {
+  const std::int64_t wide = json.as_int();
+  WJ_REQUIRE(std::in_range<T>(wide), corrupt, "number ", wide, " is out of range");
+  v = static_cast<T>(wide);
+}
+inline void from_json(const Json& json, double& v) { v = json.as_double(); }
+inline void from_json(const Json& json, float& v) { v = static_cast<float>(json.as_double()); }
+inline void from_json(const Json& json, std::string& v) { v = json.as_string(); }
+template <class T>
+void from_json(const Json& json, std::optional<T>& v);
+template <class T>
+void from_json(const Json& json, std::vector<T>& v);
+
+// Every key must be a field; an unknown one is corrupt, with the nearest name suggested. Missing keys keep defaults.
+template <class C>
+  requires requires { C::fields(); }
+void from_json(const Json& json, C& config) {
+  for (const auto& [key, value] : json.as_object()) {
+    bool known = false;
+    std::vector<std::string_view> names;
+    for_each_field<C>([&](const auto& field) {
+      names.push_back(field.name);
+      if (field.name != key) return;
+      known = true;
+      from_json(value, config.*(field.member));
+    });
+    WJ_REQUIRE(known, corrupt, "unknown key \"", key, "\"", "; nearest is \"", nearest_name(key, names), "\"");
+  }
+}
+template <class T>
+void from_json(const Json& json, std::optional<T>& v) {
+  if (json.is_null()) {
+    v.reset();
+  } else {
+    from_json(json, v.emplace());
+  }
+}
+template <class T>
+void from_json(const Json& json, std::vector<T>& v) {
+  v.clear();
+  for (const Json& item : json.as_array()) from_json(item, v.emplace_back());
+}
+
+// --- Files ----------------------------------------------------------------------------------------------------------
+
+// A read-only mapping of a whole file. Throws io.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+  // Tells the kernel that these bytes are not needed again soon: keeps the resident size of a streaming read small.
+  void drop(std::span<const std::byte> part) const;
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// A file being written from front to back; write() throws io with the path and the system's reason.
+class FileWriter {
+ public:
+  explicit FileWriter(const std::filesystem::path& path);
+  ~FileWriter();
+  FileWriter(const FileWriter&) = delete;
+  FileWriter& operator=(const FileWriter&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void pad_to(std::int64_t offset);  // zeros up to this offset
+  std::int64_t size() const { return size_; }
+  void close();  // flushes to the disk (fsync); throws io
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+  std::int64_t size_ = 0;
+};
+
+std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes = 256ll << 20);
+void write_text_file(const std::filesystem::path& path, std::string_view text);
+
+}  // namespace warpjet

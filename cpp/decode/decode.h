@@ -1,0 +1,49 @@
+// From logits to tokens, for a batch of rows with different SamplingParams. A stage fills the device arrays of one
+// sampling op from the rows' parameters and launches it; THE TABLE of stages in sampler.cpp is the order of sampling.
+#pragma once
+
+#include <warpjet/config.h>
+#include <warpjet/engine.h>
+
+#include "ops/catalog.h"
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace warpjet {
+
+// What one sampled row needs. Spans stay valid during the call.
+struct SampleRow {
+  const SamplingParams* params = nullptr;
+  std::uint64_t key = 0;                  // random_key(seed, sample)
+  std::span<const std::int32_t> tokens;   // prompt and output so far
+  int prompt_length = 0;
+  std::span<const std::int32_t> banned_before_min;  // eos and stop tokens, banned until min_tokens are out
+  int logprobs = -1;                      // how many top entries; -1 none wanted
+};
+
+struct SampledRow {
+  std::int32_t token = -1;                // -1: no finite logit (a broken row; others are not affected)
+  std::vector<TokenLogprob> logprobs;     // the token's own first, then the most likely; empty unless wanted
+};
+
+// Draws one token a row. Buffers are sized at construction; rows <= max_rows. Owned by the stepping thread.
+class Sampler {
+ public:
+  Sampler(const Catalogs& catalogs, Device& device, std::int64_t vocab, std::int64_t max_rows);
+  ~Sampler();
+
+  // logits [rows, vocab] f32 are changed in place. `out` has one entry a row.
+  void sample(TensorView logits, std::span<const SampleRow> rows, std::span<SampledRow> out);
+
+  // Log-probabilities of given tokens (prompt_logprobs): logits are not changed.
+  void score(TensorView logits, std::span<const std::int32_t> tokens, int top, std::span<SampledRow> out);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace warpjet

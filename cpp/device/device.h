@@ -1,0 +1,99 @@
+// Devices: where memory lives and where work runs. The CPU device is here; a GPU backend adds its own.
+#pragma once
+
+#include <warpjet/tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+namespace warpjet {
+
+struct DeviceInfo {
+  std::string name;
+  int sm = 0;  // compute capability times ten; 0 is the CPU
+  int cores = 1;
+  std::int64_t memory_bytes = 0;
+};
+
+// An in-order queue of work. Calls return before the work is done, except on the CPU, where they run at once.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void synchronize() = 0;
+};
+
+// Owns device memory; freed with the object, which must not outlive its device.
+class Buffer {
+ public:
+  using Free = void (*)(void* data, std::size_t bytes);
+
+  Buffer() = default;
+  Buffer(void* data, std::size_t bytes, Free free) : data_(data), bytes_(bytes), free_(free) {}
+  ~Buffer() { reset(); }
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  std::byte* at(std::int64_t offset) const { return static_cast<std::byte*>(data_) + offset; }
+
+ private:
+  void reset() {
+    if (data_) free_(data_, bytes_);
+    data_ = nullptr;
+  }
+  void swap(Buffer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(free_, other.free_);
+  }
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  Free free_ = nullptr;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const DeviceInfo& info() const = 0;
+  virtual Buffer allocate(std::size_t bytes) = 0;  // zeroed, 4 KiB aligned; throws out_of_memory. Never in a step.
+  virtual Stream& stream() = 0;
+};
+
+// A callable of (begin, end) that is only borrowed for the duration of a call; never allocates.
+class RangeFunction {
+ public:
+  template <class F>
+    requires(!std::is_same_v<std::remove_cvref_t<F>, RangeFunction>)
+  RangeFunction(F&& function)  // NOLINT: implicit by design
+      : object_(const_cast<void*>(static_cast<const void*>(&function))),
+        call_([](void* object, std::int64_t begin, std::int64_t end) {
+          (*static_cast<std::remove_reference_t<F>*>(object))(begin, end);
+        }) {}
+  void operator()(std::int64_t begin, std::int64_t end) const { call_(object_, begin, end); }
+
+ private:
+  void* object_;
+  void (*call_)(void*, std::int64_t, std::int64_t);
+};
+
+// The CPU's stream: runs at once, on a team of threads that spin briefly between calls and then sleep.
+class CpuStream : public Stream {
+ public:
+  // Calls body on disjoint ranges that cover [0, count), each a multiple of `grain` long except the last; returns when
+  // all are done. The caller's thread takes part. body must not throw. One caller at a time.
+  virtual void parallel_for(std::int64_t count, std::int64_t grain, RangeFunction body) = 0;
+};
+
+// num_threads 0 means one per core that this process may use.
+std::unique_ptr<Device> make_cpu_device(int num_threads);
+
+}  // namespace warpjet

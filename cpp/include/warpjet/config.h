@@ -1,0 +1,149 @@
+// Every knob of Warpjet: how to sample, how to run an engine, how to build one. Plain structs; defaults live here only.
+#pragma once
+
+#include <warpjet/error.h>
+#include <warpjet/fields.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace warpjet {
+
+// How one request is sampled. Stages run in this order: logprobs are read from the raw logits; then repetition,
+// presence and frequency penalties; logit_bias; allowed_token_ids, bad_words, min_tokens; temperature; min_p; top_k;
+// top_p; the draw. The draw is argmax(logit + Gumbel noise) and the noise depends on (seed, sample, position, token id)
+// alone, so a request's tokens never depend on its neighbours.
+struct SamplingParams {
+  int n = 1;
+  double presence_penalty = 0.0;
+  double frequency_penalty = 0.0;
+  double repetition_penalty = 1.0;
+  double temperature = 1.0;
+  double top_p = 1.0;
+  int top_k = 0;
+  double min_p = 0.0;
+  std::optional<std::int64_t> seed;
+  std::vector<std::string> stop;
+  std::vector<std::int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  std::optional<int> max_tokens = 16;
+  int min_tokens = 0;
+  std::optional<int> logprobs;
+  std::optional<int> prompt_logprobs;
+  bool detokenize = true;
+  bool skip_special_tokens = true;
+  bool spaces_between_special_tokens = true;
+  bool include_stop_str_in_output = false;
+  std::string output_kind = "cumulative";
+  std::map<std::int32_t, double> logit_bias;
+  std::optional<std::vector<std::int32_t>> allowed_token_ids;
+  std::vector<std::string> bad_words;
+  std::vector<std::vector<std::int32_t>> bad_words_token_ids;
+  bool skip_reading_prefix_cache = false;
+
+  bool operator==(const SamplingParams&) const = default;
+
+  static constexpr auto fields() {
+    using C = SamplingParams;
+    return std::tuple{
+        Field{"n", &C::n, "completions per prompt, 1 to 128"},
+        Field{"presence_penalty", &C::presence_penalty, "subtracted once from each token already generated, -2 to 2"},
+        Field{"frequency_penalty", &C::frequency_penalty, "subtracted per occurrence in the generated text, -2 to 2"},
+        Field{"repetition_penalty", &C::repetition_penalty,
+              "divides positive and multiplies negative logits of tokens in prompt or output; > 0, 1 is off"},
+        Field{"temperature", &C::temperature, "divides the logits; 0 is greedy"},
+        Field{"top_p", &C::top_p, "keep the smallest set of most likely tokens with this mass, in (0, 1]"},
+        Field{"top_k", &C::top_k, "keep the k most likely tokens; 0 and -1 are off"},
+        Field{"min_p", &C::min_p, "drop tokens less likely than this times the most likely one, in [0, 1]"},
+        Field{"seed", &C::seed, "64-bit seed; None draws one"},
+        Field{"stop", &C::stop, "strings that end the text (at most 16); needs a tokenizer, so Python or the caller checks"},
+        Field{"stop_token_ids", &C::stop_token_ids, "token ids that end the text (at most 256)"},
+        Field{"ignore_eos", &C::ignore_eos, "go on after the model's end-of-sequence token"},
+        Field{"max_tokens", &C::max_tokens, "most tokens to generate; None is up to the context length"},
+        Field{"min_tokens", &C::min_tokens, "no end-of-sequence or stop token before this many tokens"},
+        Field{"logprobs", &C::logprobs, "log-probabilities of this many most likely tokens per position; -1 is all"},
+        Field{"prompt_logprobs", &C::prompt_logprobs, "the same for the prompt's tokens"},
+        Field{"detokenize", &C::detokenize, "produce text; False returns token ids alone"},
+        Field{"skip_special_tokens", &C::skip_special_tokens, "leave special tokens out of the text"},
+        Field{"spaces_between_special_tokens", &C::spaces_between_special_tokens, "only True is supported"},
+        Field{"include_stop_str_in_output", &C::include_stop_str_in_output, "keep the stop string or token in the text"},
+        Field{"output_kind", &C::output_kind, "what a stream yields: cumulative, delta or final_only"},
+        Field{"logit_bias", &C::logit_bias, "token id -> value added to its logit, -100 to 100"},
+        Field{"allowed_token_ids", &C::allowed_token_ids, "only these tokens can be drawn"},
+        Field{"bad_words", &C::bad_words, "strings that must not be generated; needs a tokenizer"},
+        Field{"bad_words_token_ids", &C::bad_words_token_ids, "token sequences that must not be generated"},
+        Field{"skip_reading_prefix_cache", &C::skip_reading_prefix_cache, "compute the whole prompt anew"},
+    };
+  }
+};
+
+// Throws invalid_argument naming the field, what it got and what it takes. Needs no model: token ids are checked when
+// the request is submitted.
+WJ_API void validate(const SamplingParams& params);
+
+// How an engine runs. 0 means "chosen from the model and the machine".
+struct EngineConfig {
+  std::string dtype = "auto";
+  int max_model_len = 0;
+  int max_num_seqs = 256;
+  int max_num_batched_tokens = 2048;
+  int block_size = 32;
+  std::int64_t kv_cache_memory_bytes = 0;
+  int num_gpu_blocks_override = 0;
+  bool enable_prefix_caching = true;
+  bool enable_chunked_prefill = true;
+  int max_num_queued_reqs = 16384;
+  std::int64_t max_num_queued_tokens = 64ll << 20;
+  int max_logprobs = 20;
+  std::string scheduling_policy = "fcfs";
+  std::int64_t seed = 0;
+  int num_threads = 0;
+
+  bool operator==(const EngineConfig&) const = default;
+
+  static constexpr auto fields() {
+    using C = EngineConfig;
+    return std::tuple{
+        Field{"dtype", &C::dtype, "compute type: auto (the checkpoint's), bfloat16, float16 or float32"},
+        Field{"max_model_len", &C::max_model_len, "longest prompt plus output in tokens; 0 is the model's own limit"},
+        Field{"max_num_seqs", &C::max_num_seqs, "most sequences in one step"},
+        Field{"max_num_batched_tokens", &C::max_num_batched_tokens, "most tokens in one step"},
+        Field{"block_size", &C::block_size, "tokens in a KV block: 16, 32 or 64"},
+        Field{"kv_cache_memory_bytes", &C::kv_cache_memory_bytes, "memory for the KV cache; 0 is chosen"},
+        Field{"num_gpu_blocks_override", &C::num_gpu_blocks_override, "KV blocks, instead of a size in bytes"},
+        Field{"enable_prefix_caching", &C::enable_prefix_caching, "reuse the KV blocks of equal prefixes"},
+        Field{"enable_chunked_prefill", &C::enable_chunked_prefill, "let a long prompt span several steps"},
+        Field{"max_num_queued_reqs", &C::max_num_queued_reqs, "requests accepted and not yet finished, at most"},
+        Field{"max_num_queued_tokens", &C::max_num_queued_tokens, "prompt tokens of those requests, at most"},
+        Field{"max_logprobs", &C::max_logprobs, "highest logprobs a request may ask for; -1 is the vocabulary"},
+        Field{"scheduling_policy", &C::scheduling_policy, "fcfs or priority (lower value first)"},
+        Field{"seed", &C::seed, "seeds the draws of requests that bring no seed"},
+        Field{"num_threads", &C::num_threads, "CPU threads; 0 is one per core"},
+    };
+  }
+};
+
+WJ_API void validate(const EngineConfig& config);
+
+// How a checkpoint is compiled into an engine directory.
+struct BuildConfig {
+  std::string scheme = "auto";
+  std::string kv_cache_dtype = "auto";
+  bool overwrite = false;
+
+  bool operator==(const BuildConfig&) const = default;
+
+  static constexpr auto fields() {
+    using C = BuildConfig;
+    return std::tuple{
+        Field{"scheme", &C::scheme, "precision of the weights: auto (the checkpoint's), bf16, fp16 or fp32"},
+        Field{"kv_cache_dtype", &C::kv_cache_dtype, "precision of the KV cache: auto, bf16, fp16 or fp32"},
+        Field{"overwrite", &C::overwrite, "replace an engine directory that is already there"},
+    };
+  }
+};
+
+}  // namespace warpjet

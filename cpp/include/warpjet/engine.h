@@ -1,0 +1,197 @@
+// The engine: build one from a checkpoint, open it, submit requests, poll outputs.
+//
+//   auto engine = warpjet::Engine::open("path-to-checkpoint-or-engine", {});
+//   warpjet::OutputQueue queue;
+//   engine->submit({.prompt = ids, .sampling = {.max_tokens = 32}}, queue);
+//   while (...) for (const warpjet::Output& out : queue.poll(timeout)) ...
+#pragma once
+
+#include <warpjet/config.h>
+#include <warpjet/error.h>
+#include <warpjet/tensor.h>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace warpjet {
+
+using RequestId = std::uint64_t;  // unique per engine, never reused
+using Clock = std::chrono::steady_clock;
+
+// Why a sample ended; none while it runs.
+enum class FinishReason : std::uint8_t { none, stop, length, abort, error };
+WJ_API std::string_view to_string(FinishReason reason);
+
+struct Request {
+  std::vector<std::int32_t> prompt;  // token ids, at least one
+  SamplingParams sampling;
+  int priority = 0;         // lower runs first under the policy "priority"; else it must be 0
+  std::string cache_salt;   // requests share prefix blocks only if their salts are equal
+  Clock::time_point deadline = Clock::time_point::max();  // ends with error when passed
+};
+
+struct TokenLogprob {
+  std::int32_t token = 0;
+  float logprob = 0;      // natural logarithm, from the raw logits
+  std::int32_t rank = 0;  // 1 = the most likely
+};
+
+// What happened to one sample of one request since its last output. A token's entry in `logprobs` holds that token
+// first, then the most likely ones in order (the token itself may appear again there).
+struct Output {
+  RequestId id = 0;
+  int sample = 0;                                          // 0 .. n-1
+  std::uint32_t sequence = 0;                              // 0, 1, 2, ... per (id, sample), without a gap
+  std::vector<std::int32_t> tokens;                        // new tokens; a stop token is included
+  std::vector<std::vector<TokenLogprob>> logprobs;         // one entry a token when asked for
+  std::vector<std::vector<TokenLogprob>> prompt_logprobs;  // with sample 0's first output; entry 0 is empty
+  FinishReason finish = FinishReason::none;                // set in the final output, which comes exactly once
+  std::int32_t stop_token = -1;                            // the id that ended it when listed in stop_token_ids
+  ErrorCode error_code = ErrorCode::internal;              // meaningful when finish == error
+  std::string error;
+  int prompt_tokens = 0;
+  int cached_tokens = 0;  // prompt tokens found in the prefix cache
+  double queue_ms = 0;    // submit -> first scheduled
+  double ttft_ms = 0;     // submit -> first token
+
+  bool is_final() const { return finish != FinishReason::none; }
+};
+
+// Where outputs arrive. Any number of requests may share a queue; any thread may poll. Keep it alive as long as its
+// requests are (the engine holds the shared state, so destroying it early loses outputs but nothing else).
+class WJ_API OutputQueue {
+ public:
+  OutputQueue();
+  ~OutputQueue();
+  OutputQueue(OutputQueue&&) noexcept;
+  OutputQueue& operator=(OutputQueue&&) noexcept;
+
+  // Waits until there is something or the time is over; returns everything there is.
+  std::vector<Output> poll(std::chrono::nanoseconds timeout);
+
+  // A file descriptor that becomes readable when outputs are waiting, for event loops. poll() resets it.
+  int wait_fd() const;
+
+  struct State;
+
+ private:
+  friend class Engine;
+  std::shared_ptr<State> state_;
+};
+
+enum class Health : std::uint8_t { serving, failed, closed };
+WJ_API std::string_view to_string(Health health);
+
+struct Stats {
+  std::int64_t steps = 0;
+  std::int64_t prompt_tokens = 0;     // computed, cache hits excluded
+  std::int64_t generated_tokens = 0;
+  std::int64_t cached_tokens = 0;     // prompt tokens served from the prefix cache
+  std::int64_t preemptions = 0;
+  std::int64_t finished = 0;          // final outputs delivered
+  int running = 0;
+  int waiting = 0;
+  int kv_blocks = 0;
+  int kv_blocks_used = 0;  // referenced by a live sequence
+  int kv_blocks_cached = 0;
+
+  static constexpr auto fields() {
+    using C = Stats;
+    return std::tuple{
+        Field{"steps", &C::steps, "steps run"},
+        Field{"prompt_tokens", &C::prompt_tokens, "prompt tokens computed"},
+        Field{"generated_tokens", &C::generated_tokens, "tokens generated"},
+        Field{"cached_tokens", &C::cached_tokens, "prompt tokens found in the prefix cache"},
+        Field{"preemptions", &C::preemptions, "sequences put back to wait for KV blocks"},
+        Field{"finished", &C::finished, "final outputs delivered"},
+        Field{"running", &C::running, "sequences running now"},
+        Field{"waiting", &C::waiting, "sequences waiting now"},
+        Field{"kv_blocks", &C::kv_blocks, "KV blocks in the pool"},
+        Field{"kv_blocks_used", &C::kv_blocks_used, "KV blocks held by live sequences"},
+        Field{"kv_blocks_cached", &C::kv_blocks_cached, "KV blocks kept for reuse"},
+    };
+  }
+};
+
+// What a caller needs to know of the model it opened.
+struct ModelInfo {
+  std::string architecture;
+  std::string scheme;
+  int vocab_size = 0;
+  int max_model_len = 0;
+  int num_layers = 0;
+  std::int64_t parameters = 0;
+  std::int64_t weight_bytes = 0;
+  std::int64_t kv_bytes_per_token = 0;
+  std::vector<std::int32_t> eos_token_ids;
+  std::int32_t bos_token_id = -1;
+};
+
+class WJ_API Engine {
+ public:
+  // Opens a checkpoint directory (packed in memory) or an engine directory. Throws io, corrupt, unsupported,
+  // invalid_argument or out_of_memory; every cause is named.
+  static std::unique_ptr<Engine> open(const std::filesystem::path& model, const EngineConfig& config);
+
+  // Cancels what is live, delivers every final output, joins the threads.
+  ~Engine();
+
+  // Either throws (invalid_argument, overloaded, closed) and has no effect, or returns an id that gets exactly one final
+  // output for each of its n samples, and nothing after it. Any thread.
+  RequestId submit(Request request, OutputQueue& queue);
+
+  // Ends the request's live samples with finish = abort. Idempotent; an unknown or finished id is no error. Any thread.
+  void cancel(RequestId id);
+
+  // Drops every cached prefix block that no live sequence holds.
+  void reset_prefix_cache();
+
+  Stats stats() const;
+  Health health() const;
+  const ModelInfo& model() const;
+  const EngineConfig& config() const;  // as resolved: no zeros left
+
+  // Stops accepting, ends live requests with abort, joins. Idempotent.
+  void close();
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Progress of a build: bytes of packed weights written so far, of how many.
+using BuildProgress = std::function<void(std::int64_t done, std::int64_t total)>;
+
+struct BuildReport {
+  std::string scheme;
+  std::int64_t weight_bytes = 0;
+  std::int64_t peak_rss_bound = 0;  // bytes the build promised not to exceed
+  double seconds = 0;
+};
+
+// Compiles a Hugging Face checkpoint directory into an engine directory, streaming: memory stays under
+// peak_rss_bound whatever the checkpoint's size. The directory appears whole (atomic rename) or not at all.
+WJ_API BuildReport build_engine(const std::filesystem::path& checkpoint, const std::filesystem::path& out,
+                                const BuildConfig& config, const BuildProgress& progress = {});
+
+// The bound that build_engine() will keep for this checkpoint, in bytes.
+WJ_API std::int64_t build_peak_rss_bound(const std::filesystem::path& checkpoint, const BuildConfig& config);
+
+// What a checkpoint or an engine is, as JSON text, without loading weights: the model, its parameters, KV memory by
+// context length, and the plan step by step with bytes, flops and roofline time for `gpu` ("H100", "H200", "B200", ...)
+// at `tokens` tokens a step over `context` tokens of KV each. Throws invalid_argument for an unknown GPU name.
+struct DescribeOptions {
+  std::string gpu = "H100";
+  int tokens = 1;
+  int context = 1024;
+};
+WJ_API std::string describe(const std::filesystem::path& model, const DescribeOptions& options);
+
+}  // namespace warpjet

@@ -1,0 +1,13 @@
+// The whole public API of Warpjet, and the one place that holds its version.
+#pragma once
+
+#define WARPJET_VERSION_MAJOR 0
+#define WARPJET_VERSION_MINOR 1
+#define WARPJET_VERSION_PATCH 0
+#define WARPJET_VERSION "0.1.0"
+
+#include <warpjet/config.h>
+#include <warpjet/engine.h>
+#include <warpjet/error.h>
+#include <warpjet/fields.h>
+#include <warpjet/tensor.h>

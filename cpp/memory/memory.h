@@ -1,0 +1,139 @@
+// KV memory: a pool of fixed-size blocks with reference counts, a content-addressed prefix tree over them, and the paged
+// cache itself. Owned by the engine thread; no locks, no device calls.
+//
+// A block is in exactly one state, and every change goes through BlockPool:
+//   free    nobody holds it, nothing is known of its contents
+//   active  held by one or more sequences
+//   cached  published in the tree and held by nobody: reusable, and evicted in least-recently-used order
+#pragma once
+
+#include "core/core.h"
+#include "device/device.h"
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace warpjet {
+
+using BlockId = std::int32_t;
+constexpr BlockId kNullBlock = 0;  // reserved: rows that must write nowhere write here
+constexpr BlockId kNoBlock = -1;
+
+class PrefixTree;
+
+class BlockPool {
+ public:
+  // num_blocks counts the null block. Throws invalid_argument unless num_blocks >= 2.
+  explicit BlockPool(int num_blocks);
+
+  // Appends n blocks to `out`, each with one reference, or none: false = not enough free and cached blocks. Cached
+  // blocks are evicted (removed from `tree`) when the free list is empty.
+  bool try_acquire(int n, std::vector<BlockId>& out, PrefixTree& tree);
+
+  void retain(BlockId block);   // one more reference; takes it off the LRU list when it was cached
+  void release(BlockId block);  // at zero: cached when published, else free
+
+  // Marks an active block as published in the tree (or no longer so).
+  void set_published(BlockId block, bool published);
+
+  int references(BlockId block) const { return blocks_[block].references; }
+  bool published(BlockId block) const { return blocks_[block].published; }
+  int num_blocks() const { return static_cast<int>(blocks_.size()); }
+  int num_free() const { return num_free_; }
+  int num_cached() const { return num_cached_; }
+  int num_active() const { return num_blocks() - 1 - num_free_ - num_cached_; }
+  int num_available() const { return num_free_ + num_cached_; }
+
+  // Empties the LRU list into the free list.
+  void drop_cached(PrefixTree& tree);
+
+  // Throws internal when lists, counts and states disagree. O(num_blocks); tests call it after every change.
+  void check() const;
+
+ private:
+  enum class State : std::uint8_t { reserved, free, active, cached };
+  struct Block {
+    std::int32_t references = 0;
+    BlockId previous = kNoBlock, next = kNoBlock;  // free list or LRU list
+    State state = State::free;
+    bool published = false;
+  };
+  struct List {
+    BlockId head = kNoBlock, tail = kNoBlock;
+  };
+  void push_back(List& list, BlockId block);
+  void push_front(List& list, BlockId block);
+  void unlink(List& list, BlockId block);
+
+  std::vector<Block> blocks_;
+  List free_, lru_;
+  int num_free_ = 0, num_cached_ = 0;
+};
+
+// Full blocks by content. A node is a published block; its identity is (parent node, its tokens, and for the first block
+// the salt): the hash is an index only, everything is compared exactly. Nodes never change once published.
+class PrefixTree {
+ public:
+  PrefixTree(BlockPool& pool, int block_size);
+
+  // Appends the longest chain of published blocks that covers a prefix of `tokens`, at most `max_blocks`, each retained
+  // on return: there is no such thing as an unpinned match. Returns their number.
+  int match_and_retain(std::span<const std::int32_t> tokens, std::string_view salt, int max_blocks,
+                       std::vector<BlockId>& out);
+
+  // Publishes the full active block `block` holding `tokens` after `parent` (kNoBlock = first). If an equal node is
+  // already there nothing changes and the block stays private. Returns true when published. `parent` must be published.
+  bool publish(BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt, BlockId block);
+
+  // Called by the pool when it evicts: forgets the block, and its descendants, which cannot be reached any more.
+  void evict(BlockId block);
+
+  int size() const { return size_; }
+  void check() const;  // as BlockPool::check
+
+ private:
+  struct Node {
+    std::vector<std::int32_t> tokens;
+    std::string salt;
+    BlockId parent = kNoBlock;
+    std::uint64_t hash = 0;
+    std::vector<BlockId> children;
+    bool live = false;
+  };
+  BlockId find(BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt) const;
+  std::uint64_t hash(BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt) const;
+  void forget(BlockId block);
+
+  BlockPool& pool_;
+  int block_size_;
+  std::vector<Node> nodes_;  // by block id
+  std::unordered_multimap<std::uint64_t, BlockId> index_;
+  int size_ = 0;
+};
+
+// The tensors that the block ids index: per layer k and v, [blocks, kv_heads, block_size, head_dim].
+class KvCache {
+ public:
+  struct Config {
+    int layers = 0, kv_heads = 0, head_dim = 0, block_size = 0, num_blocks = 0;
+    DType dtype = DType::f32;
+  };
+  KvCache(const Config& config, Device& device);
+
+  static std::int64_t bytes_per_block(const Config& config);
+  TensorView k(int layer) const;
+  TensorView v(int layer) const;
+  const Config& config() const { return config_; }
+
+ private:
+  TensorView view(int layer, int which) const;
+  Config config_;
+  Buffer memory_;
+};
+
+}  // namespace warpjet

@@ -1,0 +1,58 @@
+// The kernel catalogue. An op is three plain things: its Problem (shapes and types), its Args (pointers) and its cost
+// (flops, bytes). A kernel is one row that says where it runs, what it supports and how to launch it. The CPU reference
+// of every op is a row too, named "ref.<op>": it is the spec that other rows are tested against.
+#pragma once
+
+#include "core/core.h"
+#include "device/device.h"
+
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace warpjet {
+
+// How a weight matrix lies in memory; what packing must produce for a kernel that reads it.
+enum class WeightLayout : std::uint8_t { row_major };
+
+template <class Op>
+struct Kernel {
+  std::string_view name;                                    // stable for ever: written into engine files
+  int sm_min = 0, sm_max = 9999;                            // runs on sm_min <= sm < sm_max; 0 is the CPU
+  WeightLayout layout = WeightLayout::row_major;
+  bool (*supports)(const typename Op::Problem&) = nullptr;
+  void (*launch)(const typename Op::Args&, Stream&) = nullptr;
+};
+
+// The rows of one op, in order of preference. Filled by explicit calls when a backend registers; read-only afterwards.
+template <class Op>
+class Catalog {
+ public:
+  void add(Kernel<Op> kernel) {
+    for (const auto& row : rows_) WJ_REQUIRE(row.name != kernel.name, internal, "kernel ", kernel.name, " registered twice");
+    rows_.push_back(kernel);
+  }
+
+  std::span<const Kernel<Op>> rows() const { return rows_; }
+
+  // The first row that runs on this device and supports the problem; throws unsupported.
+  const Kernel<Op>& select(const typename Op::Problem& problem, const DeviceInfo& device) const {
+    for (const auto& row : rows_) {
+      if (device.sm >= row.sm_min && device.sm < row.sm_max && row.supports(problem)) return row;
+    }
+    WJ_FAIL(unsupported, "no kernel for ", Op::name, to_string(problem), " on ", device.name);
+  }
+
+  // By the name stored in an engine file; throws unsupported with what to do.
+  const Kernel<Op>& find(std::string_view name) const {
+    for (const auto& row : rows_) {
+      if (row.name == name) return row;
+    }
+    WJ_FAIL(unsupported, "this build has no kernel \"", name, "\"; rebuild the engine with this version of warpjet");
+  }
+
+ private:
+  std::vector<Kernel<Op>> rows_;
+};
+
+}  // namespace warpjet

@@ -1,0 +1,34 @@
+// Matrix products with fused epilogues.
+#pragma once
+
+#include "ops/kernel.h"
+
+namespace warpjet {
+
+// Gate of a gated MLP: d = gate(a·b_gateᵀ) * (a·b_upᵀ).
+enum class Gate : std::uint8_t { none, silu, gelu, gelu_tanh, relu };
+std::string_view to_string(Gate gate);
+
+// d[m, n'] = epilogue(a[m, k] · b[n, k]ᵀ + bias[n]), accumulated in fp32 and rounded once.
+//   gate == none: n' = n;   d = acc (+ residual[m, n])
+//   gate != none: n' = n/2; b's first half are gate rows, its second half up rows; d = gate(acc_gate) * acc_up
+// Every output element is reduced over k in one fixed order, whatever m is: a row never depends on its neighbours.
+struct Gemm {
+  static constexpr std::string_view name = "gemm";
+  struct Problem {
+    std::int64_t m = 0, n = 0, k = 0;
+    DType a = DType::f32, b = DType::f32, d = DType::f32;  // residual has type d, bias has type b
+    Gate gate = Gate::none;
+    bool bias = false;
+    bool residual = false;  // not with a gate
+  };
+  struct Args {
+    Problem problem;
+    TensorView a, b, bias, residual, d;  // residual may be d itself
+  };
+  static double flops(const Problem& p) { return 2.0 * p.m * p.n * p.k; }
+  static double bytes(const Problem& p);
+};
+std::string to_string(const Gemm::Problem& problem);
+
+}  // namespace warpjet

@@ -1,0 +1,63 @@
+// Per-token ops: embedding, RMS norm, row gather.
+#pragma once
+
+#include "ops/kernel.h"
+
+namespace warpjet {
+
+// out[t] = table[ids[t]]. ids are checked before they reach an op.
+struct Embed {
+  static constexpr std::string_view name = "embed";
+  struct Problem {
+    std::int64_t tokens = 0, hidden = 0, vocab = 0;
+    DType table = DType::f32, out = DType::f32;
+  };
+  struct Args {
+    Problem problem;
+    TensorView ids;    // [tokens] i32
+    TensorView table;  // [vocab, hidden]
+    TensorView out;    // [tokens, hidden]
+  };
+  static double flops(const Problem&) { return 0; }
+  static double bytes(const Problem& p);
+};
+std::string to_string(const Embed::Problem& problem);
+
+// y = x / sqrt(mean(x²) + eps) * weight, in fp32, rounded once (Zhang & Sennrich 2019).
+struct Norm {
+  static constexpr std::string_view name = "norm";
+  struct Problem {
+    std::int64_t tokens = 0, hidden = 0;
+    DType x = DType::f32, weight = DType::f32, y = DType::f32;
+    float eps = 1e-5f;
+  };
+  struct Args {
+    Problem problem;
+    TensorView x;       // [tokens, hidden]
+    TensorView weight;  // [hidden]
+    TensorView y;       // [tokens, hidden], may be x
+  };
+  static double flops(const Problem& p) { return 4.0 * p.tokens * p.hidden; }
+  static double bytes(const Problem& p);
+};
+std::string to_string(const Norm::Problem& problem);
+
+// out[r] = x[rows[r]]: the hidden states of the rows that are sampled.
+struct Gather {
+  static constexpr std::string_view name = "gather";
+  struct Problem {
+    std::int64_t rows = 0, hidden = 0;
+    DType dtype = DType::f32;
+  };
+  struct Args {
+    Problem problem;
+    TensorView x;     // [tokens, hidden]
+    TensorView rows;  // [rows] i32
+    TensorView out;   // [rows, hidden]
+  };
+  static double flops(const Problem&) { return 0; }
+  static double bytes(const Problem& p);
+};
+std::string to_string(const Gather::Problem& problem);
+
+}  // namespace warpjet
