@@ -20,6 +20,7 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace warpjet {
@@ -39,6 +40,9 @@ std::string nearest_name(std::string_view name, std::span<const std::string_view
 
 // True when `text` is well-formed UTF-8.
 bool is_utf8(std::string_view text);
+
+// `text` for a message: in quotes, control and non-ASCII bytes as \xNN, cut to 80 bytes. For names out of files.
+std::string quoted(std::string_view text);
 
 // --- Checks ---------------------------------------------------------------------------------------------------------
 
@@ -106,7 +110,8 @@ class Checksum {
 // --- JSON -----------------------------------------------------------------------------------------------------------
 
 // A JSON value. Objects keep their order. The parser is strict (RFC 8259): duplicate keys, trailing text, invalid
-// UTF-8, lone surrogates, numbers out of range and nesting beyond 128 are corrupt, reported as <source>:line:column.
+// UTF-8, lone surrogates, numbers out of range, nesting beyond 128 and more than 2^24 values are corrupt, reported as
+// <source>:line:column (bytes). A number without fraction and exponent is an integer and must fit 64 bits.
 class Json {
  public:
   enum class Kind : std::uint8_t { null, boolean, integer, real, string, array, object };
@@ -120,16 +125,16 @@ class Json {
 
   Json() = default;
   Json(std::nullptr_t) {}
-  Json(bool value) : kind_(Kind::boolean), integer_(value) {}
+  Json(bool value) : value_(value) {}
   template <std::integral T>
     requires(!std::same_as<T, bool>)
-  Json(T value) : kind_(Kind::integer), integer_(static_cast<std::int64_t>(value)) {}
-  Json(double value) : kind_(Kind::real), real_(value) {}
-  Json(std::string value) : kind_(Kind::string), string_(std::move(value)) {}
+  Json(T value) : value_(static_cast<std::int64_t>(value)) {}
+  Json(double value) : value_(value) {}
+  Json(std::string value) : value_(std::move(value)) {}
   Json(std::string_view value) : Json(std::string(value)) {}
   Json(const char* value) : Json(std::string(value)) {}
-  Json(Array value) : kind_(Kind::array), array_(std::move(value)) {}
-  Json(Object value) : kind_(Kind::object), object_(std::move(value)) {}
+  Json(Array value) : value_(std::move(value)) {}
+  Json(Object value) : value_(std::move(value)) {}
 
   static Json parse(std::string_view text, const ParseOptions& options);
   static Json parse(std::string_view text) { return parse(text, ParseOptions{}); }
@@ -138,14 +143,14 @@ class Json {
   // indent < 0: one line. Non-finite reals are written as null.
   std::string dump(int indent = -1) const;
 
-  Kind kind() const { return kind_; }
-  bool is_null() const { return kind_ == Kind::null; }
-  bool is_object() const { return kind_ == Kind::object; }
-  bool is_array() const { return kind_ == Kind::array; }
-  bool is_string() const { return kind_ == Kind::string; }
-  bool is_number() const { return kind_ == Kind::integer || kind_ == Kind::real; }
-  bool is_integer() const { return kind_ == Kind::integer; }
-  bool is_bool() const { return kind_ == Kind::boolean; }
+  Kind kind() const { return static_cast<Kind>(value_.index()); }
+  bool is_null() const { return kind() == Kind::null; }
+  bool is_object() const { return kind() == Kind::object; }
+  bool is_array() const { return kind() == Kind::array; }
+  bool is_string() const { return kind() == Kind::string; }
+  bool is_number() const { return kind() == Kind::integer || kind() == Kind::real; }
+  bool is_integer() const { return kind() == Kind::integer; }
+  bool is_bool() const { return kind() == Kind::boolean; }
 
   // Typed access; throws corrupt naming what was found. as_double takes integers; as_int takes 4.0 too.
   bool as_bool() const;
@@ -161,12 +166,7 @@ class Json {
   void push(Json value);                            // appends; makes a null an array
 
  private:
-  Kind kind_ = Kind::null;
-  std::int64_t integer_ = 0;
-  double real_ = 0;
-  std::string string_;
-  Array array_;
-  Object object_;
+  std::variant<std::nullptr_t, bool, std::int64_t, double, std::string, Array, Object> value_;  // in Kind's order
 };
 
 std::string_view to_string(Json::Kind kind);
@@ -232,9 +232,13 @@ void from_json(const Json& json, C& config) {
       names.push_back(field.name);
       if (field.name != key) return;
       known = true;
-      from_json(value, config.*(field.member));
+      try {
+        from_json(value, config.*(field.member));
+      } catch (const Error& error) {
+        WJ_FAIL(corrupt, field.name, ": ", error.message());
+      }
     });
-    WJ_REQUIRE(known, corrupt, "unknown key \"", key, "\"", "; nearest is \"", nearest_name(key, names), "\"");
+    WJ_REQUIRE(known, corrupt, "unknown key ", quoted(key), "; nearest is ", quoted(nearest_name(key, names)));
   }
 }
 template <class T>
