@@ -1,5 +1,5 @@
-// Plans: a model as a flat list of steps over named buffers and packed weights. ModelSpec -> Plan -> (packed weights) ->
-// run. An engine directory is a plan and its weights on disk; nothing of a checkpoint is needed after that.
+// Plans: a model as a flat list of steps over named buffers and packed weights. ModelSpec -> Plan -> (packed weights)
+// -> run. An engine directory is a plan and its weights on disk; nothing of a checkpoint is needed after that.
 #pragma once
 
 #include <warpjet/engine.h>
@@ -18,13 +18,14 @@
 
 namespace warpjet {
 
-// --- The plan -----------------------------------------------------------------------------------------------------------
+// --- The plan
+// -----------------------------------------------------------------------------------------------------------
 
 // How many rows a buffer has in a step.
 enum class Rows : std::uint8_t { tokens, sampled };
 
-// Activations. Offsets are assigned when an engine opens (lay_out), so that buffers whose lifetimes do not overlap share
-// memory; first and last are step indices.
+// Activations. Offsets are assigned when an engine opens (lay_out), so that buffers whose lifetimes do not overlap
+// share memory; first and last are step indices.
 struct BufferSpec {
   std::string name;
   DType dtype = DType::f32;
@@ -43,38 +44,83 @@ struct WeightRef {
 };
 constexpr std::int64_t kWeightAlignment = 4096;
 
-// Steps name buffers and weights by index; -1 is none. Every step carries the kernel row chosen for it.
+// Steps name buffers and weights by index; -1 is none.
 struct EmbedStep {
-  int table, out;
+  static constexpr std::string_view name = "embed";
+  int table = -1, out = -1;
+  static constexpr auto fields() {
+    using C = EmbedStep;
+    return std::tuple{Field{"table", &C::table, "weight"}, Field{"out", &C::out, "buffer"}};
+  }
 };
 struct RopeTableStep {
-  int out;
+  static constexpr std::string_view name = "rope_table";
+  int out = -1;
+  static constexpr auto fields() { return std::tuple{Field{"out", &RopeTableStep::out, "buffer"}}; }
 };
 struct NormStep {
-  int x, weight, y;
+  static constexpr std::string_view name = "norm";
+  int x = -1, weight = -1, y = -1;
+  static constexpr auto fields() {
+    using C = NormStep;
+    return std::tuple{Field{"x", &C::x, "buffer"}, Field{"weight", &C::weight, "weight"}, Field{"y", &C::y, "buffer"}};
+  }
 };
 struct GemmStep {
-  int a, b, bias, residual, d;
-  Gate gate;
+  static constexpr std::string_view name = "gemm";
+  int a = -1, b = -1, bias = -1, residual = -1, d = -1;
+  Gate gate = Gate::none;
+  static constexpr auto fields() {
+    using C = GemmStep;
+    return std::tuple{Field{"a", &C::a, "buffer"},
+                      Field{"b", &C::b, "weight"},
+                      Field{"bias", &C::bias, "weight or -1"},
+                      Field{"residual", &C::residual, "buffer or -1"},
+                      Field{"d", &C::d, "buffer"},
+                      Field{"gate", &C::gate, "gate of a gated MLP"}};
+  }
 };
 struct RopeAppendKvStep {
-  int qkv, cos_sin, q_norm, k_norm, layer;
+  static constexpr std::string_view name = "rope_append_kv";
+  int qkv = -1, cos_sin = -1, q_norm = -1, k_norm = -1, layer = -1;
+  static constexpr auto fields() {
+    using C = RopeAppendKvStep;
+    return std::tuple{Field{"qkv", &C::qkv, "buffer"}, Field{"cos_sin", &C::cos_sin, "buffer"},
+                      Field{"q_norm", &C::q_norm, "weight or -1"}, Field{"k_norm", &C::k_norm, "weight or -1"},
+                      Field{"layer", &C::layer, "layer of the KV cache"}};
+  }
 };
 struct AttentionStep {
-  int qkv, out, layer;
-  std::int64_t window;
+  static constexpr std::string_view name = "attention";
+  int qkv = -1, out = -1, layer = -1;
+  static constexpr auto fields() {
+    using C = AttentionStep;
+    return std::tuple{Field{"qkv", &C::qkv, "buffer"}, Field{"out", &C::out, "buffer"},
+                      Field{"layer", &C::layer, "layer of the KV cache"}};
+  }
 };
 struct GatherStep {
-  int x, out;
+  static constexpr std::string_view name = "gather";
+  int x = -1, out = -1;
+  static constexpr auto fields() {
+    using C = GatherStep;
+    return std::tuple{Field{"x", &C::x, "buffer"}, Field{"out", &C::out, "buffer"}};
+  }
 };
 using StepOp = std::variant<EmbedStep, RopeTableStep, NormStep, GemmStep, RopeAppendKvStep, AttentionStep, GatherStep>;
 
+// Calls visit(index) for every buffer that a step uses, inputs before outputs.
+template <class Visitor>
+void for_each_buffer(const StepOp& op, Visitor&& visit);
+
 struct Step {
   std::string name;    // "layers.3.qkv"
-  std::string kernel;  // "ref.gemm"
+  std::string kernel;  // the catalogue row chosen for it: "ref.gemm"
   StepOp op;
 };
 
+// Steps before `first_sampled` run over all tokens of a step; those from there on (gather, last norm, output head) run
+// over the rows whose logits are wanted, and may run several times.
 struct Plan {
   ModelSpec model;
   std::string scheme;
@@ -82,6 +128,7 @@ struct Plan {
   std::vector<BufferSpec> buffers;
   std::vector<WeightRef> weights;
   std::vector<Step> steps;
+  int first_sampled = 0;
   int logits = -1;  // buffer [sampled, vocab] f32
 
   std::int64_t weight_bytes() const;  // size of the blob
@@ -89,18 +136,81 @@ struct Plan {
   std::int64_t kv_bytes_per_token() const;
 };
 
+template <class Visitor>
+void for_each_buffer(const StepOp& op, Visitor&& visit) {
+  struct {
+    Visitor& visit;
+    void operator()(const EmbedStep& s) { visit(s.out); }
+    void operator()(const RopeTableStep& s) { visit(s.out); }
+    void operator()(const NormStep& s) { visit(s.x), visit(s.y); }
+    void operator()(const GemmStep& s) { visit(s.a), visit(s.residual), visit(s.d); }
+    void operator()(const RopeAppendKvStep& s) { visit(s.qkv), visit(s.cos_sin); }
+    void operator()(const AttentionStep& s) { visit(s.qkv), visit(s.out); }
+    void operator()(const GatherStep& s) { visit(s.x), visit(s.out); }
+  } buffers{visit};
+  std::visit(buffers, op);
+}
+
 // planner.cpp. slots give the weights' names, shapes and order.
 Plan make_plan(const ModelSpec& model, std::span<const WeightSlot> slots, const Scheme& scheme, DType kv,
                const Catalogs& catalogs, const DeviceInfo& device);
 
-Json plan_to_json(const Plan& plan);              // plan_json.cpp
-Plan plan_from_json(const Json& json);            // throws corrupt: every index and size is checked
+Json plan_to_json(const Plan& plan);    // plan_json.cpp
+Plan plan_from_json(const Json& json);  // throws corrupt; the result passed check_plan
 
-// --- Running ------------------------------------------------------------------------------------------------------------
+// --- Problems
+// -----------------------------------------------------------------------------------------------------------
+
+// The sizes of one step, and the problem that each of its ops then poses: what kernels are chosen by, launched with and
+// costed by. (problem.cpp)
+struct StepSizes {
+  std::int64_t rows = 1;  // tokens, or sampled rows after first_sampled
+  std::int64_t seqs = 1;
+  std::int64_t max_context = 1;
+  std::int64_t block_size = 32;
+};
+Embed::Problem problem(const Plan& plan, const EmbedStep& step, const StepSizes& sizes);
+RopeTable::Problem problem(const Plan& plan, const RopeTableStep& step, const StepSizes& sizes);
+Norm::Problem problem(const Plan& plan, const NormStep& step, const StepSizes& sizes);
+Gemm::Problem problem(const Plan& plan, const GemmStep& step, const StepSizes& sizes);
+RopeAppendKv::Problem problem(const Plan& plan, const RopeAppendKvStep& step, const StepSizes& sizes);
+Attention::Problem problem(const Plan& plan, const AttentionStep& step, const StepSizes& sizes);
+Gather::Problem problem(const Plan& plan, const GatherStep& step, const StepSizes& sizes);
+
+// The op behind a kind of step.
+template <class Step>
+struct OpOf;
+template <>
+struct OpOf<EmbedStep> : std::type_identity<Embed> {};
+template <>
+struct OpOf<RopeTableStep> : std::type_identity<RopeTable> {};
+template <>
+struct OpOf<NormStep> : std::type_identity<Norm> {};
+template <>
+struct OpOf<GemmStep> : std::type_identity<Gemm> {};
+template <>
+struct OpOf<RopeAppendKvStep> : std::type_identity<RopeAppendKv> {};
+template <>
+struct OpOf<AttentionStep> : std::type_identity<Attention> {};
+template <>
+struct OpOf<GatherStep> : std::type_identity<Gather> {};
+
+// What one step must do and move at least.
+struct StepCost {
+  double flops = 0, bytes = 0;
+};
+StepCost step_cost(const Plan& plan, const Step& step, const StepSizes& sizes);
+
+// Throws corrupt unless every index is in range, every step's shapes and types fit each other and the model, and
+// buffers are written before they are read: after this, no plan can make a kernel leave its memory. (check.cpp)
+void check_plan(const Plan& plan);
+
+// --- Running
+// ------------------------------------------------------------------------------------------------------------
 
 // The inputs of one step. Row counts may be anything up to what the runner was opened for.
 struct StepInputs {
-  std::int64_t tokens = 0, seqs = 0, sampled = 0;
+  std::int64_t tokens = 0, seqs = 0;
   std::int64_t max_context = 0;
   TensorView token_ids;        // [tokens] i32
   TensorView positions;        // [tokens] i32
@@ -109,7 +219,6 @@ struct StepInputs {
   TensorView query_starts;     // [seqs + 1] i32
   TensorView context_lengths;  // [seqs] i32
   TensorView block_tables;     // [seqs, max_blocks] i32
-  TensorView sample_rows;      // [sampled] i32
 };
 
 // The paged keys and values of every layer, as the runner needs them.
@@ -125,47 +234,50 @@ struct Weights {
   const std::byte* data() const;
 };
 
-// The only interpreter of plans: resolves kernel names and addresses once, then run() launches the steps in order.
-// Owned by the thread that steps; run() allocates nothing.
+// The only interpreter of plans: resolves kernel names and addresses once, then launches the steps in order. Owned by
+// the thread that steps; forward() and logits() allocate nothing.
 class Runner {
  public:
+  // Throws unsupported when a kernel of the plan is not in the catalogues or does not run on the device.
   Runner(Plan plan, Weights weights, const Catalogs& catalogs, Device& device, std::int64_t max_tokens,
          std::int64_t max_sampled);
 
-  // Returns the logits [sampled, vocab] f32, valid until the next run.
-  TensorView run(const StepInputs& inputs, const KvView& kv);
+  // Computes all tokens of a step and appends their keys and values.
+  void forward(const StepInputs& inputs, const KvView& kv);
+
+  // Logits [rows, vocab] f32 of these token rows of the last forward ([rows] i32), valid until the next call.
+  TensorView logits(TensorView rows);
 
   const Plan& plan() const { return plan_; }
+  std::int64_t max_sampled() const { return max_sampled_; }
   std::int64_t arena_bytes() const { return static_cast<std::int64_t>(arena_.bytes()); }
 
  private:
-  struct Launch;  // one step, resolved
-  TensorView buffer(int index, const StepInputs& inputs) const;
+  using KernelRow =
+      std::variant<const Kernel<Embed>*, const Kernel<RopeTable>*, const Kernel<Norm>*, const Kernel<Gemm>*,
+                   const Kernel<RopeAppendKv>*, const Kernel<Attention>*, const Kernel<Gather>*>;
+  struct Scope;   // what a run of steps sees: row counts, inputs, cache
+  struct Launch;  // one step in its scope
+  void run(int first, int last, const Scope& scope);
+  TensorView buffer(int index, const Scope& scope) const;
   TensorView weight(int index) const;
 
   Plan plan_;
   Weights weights_;
-  Device& device_;
+  Stream& stream_;
   std::int64_t max_tokens_, max_sampled_;
-  Buffer arena_;
+  Buffer arena_, frequencies_;
   std::vector<std::int64_t> offsets_;  // of each buffer in the arena
-
-  // Kernel of step i, resolved: which alternative is live follows plan_.steps[i].op.
-  struct Resolved;
-  std::vector<Resolved> resolved_;
+  std::vector<KernelRow> kernels_;     // of each step
+  std::int64_t tokens_ = 0;            // of the last forward
 };
 
 // Arena offsets for these row counts; total in `bytes`.
 std::vector<std::int64_t> lay_out(const Plan& plan, std::int64_t max_tokens, std::int64_t max_sampled,
                                   std::int64_t& bytes);
 
-// What one step must do and move at least, for `info` and the roofline.
-struct StepCost {
-  double flops = 0, bytes = 0;
-};
-StepCost step_cost(const Plan& plan, const Step& step, std::int64_t tokens, std::int64_t sampled, std::int64_t context);
-
-// --- Packing and engine directories -------------------------------------------------------------------------------------
+// --- Packing and engine directories
+// -------------------------------------------------------------------------------------
 
 // Packs a checkpoint into device memory, in the plan's order.
 Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device, const BuildProgress& progress = {});
@@ -173,9 +285,9 @@ Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device, con
 // The engine directory: engine.json and weights.bin, plus the tokenizer's files copied as they are.
 constexpr int kEngineFormat = 1;
 void write_engine(const Checkpoint& checkpoint, Plan plan, const std::filesystem::path& source,
-                  const std::filesystem::path& out, const BuildProgress& progress);
+                  const std::filesystem::path& out, bool overwrite, const BuildProgress& progress);
 bool is_engine_directory(const std::filesystem::path& path);
-Plan read_engine_plan(const std::filesystem::path& directory);   // throws corrupt or unsupported
+Plan read_engine_plan(const std::filesystem::path& directory);                         // throws corrupt or unsupported
 Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan);  // verifies the checksums
 
 }  // namespace warpjet

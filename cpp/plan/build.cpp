@@ -1,0 +1,38 @@
+// build_engine(): checkpoint -> plan -> engine directory, with bounded memory.
+#include "plan/plan.h"
+
+namespace warpjet {
+namespace {
+
+// One piece read, one piece converted, the plan, and the process itself. Tensors are never held whole.
+constexpr std::int64_t kPeakRssBound = 256ll << 20;
+
+DType kv_dtype(const std::string& name, const Scheme& scheme) {
+  return name == "auto" ? scheme.kv : find_scheme(name).kv;
+}
+
+}  // namespace
+
+std::int64_t build_peak_rss_bound(const std::filesystem::path&, const BuildConfig&) {
+  return kPeakRssBound;
+}
+
+BuildReport build_engine(const std::filesystem::path& checkpoint_dir, const std::filesystem::path& out,
+                         const BuildConfig& config, const BuildProgress& progress) {
+  const auto start = Clock::now();
+  const Checkpoint checkpoint = Checkpoint::open(checkpoint_dir);
+  const Scheme& scheme = config.scheme == "auto" ? scheme_for(checkpoint.dtype) : find_scheme(config.scheme);
+  Catalogs catalogs;
+  register_reference(catalogs);
+  const auto device = make_cpu_device(1);
+  Plan plan = make_plan(checkpoint.spec, checkpoint.slots, scheme, kv_dtype(config.kv_cache_dtype, scheme), catalogs,
+                        device->info());
+  const std::int64_t weight_bytes = plan.weight_bytes();
+  write_engine(checkpoint, std::move(plan), checkpoint_dir, out, config.overwrite, progress);
+  return {.scheme = std::string(scheme.name),
+          .weight_bytes = weight_bytes,
+          .peak_rss_bound = kPeakRssBound,
+          .seconds = std::chrono::duration<double>(Clock::now() - start).count()};
+}
+
+}  // namespace warpjet

@@ -1,0 +1,109 @@
+// describe(): what a checkpoint or an engine is and what a step of it costs, without touching a weight.
+#include <algorithm>
+#include <cmath>
+
+#include "plan/plan.h"
+
+namespace warpjet {
+namespace {
+
+struct Gpu {
+  std::string_view name;
+  double gb_per_s;     // memory bandwidth
+  double bf16_tflops;  // dense
+  double memory_gib;
+  std::string_view source;
+};
+
+constexpr Gpu kGpus[] = {
+    {"A100", 2039, 312, 80, "datasheet"},
+    {"H100", 3000, 800, 80, "measured: device copy, 8192-cubed matrix product"},
+    {"H200", 4300, 790, 141, "measured: device copy, 8192-cubed matrix product"},
+    {"B200", 8000, 2250, 180, "datasheet"},
+};
+
+const Gpu& find_gpu(const std::string& name) {
+  std::string upper = name;
+  std::transform(upper.begin(), upper.end(), upper.begin(), [](unsigned char c) { return std::toupper(c); });
+  std::string known;
+  for (const Gpu& gpu : kGpus) {
+    if (gpu.name == upper) return gpu;
+    known += cat(known.empty() ? "" : ", ", gpu.name);
+  }
+  WJ_FAIL(invalid_argument, "unknown GPU \"", name, "\"; known: ", known);
+}
+
+Plan plan_of(const std::filesystem::path& model) {
+  if (is_engine_directory(model)) return read_engine_plan(model);
+  HfConfig config = HfConfig::load(model);
+  const DType dtype = config.dtype().value_or(DType::bf16);
+  const ModelSpec spec = load_spec(model);
+  Catalogs catalogs;
+  register_reference(catalogs);
+  const Scheme& scheme = scheme_for(dtype);
+  return make_plan(spec, find_family(spec.architecture).slots(spec), scheme, scheme.kv, catalogs,
+                   make_cpu_device(1)->info());
+}
+
+Json steps_json(const Plan& plan, const Gpu& gpu, const DescribeOptions& options, double& total_us) {
+  Json steps{Json::Array{}};
+  for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
+    const StepSizes sizes{.rows = options.tokens, .seqs = options.tokens, .max_context = options.context};
+    const StepCost cost = step_cost(plan, plan.steps[i], sizes);
+    const double us = std::max(cost.bytes / (gpu.gb_per_s * 1e3), cost.flops / (gpu.bf16_tflops * 1e6));
+    total_us += us;
+    steps.push(Json::Object{{"name", plan.steps[i].name},
+                            {"kernel", plan.steps[i].kernel},
+                            {"bytes", cost.bytes},
+                            {"flops", cost.flops},
+                            {"roofline_us", us}});
+  }
+  return steps;
+}
+
+Json contexts_json(const Plan& plan) {
+  Json rows{Json::Array{}};
+  for (std::int64_t tokens = 1024;; tokens *= 4) {
+    const std::int64_t capped = std::min<std::int64_t>(tokens, plan.model.max_positions);
+    rows.push(Json::Object{{"tokens", capped}, {"kv_bytes", capped * plan.kv_bytes_per_token()}});
+    if (capped == plan.model.max_positions) return rows;
+  }
+}
+
+}  // namespace
+
+std::string describe(const std::filesystem::path& model, const DescribeOptions& options) {
+  WJ_REQUIRE(options.tokens > 0 && options.tokens <= 1 << 20, invalid_argument, "tokens must be 1 to 1048576, got ",
+             options.tokens);
+  WJ_REQUIRE(options.context > 0, invalid_argument, "context must be positive, got ", options.context);
+  const Gpu& gpu = find_gpu(options.gpu);
+  const Plan plan = plan_of(model);
+  double total_us = 0;
+  Json steps = steps_json(plan, gpu, options, total_us);
+  const double weights = static_cast<double>(plan.weight_bytes());
+  const double free = gpu.memory_gib * 1024 * 1024 * 1024 * 0.92 - weights;
+  return Json(Json::Object{
+                  {"kind", is_engine_directory(model) ? "engine" : "checkpoint"},
+                  {"model", json_of(plan.model)},
+                  {"scheme", plan.scheme},
+                  {"kv_cache_dtype", to_string(plan.kv)},
+                  {"parameters", plan.parameters()},
+                  {"weight_bytes", plan.weight_bytes()},
+                  {"kv_bytes_per_token", plan.kv_bytes_per_token()},
+                  {"contexts", contexts_json(plan)},
+                  {"gpu", Json::Object{{"name", gpu.name},
+                                       {"gb_per_s", gpu.gb_per_s},
+                                       {"bf16_tflops", gpu.bf16_tflops},
+                                       {"memory_gib", gpu.memory_gib},
+                                       {"source", gpu.source},
+                                       {"fits", free > 0},
+                                       {"kv_tokens", free > 0 ? std::floor(free / plan.kv_bytes_per_token()) : 0.0}}},
+                  {"tokens", options.tokens},
+                  {"context", options.context},
+                  {"step_us", total_us},
+                  {"steps", steps},
+              })
+      .dump();
+}
+
+}  // namespace warpjet
