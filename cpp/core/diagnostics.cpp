@@ -59,6 +59,8 @@ std::string_view to_string(ErrorCode code) {
       return "device";
     case ErrorCode::peer:
       return "peer";
+    case ErrorCode::deadline_exceeded:
+      return "deadline_exceeded";
     case ErrorCode::closed:
       return "closed";
     case ErrorCode::internal:

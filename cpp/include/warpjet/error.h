@@ -23,6 +23,7 @@ enum class ErrorCode : std::uint8_t {
   corrupt,   // a file or a checkpoint is malformed
   device,    // the GPU or its driver failed
   peer,      // another rank was lost
+  deadline_exceeded,
   closed,    // the engine is shutting down or has failed
   internal,  // a bug in Warpjet
 };

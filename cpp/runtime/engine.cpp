@@ -1,0 +1,186 @@
+// The public Engine: a checkpoint or an engine directory, opened on a device, behind a step loop.
+#include <algorithm>
+#include <thread>
+
+#include "runtime/runtime.h"
+
+namespace warpjet {
+
+std::string_view to_string(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::none:
+      return "none";
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::length:
+      return "length";
+    case FinishReason::abort:
+      return "abort";
+    case FinishReason::error:
+      return "error";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(Health health) {
+  switch (health) {
+    case Health::serving:
+      return "serving";
+    case Health::failed:
+      return "failed";
+    case Health::closed:
+      return "closed";
+  }
+  return "unknown";
+}
+
+namespace {
+
+struct Opened {
+  Plan plan;
+  Weights weights;
+};
+
+Opened open_model(const std::filesystem::path& path, const std::string& dtype, const Catalogs& catalogs,
+                  Device& device) {
+  WJ_REQUIRE(std::filesystem::is_directory(path), io, "no model at ", path.string(),
+             ": expected a directory with config.json (a checkpoint) or engine.json (an engine)");
+  if (is_engine_directory(path)) {
+    Plan plan = read_engine_plan(path);
+    WJ_REQUIRE(dtype == "auto" || find_scheme(dtype).name == plan.scheme, invalid_argument, "dtype: ", dtype,
+               " asked for, but the engine ", path.string(), " was built as ", plan.scheme,
+               "; rebuild it with --scheme");
+    Weights weights = map_engine_weights(path, plan);
+    return {std::move(plan), std::move(weights)};
+  }
+  const Checkpoint checkpoint = Checkpoint::open(path);
+  const Scheme& scheme = dtype == "auto" ? scheme_for(checkpoint.dtype) : find_scheme(dtype);
+  Plan plan = make_plan(checkpoint.spec, checkpoint.slots, scheme, scheme.kv, catalogs, device.info());
+  Weights weights = pack(checkpoint, plan, device);
+  return {std::move(plan), std::move(weights)};
+}
+
+// Fills in what was left to be chosen, and checks the rest against the model.
+int resolve(EngineConfig& config, const Plan& plan, const KvCache::Config& kv, const DeviceInfo& device) {
+  const ModelSpec& m = plan.model;
+  const bool length_given = config.max_model_len > 0;
+  WJ_REQUIRE(config.max_model_len <= m.max_positions, invalid_argument, "max_model_len: ", config.max_model_len,
+             " is more than the ", m.max_positions, " positions of the model");
+  if (!length_given) config.max_model_len = m.max_positions;
+
+  const std::int64_t block_bytes = KvCache::bytes_per_block(kv);
+  const std::int64_t useful = std::int64_t{config.max_num_seqs} * ceil_div(config.max_model_len, config.block_size);
+  if (config.kv_cache_memory_bytes == 0)
+    config.kv_cache_memory_bytes = std::min(device.memory_bytes / 4, std::int64_t{4} << 30);
+  std::int64_t blocks = config.num_gpu_blocks_override > 0
+                            ? config.num_gpu_blocks_override
+                            : std::min(useful, config.kv_cache_memory_bytes / block_bytes);
+  blocks = std::min<std::int64_t>(blocks, INT32_MAX - 1);
+  const std::int64_t capacity = blocks * config.block_size;
+  WJ_REQUIRE(capacity > 1, invalid_argument, "kv_cache_memory_bytes: ", config.kv_cache_memory_bytes,
+             " holds no KV block of ", block_bytes, " bytes");
+  WJ_REQUIRE(!length_given || config.max_model_len <= capacity, invalid_argument,
+             "max_model_len: ", config.max_model_len, " tokens do not fit the KV cache of ", capacity,
+             "; lower max_model_len or raise kv_cache_memory_bytes to ",
+             ceil_div<std::int64_t>(config.max_model_len, config.block_size) * block_bytes);
+  if (config.max_model_len > capacity) {
+    WJ_LOG(warn, "the KV cache holds ", capacity, " tokens: max_model_len lowered from ", config.max_model_len);
+    config.max_model_len = static_cast<int>(capacity);
+  }
+  WJ_REQUIRE(config.enable_chunked_prefill || config.max_num_batched_tokens >= config.max_model_len, invalid_argument,
+             "max_num_batched_tokens: ", config.max_num_batched_tokens, " cannot hold a prompt of max_model_len ",
+             config.max_model_len, " in one step; raise it, lower max_model_len or enable chunked prefill");
+  config.num_gpu_blocks_override = static_cast<int>(blocks);
+  config.kv_cache_memory_bytes = (blocks + 1) * block_bytes;
+  return static_cast<int>(blocks) + 1;  // the null block
+}
+
+ModelInfo info_of(const Plan& plan, int max_model_len) {
+  return {.architecture = plan.model.architecture,
+          .scheme = plan.scheme,
+          .vocab_size = plan.model.vocab_size,
+          .max_model_len = max_model_len,
+          .num_layers = static_cast<int>(plan.model.layers.size()),
+          .parameters = plan.parameters(),
+          .weight_bytes = plan.weight_bytes(),
+          .kv_bytes_per_token = plan.kv_bytes_per_token(),
+          .eos_token_ids = plan.model.eos_token_ids,
+          .bos_token_id = plan.model.bos_token_id};
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  Catalogs catalogs;
+  std::unique_ptr<Device> device;
+  EngineConfig config;
+  ModelInfo model;
+  std::unique_ptr<StepLoop> loop;  // last: its thread uses the rest
+};
+
+std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const EngineConfig& config) {
+  validate(config);
+  auto impl = std::make_unique<Impl>();
+  impl->config = config;
+  register_reference(impl->catalogs);
+  impl->device = make_cpu_device(config.num_threads);
+  impl->config.num_threads = impl->device->info().cores;
+
+  Opened opened = open_model(model, config.dtype, impl->catalogs, *impl->device);
+  const ModelSpec& m = opened.plan.model;
+  KvCache::Config kv{.layers = static_cast<int>(m.layers.size()),
+                     .kv_heads = m.num_kv_heads,
+                     .head_dim = m.head_dim,
+                     .block_size = config.block_size,
+                     .num_blocks = 0,
+                     .dtype = opened.plan.kv};
+  kv.num_blocks = resolve(impl->config, opened.plan, kv, impl->device->info());
+  impl->config.dtype = opened.plan.scheme;
+  impl->model = info_of(opened.plan, impl->config.max_model_len);
+
+  const StepLoop::Config loop{.engine = impl->config,
+                              .model = impl->model,
+                              .num_blocks = kv.num_blocks,
+                              .rope_original = m.rope.scaling == "dynamic" ? m.rope.original_max_positions : 0};
+  Runner runner(std::move(opened.plan), std::move(opened.weights), impl->catalogs, *impl->device,
+                impl->config.max_num_batched_tokens, impl->config.max_num_seqs);
+  auto executor =
+      std::make_unique<ModelExecutor>(ModelExecutor::Config{.max_tokens = impl->config.max_num_batched_tokens,
+                                                            .max_seqs = impl->config.max_num_seqs,
+                                                            .max_model_len = impl->config.max_model_len},
+                                      std::move(runner), KvCache(kv, *impl->device), impl->catalogs, *impl->device);
+  impl->loop = std::make_unique<StepLoop>(loop, std::move(executor));
+  WJ_LOG(info, "engine ready model=", model.string(), " parameters=", impl->model.parameters,
+         " scheme=", impl->model.scheme, " kv_blocks=", kv.num_blocks - 1, " block_size=", config.block_size);
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+RequestId Engine::submit(Request request, OutputQueue& queue) {
+  return impl_->loop->submit(std::move(request), queue.state_);
+}
+void Engine::cancel(RequestId id) {
+  impl_->loop->cancel(id);
+}
+void Engine::reset_prefix_cache() {
+  impl_->loop->reset_prefix_cache();
+}
+Stats Engine::stats() const {
+  return impl_->loop->stats();
+}
+Health Engine::health() const {
+  return impl_->loop->health();
+}
+const ModelInfo& Engine::model() const {
+  return impl_->model;
+}
+const EngineConfig& Engine::config() const {
+  return impl_->config;
+}
+void Engine::close() {
+  impl_->loop->close();
+}
+
+}  // namespace warpjet
