@@ -290,4 +290,13 @@ bool is_engine_directory(const std::filesystem::path& path);
 Plan read_engine_plan(const std::filesystem::path& directory);                         // throws corrupt or unsupported
 Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan);  // verifies the checksums
 
+// A model ready to run: from an engine directory as it is, or from a checkpoint, planned and packed in memory. dtype is
+// "auto" or a scheme's name; an engine keeps the one that it was built with. Throws io when the path holds neither.
+struct LoadedModel {
+  Plan plan;
+  Weights weights;
+};
+LoadedModel load_model(const std::filesystem::path& path, const std::string& dtype, const Catalogs& catalogs,
+                       Device& device);
+
 }  // namespace warpjet

@@ -36,30 +36,6 @@ std::string_view to_string(Health health) {
 
 namespace {
 
-struct Opened {
-  Plan plan;
-  Weights weights;
-};
-
-Opened open_model(const std::filesystem::path& path, const std::string& dtype, const Catalogs& catalogs,
-                  Device& device) {
-  WJ_REQUIRE(std::filesystem::is_directory(path), io, "no model at ", path.string(),
-             ": expected a directory with config.json (a checkpoint) or engine.json (an engine)");
-  if (is_engine_directory(path)) {
-    Plan plan = read_engine_plan(path);
-    WJ_REQUIRE(dtype == "auto" || find_scheme(dtype).name == plan.scheme, invalid_argument, "dtype: ", dtype,
-               " asked for, but the engine ", path.string(), " was built as ", plan.scheme,
-               "; rebuild it with --scheme");
-    Weights weights = map_engine_weights(path, plan);
-    return {std::move(plan), std::move(weights)};
-  }
-  const Checkpoint checkpoint = Checkpoint::open(path);
-  const Scheme& scheme = dtype == "auto" ? scheme_for(checkpoint.dtype) : find_scheme(dtype);
-  Plan plan = make_plan(checkpoint.spec, checkpoint.slots, scheme, scheme.kv, catalogs, device.info());
-  Weights weights = pack(checkpoint, plan, device);
-  return {std::move(plan), std::move(weights)};
-}
-
 // Fills in what was left to be chosen, and checks the rest against the model.
 int resolve(EngineConfig& config, const Plan& plan, const KvCache::Config& kv, const DeviceInfo& device) {
   const ModelSpec& m = plan.model;
@@ -126,7 +102,7 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
   impl->device = make_cpu_device(config.num_threads);
   impl->config.num_threads = impl->device->info().cores;
 
-  Opened opened = open_model(model, config.dtype, impl->catalogs, *impl->device);
+  LoadedModel opened = load_model(model, config.dtype, impl->catalogs, *impl->device);
   const ModelSpec& m = opened.plan.model;
   KvCache::Config kv{.layers = static_cast<int>(m.layers.size()),
                      .kv_heads = m.num_kv_heads,
