@@ -1,0 +1,276 @@
+// The engine, its output queue and the functions on models. The GIL is released wherever native code may wait.
+#include "bindings.h"
+
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace warpjet::python {
+namespace {
+
+// A native object that owns threads or locks. A forked child has neither: there it may be neither used nor destroyed.
+template <class T>
+class ProcessBound {
+ public:
+  explicit ProcessBound(std::unique_ptr<T> object) : object_(std::move(object)), process_(getpid()) {}
+  ~ProcessBound() {
+    if (getpid() != process_) {
+      object_.release();
+    } else {
+      const nb::gil_scoped_release release;
+      object_.reset();
+    }
+  }
+  ProcessBound(ProcessBound&&) = delete;
+
+  T& get() const {
+    if (getpid() != process_)
+      throw Error(ErrorCode::closed,
+                  "this engine belongs to process " + std::to_string(process_) + ", but this is its fork, process " +
+                      std::to_string(getpid()) + "; open the model after forking, or use the 'spawn' start method",
+                  __FILE__, __LINE__);
+    return *object_;
+  }
+
+ private:
+  std::unique_ptr<T> object_;
+  pid_t process_;
+};
+using EngineHandle = ProcessBound<Engine>;
+using QueueHandle = ProcessBound<OutputQueue>;
+
+// Token ids of a prompt. A wrong one is a bad value, whatever its type: bool, float or out of range.
+std::vector<std::int32_t> to_tokens(nb::handle prompt) {
+  const nb::object items = nb::steal(PySequence_Fast(prompt.ptr(), "prompt_token_ids must be a list of ints"));
+  if (!items.is_valid()) throw nb::python_error();
+  const Py_ssize_t size = PyObject_Length(items.ptr());
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(size));
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    const nb::object item = items[i];
+    const std::string name = "prompt_token_ids[" + std::to_string(i) + "]";
+    if (PyBool_Check(item.ptr()) || !PyIndex_Check(item.ptr()))
+      raise_value_error(name + " must be an int, got " + kind_of(item));
+    tokens[static_cast<std::size_t>(i)] =
+        static_cast<std::int32_t>(to_integer(item, name, 0, std::numeric_limits<std::int32_t>::max()));
+  }
+  return tokens;
+}
+
+Clock::time_point deadline_after(std::optional<double> seconds) {
+  if (!seconds) return Clock::time_point::max();
+  if (!(*seconds > 0)) raise_value_error("timeout must be positive (seconds), got " + std::to_string(*seconds));
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*seconds));
+}
+
+RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingParams& sampling,
+                 const QueueHandle& queue, int priority, std::string cache_salt, std::optional<double> timeout) {
+  Request request{.prompt = to_tokens(prompt),
+                  .sampling = sampling,
+                  .priority = priority,
+                  .cache_salt = std::move(cache_salt),
+                  .deadline = deadline_after(timeout)};
+  const nb::gil_scoped_release release;
+  return engine.get().submit(std::move(request), queue.get());
+}
+
+std::vector<Output> poll(const QueueHandle& queue, double timeout) {
+  if (!(timeout >= 0)) raise_value_error("timeout must be 0 or more (seconds), got " + std::to_string(timeout));
+  const auto wait = std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(timeout, 1e6) * 1e9));
+  const nb::gil_scoped_release release;
+  return queue.get().poll(wait);
+}
+
+nb::list logprob_rows(const std::vector<std::vector<TokenLogprob>>& rows) {
+  nb::list out;
+  for (const auto& row : rows) {
+    nb::list entries;
+    for (const TokenLogprob& entry : row) entries.append(nb::make_tuple(entry.token, entry.logprob, entry.rank));
+    out.append(entries);
+  }
+  return out;
+}
+
+nb::object optional_text(const std::string& text, bool present) {
+  return present ? nb::object(nb::str(text.c_str(), text.size())) : nb::none();
+}
+
+nb::str text_of(std::string_view text) {
+  return nb::str(text.data(), text.size());
+}
+
+void bind_output(nb::module_& module) {
+  nb::class_<Output>(module, "Output", "What happened to one sample of one request since its last output.")
+      .def_ro("id", &Output::id)
+      .def_ro("sample", &Output::sample)
+      .def_ro("sequence", &Output::sequence, "0, 1, 2, ... per (id, sample), without a gap")
+      .def_prop_ro(
+          "tokens", [](const Output& self) { return self.tokens; }, nb::sig("def tokens(self) -> list[int]"),
+          "new token ids; a stop token is included")
+      .def_prop_ro(
+          "logprobs", [](const Output& self) { return logprob_rows(self.logprobs); },
+          nb::sig("def logprobs(self) -> list[list[tuple[int, float, int]]]"),
+          "for each token: itself, then the most likely, as (token, logprob, rank)")
+      .def_prop_ro(
+          "prompt_logprobs", [](const Output& self) { return logprob_rows(self.prompt_logprobs); },
+          nb::sig("def prompt_logprobs(self) -> list[list[tuple[int, float, int]]]"))
+      .def_prop_ro(
+          "finish",
+          [](const Output& self) -> nb::object {
+            return self.is_final() ? nb::object(text_of(to_string(self.finish))) : nb::none();
+          },
+          nb::sig("def finish(self) -> str | None"), "stop, length, abort or error; None while it runs")
+      .def_prop_ro(
+          "stop_token",
+          [](const Output& self) -> nb::object {
+            return self.stop_token >= 0 ? nb::object(nb::int_(self.stop_token)) : nb::none();
+          },
+          nb::sig("def stop_token(self) -> int | None"))
+      .def_prop_ro(
+          "error", [](const Output& self) { return optional_text(self.error, self.finish == FinishReason::error); },
+          nb::sig("def error(self) -> str | None"))
+      .def_ro("prompt_tokens", &Output::prompt_tokens)
+      .def_ro("cached_tokens", &Output::cached_tokens)
+      .def_ro("queue_ms", &Output::queue_ms)
+      .def_ro("ttft_ms", &Output::ttft_ms);
+}
+
+void bind_model_info(nb::module_& module) {
+  nb::class_<ModelInfo>(module, "ModelInfo", "What a caller needs to know of the model it opened.")
+      .def_ro("architecture", &ModelInfo::architecture)
+      .def_ro("scheme", &ModelInfo::scheme)
+      .def_ro("vocab_size", &ModelInfo::vocab_size)
+      .def_ro("max_model_len", &ModelInfo::max_model_len)
+      .def_ro("num_layers", &ModelInfo::num_layers)
+      .def_ro("parameters", &ModelInfo::parameters)
+      .def_ro("weight_bytes", &ModelInfo::weight_bytes)
+      .def_ro("kv_bytes_per_token", &ModelInfo::kv_bytes_per_token)
+      .def_prop_ro(
+          "eos_token_ids", [](const ModelInfo& self) { return self.eos_token_ids; },
+          nb::sig("def eos_token_ids(self) -> list[int]"))
+      .def_ro("bos_token_id", &ModelInfo::bos_token_id, "-1 when the model has none");
+}
+
+nb::dict stats_of(const EngineHandle& engine) {
+  const Stats stats = engine.get().stats();
+  nb::dict out;
+  for_each_field<Stats>([&](const auto& field) { out[text_of(field.name)] = nb::int_(stats.*(field.member)); });
+  return out;
+}
+
+void bind_engine_class(nb::module_& module) {
+  nb::class_<QueueHandle>(module, "OutputQueue", "Where outputs arrive; any number of requests may share one.")
+      .def("__init__", [](QueueHandle* self) { new (self) QueueHandle(std::make_unique<OutputQueue>()); })
+      .def("poll", &poll, nb::arg("timeout") = 0.0, nb::sig("def poll(self, timeout: float = 0.0) -> list[Output]"),
+           "Waits up to this many seconds until there is something; returns everything there is.")
+      .def(
+          "wait_fd", [](const QueueHandle& self) { return self.get().wait_fd(); },
+          "A file descriptor that is readable while outputs wait.");
+
+  nb::class_<EngineHandle>(module, "Engine",
+                           "An opened model that takes requests. Methods may be called from any thread.")
+      .def_static(
+          "open",
+          [](const std::filesystem::path& model, const EngineConfig& config) {
+            const nb::gil_scoped_release release;
+            return std::make_unique<EngineHandle>(Engine::open(model, config));
+          },
+          nb::arg("model"), nb::arg("config"),
+          nb::sig("def open(model: str | os.PathLike[str], config: EngineConfig) -> Engine"),
+          "Opens a checkpoint or an engine directory.")
+      .def("submit", &submit, nb::arg("prompt"), nb::arg("sampling"), nb::arg("queue"), nb::kw_only(),
+           nb::arg("priority") = 0, nb::arg("cache_salt") = "", nb::arg("timeout") = nb::none(),
+           nb::sig(
+               "def submit(self, prompt: collections.abc.Sequence[int], sampling: SamplingParams, queue: OutputQueue, "
+               "*, priority: int = 0, cache_salt: str = '', timeout: float | None = None) -> int"),
+           "Either raises and has no effect, or returns an id that gets one final output for each sample.")
+      .def(
+          "cancel",
+          [](const EngineHandle& self, RequestId id) {
+            const nb::gil_scoped_release release;
+            self.get().cancel(id);
+          },
+          nb::arg("id"), "Ends the request's live samples; an unknown or finished id is no error.")
+      .def(
+          "reset_prefix_cache",
+          [](const EngineHandle& self) {
+            const nb::gil_scoped_release release;
+            self.get().reset_prefix_cache();
+          },
+          "Drops every cached prefix block that no live sequence holds.")
+      .def("stats", &stats_of, nb::sig("def stats(self) -> dict[str, int]"))
+      .def(
+          "health", [](const EngineHandle& self) { return text_of(to_string(self.get().health())); },
+          nb::sig("def health(self) -> str"), "serving, failed or closed")
+      .def_prop_ro("model", [](const EngineHandle& self) { return self.get().model(); })
+      .def_prop_ro(
+          "config", [](const EngineHandle& self) { return self.get().config(); }, "as resolved: no zeros left")
+      .def(
+          "close",
+          [](const EngineHandle& self) {
+            const nb::gil_scoped_release release;
+            self.get().close();
+          },
+          "Stops accepting, ends live requests with abort. Idempotent.");
+}
+
+// Ctrl-C and exceptions of the callback end the build; the half-written directory is removed as the error unwinds.
+BuildReport build(const std::filesystem::path& checkpoint, const std::filesystem::path& out, const BuildConfig& config,
+                  const nb::object& progress) {
+  const BuildProgress report = [&progress](std::int64_t done, std::int64_t total) {
+    const nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (!progress.is_none()) progress(done, total);
+  };
+  const nb::gil_scoped_release release;
+  return build_engine(checkpoint, out, config, report);
+}
+
+void bind_functions(nb::module_& module) {
+  nb::class_<BuildReport>(module, "BuildReport", "What a build did.")
+      .def_ro("scheme", &BuildReport::scheme)
+      .def_ro("weight_bytes", &BuildReport::weight_bytes)
+      .def_ro("peak_rss_bound", &BuildReport::peak_rss_bound, "bytes the build promised not to exceed")
+      .def_ro("seconds", &BuildReport::seconds);
+  module.def(
+      "build_engine", &build, nb::arg("checkpoint"), nb::arg("out"), nb::arg("config"),
+      nb::arg("progress") = nb::none(),
+      nb::sig("def build_engine(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], config: BuildConfig, "
+              "progress: collections.abc.Callable[[int, int], object] | None = None) -> BuildReport"),
+      "Compiles a checkpoint directory into an engine directory; progress gets (bytes done, bytes in all).");
+  module.def("build_peak_rss_bound", &build_peak_rss_bound, nb::arg("checkpoint"), nb::arg("config"),
+             nb::sig("def build_peak_rss_bound(checkpoint: str | os.PathLike[str], config: BuildConfig) -> int"),
+             nb::call_guard<nb::gil_scoped_release>(), "The bound that build_engine() will keep, in bytes.");
+  module.def(
+      "describe",
+      [](const std::filesystem::path& model, const std::string& gpu, int tokens, int context) {
+        const nb::gil_scoped_release release;
+        return describe(model, {.gpu = gpu, .tokens = tokens, .context = context});
+      },
+      nb::arg("model"), nb::kw_only(), nb::arg("gpu") = DescribeOptions{}.gpu,
+      nb::arg("tokens") = DescribeOptions{}.tokens, nb::arg("context") = DescribeOptions{}.context,
+      nb::sig("def describe(model: str | os.PathLike[str], *, gpu: str = 'H100', tokens: int = 1, context: int = 1024) "
+              "-> str"),
+      "What a model is, as JSON text, without loading weights.");
+}
+
+}  // namespace
+
+void bind_engine(nb::module_& module) {
+  bind_output(module);
+  bind_model_info(module);
+  bind_engine_class(module);
+  bind_functions(module);
+}
+
+}  // namespace warpjet::python
