@@ -31,8 +31,8 @@ WJ_API std::string_view to_string(FinishReason reason);
 struct Request {
   std::vector<std::int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
-  int priority = 0;         // lower runs first under the policy "priority"; else it must be 0
-  std::string cache_salt;   // requests share prefix blocks only if their salts are equal
+  int priority = 0;        // lower runs first under the policy "priority"; else it must be 0
+  std::string cache_salt;  // requests share prefix blocks only if their salts are equal
   Clock::time_point deadline = Clock::time_point::max();  // ends with error when passed
 };
 
@@ -90,11 +90,11 @@ WJ_API std::string_view to_string(Health health);
 
 struct Stats {
   std::int64_t steps = 0;
-  std::int64_t prompt_tokens = 0;     // computed, cache hits excluded
+  std::int64_t prompt_tokens = 0;  // computed, cache hits excluded
   std::int64_t generated_tokens = 0;
-  std::int64_t cached_tokens = 0;     // prompt tokens served from the prefix cache
+  std::int64_t cached_tokens = 0;  // prompt tokens served from the prefix cache
   std::int64_t preemptions = 0;
-  std::int64_t finished = 0;          // final outputs delivered
+  std::int64_t finished = 0;  // final outputs delivered
   int running = 0;
   int waiting = 0;
   int kv_blocks = 0;
@@ -142,8 +142,8 @@ class WJ_API Engine {
   // Cancels what is live, delivers every final output, joins the threads.
   ~Engine();
 
-  // Either throws (invalid_argument, overloaded, closed) and has no effect, or returns an id that gets exactly one final
-  // output for each of its n samples, and nothing after it. Any thread.
+  // Either throws (invalid_argument, overloaded, closed) and has no effect, or returns an id that gets exactly one
+  // final output for each of its n samples, and nothing after it. Any thread.
   RequestId submit(Request request, OutputQueue& queue);
 
   // Ends the request's live samples with finish = abort. Idempotent; an unknown or finished id is no error. Any thread.

@@ -19,10 +19,10 @@ enum class ErrorCode : std::uint8_t {
   unsupported,       // a valid wish that this build cannot fulfil
   overloaded,        // a queue limit; try again later
   out_of_memory,
-  io,        // a file is missing, unreadable or unwritable
-  corrupt,   // a file or a checkpoint is malformed
-  device,    // the GPU or its driver failed
-  peer,      // another rank was lost
+  io,       // a file is missing, unreadable or unwritable
+  corrupt,  // a file or a checkpoint is malformed
+  device,   // the GPU or its driver failed
+  peer,     // another rank was lost
   deadline_exceeded,
   closed,    // the engine is shutting down or has failed
   internal,  // a bug in Warpjet

@@ -17,10 +17,12 @@ namespace warpjet {
 // Stored in engine files by name, never by number.
 enum class DType : std::uint8_t { f32, f16, bf16, f64, f8_e4m3, f8_e5m2, i64, i32, i16, i8, u8, boolean };
 
-WJ_API std::string_view to_string(DType dtype);                              // "bf16"
-WJ_API std::optional<DType> dtype_from_string(std::string_view name);        // "bf16", "bfloat16", "BF16" (safetensors)
-WJ_API int dtype_bytes(DType dtype);                                         // 2
-inline bool is_float(DType t) { return t == DType::f32 || t == DType::f16 || t == DType::bf16; }
+WJ_API std::string_view to_string(DType dtype);                        // "bf16"
+WJ_API std::optional<DType> dtype_from_string(std::string_view name);  // "bf16", "bfloat16", "BF16" (safetensors)
+WJ_API int dtype_bytes(DType dtype);                                   // 2
+inline bool is_float(DType t) {
+  return t == DType::f32 || t == DType::f16 || t == DType::bf16;
+}
 
 // Up to five extents, outermost first. A rank-0 shape holds one element.
 class WJ_API Shape {
@@ -34,8 +36,8 @@ class WJ_API Shape {
   int rank() const { return rank_; }
   std::int64_t operator[](int axis) const { return extents_[axis]; }
   std::int64_t& operator[](int axis) { return extents_[axis]; }
-  std::int64_t elements() const;   // product; throws corrupt on overflow
-  std::string to_string() const;   // "[2, 3]"
+  std::int64_t elements() const;  // product; throws corrupt on overflow
+  std::string to_string() const;  // "[2, 3]"
   std::span<const std::int64_t> extents() const { return {extents_.data(), static_cast<std::size_t>(rank_)}; }
   bool operator==(const Shape& other) const;
 
@@ -58,9 +60,13 @@ struct TensorView {
   explicit operator bool() const { return data != nullptr; }
   std::int64_t bytes() const { return shape.elements() * dtype_bytes(dtype); }  // of a dense view
   template <class T>
-  T* as() const { return static_cast<T*>(data); }
+  T* as() const {
+    return static_cast<T*>(data);
+  }
   template <class T>
-  T* row(std::int64_t index) const { return as<T>() + index * row_stride; }
+  T* row(std::int64_t index) const {
+    return as<T>() + index * row_stride;
+  }
 };
 
 }  // namespace warpjet

@@ -11,3 +11,4 @@
 #include <warpjet/error.h>
 #include <warpjet/fields.h>
 #include <warpjet/tensor.h>
+#include <warpjet/vocabulary.h>

@@ -1,0 +1,199 @@
+"""Log-probabilities and greedy tokens against Hugging Face transformers, for random tiny models of every family.
+
+fp32: relative L2 distance of the log-probabilities at most 1e-5, prompt and decode. bf16: as close to the fp32 result of
+the same weights as torch's own bf16 computation is (times 1.5, since both are noise), and fp16 likewise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from warpjet import LLM, SamplingParams  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+VOCAB = 199
+SMALL = dict(
+    vocab_size=VOCAB,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    initializer_range=0.2,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32)
+LLAMA3 = dict(
+    rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
+)
+
+# name -> (config class, overrides)
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}),
+    "llama_tied": ("LlamaConfig", dict(tie_word_embeddings=True)),
+    "llama_mha": ("LlamaConfig", dict(num_key_value_heads=4)),
+    "llama_mqa": ("LlamaConfig", dict(num_key_value_heads=1)),
+    "llama_biases": ("LlamaConfig", dict(attention_bias=True, mlp_bias=True)),
+    "llama_head_dim": ("LlamaConfig", dict(head_dim=32)),
+    "llama_gelu": ("LlamaConfig", dict(hidden_act="gelu_pytorch_tanh")),
+    "llama_theta": ("LlamaConfig", dict(rope=dict(rope_type="default", rope_theta=500000.0))),
+    "llama_linear": ("LlamaConfig", dict(rope=dict(rope_type="linear", factor=4.0))),
+    "llama_dynamic": ("LlamaConfig", dict(rope=dict(rope_type="dynamic", factor=4.0), max_position_embeddings=24)),
+    "llama_yarn": ("LlamaConfig", dict(rope=YARN)),
+    "llama_yarn_mscale": ("LlamaConfig", dict(rope=YARN | dict(mscale=1.0, mscale_all_dim=0.8, beta_fast=16.0))),
+    "llama_yarn_attention_factor": ("LlamaConfig", dict(rope=YARN | dict(attention_factor=0.7))),
+    "llama_llama3": ("LlamaConfig", dict(rope=LLAMA3)),
+    "mistral": ("MistralConfig", dict(sliding_window=None)),
+    "mistral_window": ("MistralConfig", dict(sliding_window=9)),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen2_tied": ("Qwen2Config", dict(tie_word_embeddings=True)),
+    "qwen2_window": (
+        "Qwen2Config",
+        dict(use_sliding_window=True, sliding_window=7, max_window_layers=1, num_hidden_layers=3),
+    ),
+    "qwen3": ("Qwen3Config", dict(head_dim=32)),
+    "qwen3_bias": ("Qwen3Config", dict(head_dim=16, attention_bias=True)),
+}
+PROMPT_LENGTHS = (1, 5, 31, 47)
+NEW_TOKENS = 12
+
+
+def make_checkpoint(folder: Path, case: str, dtype: Any, spelling: str) -> Path:
+    """A random model, saved by transformers; `spelling` 4 rewrites config.json as transformers 4 wrote it."""
+    cls, overrides = CASES[case]
+    values = SMALL | {k: v for k, v in overrides.items() if k != "rope"}
+    config = getattr(transformers, cls)(**values)
+    rope = overrides.get("rope")
+    if rope:
+        config.rope_parameters = {"rope_theta": 10000.0} | rope
+    torch.manual_seed(sum(map(ord, case)))
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.to(dtype).save_pretrained(folder)
+    if spelling == "4":
+        file = folder / "config.json"
+        raw = json.loads(file.read_text())
+        parameters = raw.pop("rope_parameters", None) or {}
+        raw["rope_theta"] = parameters.pop("rope_theta", 10000.0)
+        kind = parameters.get("rope_type", "default")
+        raw["rope_scaling"] = None if kind == "default" else parameters | {"type": kind}
+        raw["torch_dtype"] = raw.pop("dtype", str(dtype).removeprefix("torch."))
+        file.write_text(json.dumps(raw))
+    return folder
+
+
+def hf_logprobs(folder: Path, dtype: Any, tokens: list[int], prompt: int) -> np.ndarray[Any, Any]:
+    """[len(tokens), vocab]: the prompt in one forward, the rest token by token with a cache, as generation runs."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    rows = []
+    with torch.no_grad():
+        out = model(torch.tensor([tokens[:prompt]]), use_cache=True)
+        rows.append(out.logits[0])
+        for token in tokens[prompt:]:
+            out = model(torch.tensor([[token]]), past_key_values=out.past_key_values, use_cache=True)
+            rows.append(out.logits[0])
+    return torch.log_softmax(torch.cat(rows).float(), -1).numpy()
+
+
+def dense(entry: dict[int, Any]) -> np.ndarray[Any, Any]:
+    assert len(entry) == VOCAB
+    return np.array([entry[i].logprob for i in range(VOCAB)])
+
+
+def our_logprobs(output: Any) -> np.ndarray[Any, Any]:
+    """Rows 0 .. : the distribution after token 0, 1, ... of the prompt, then after each generated token but the last."""
+    rows = [dense(entry) for entry in output.prompt_logprobs[1:]]
+    return np.stack(rows + [dense(entry) for entry in output.outputs[0].logprobs])
+
+
+def relative(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def prompts(seed: int) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, VOCAB, n).tolist() for n in PROMPT_LENGTHS]
+
+
+def run_ours(folder: Path, batch: list[list[int]], **options: Any) -> list[Any]:
+    params = SamplingParams(
+        temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, logprobs=-1, prompt_logprobs=-1, detokenize=False
+    )
+    with LLM(str(folder), skip_tokenizer_init=True, max_logprobs=-1, generation_config="warpjet", **options) as llm:
+        return llm.generate([{"prompt_token_ids": p} for p in batch], params, use_tqdm=False)
+
+
+@pytest.mark.parametrize("spelling", ["4", "5"])
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_fp32_matches_transformers(case: str, spelling: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, case, torch.float32, spelling)
+    batch = prompts(7)
+    for prompt, output in zip(batch, run_ours(folder, batch), strict=True):
+        tokens = prompt + list(output.outputs[0].token_ids)
+        expected = hf_logprobs(folder, torch.float32, tokens[:-1], len(prompt))
+        assert relative(our_logprobs(output), expected) <= 1e-5
+        greedy = expected[len(prompt) - 1 :].argmax(-1).tolist()
+        assert list(output.outputs[0].token_ids) == greedy
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", ["llama", "llama_biases", "llama_llama3", "mistral_window", "qwen2", "qwen3"])
+def test_half_precision_is_as_close_as_torch(case: str, dtype: str, tmp_path: Path) -> None:
+    half = getattr(torch, dtype)
+    folder = make_checkpoint(tmp_path, case, half, "5")
+    batch = prompts(11)
+    ours_error, torch_error = [], []
+    for prompt, output in zip(batch, run_ours(folder, batch), strict=True):
+        tokens = prompt + list(output.outputs[0].token_ids)
+        exact = hf_logprobs(folder, torch.float32, tokens[:-1], len(prompt))
+        ours_error.append(relative(our_logprobs(output), exact))
+        torch_error.append(relative(hf_logprobs(folder, half, tokens[:-1], len(prompt)), exact))
+    assert np.mean(ours_error) <= 1.5 * np.mean(torch_error), (ours_error, torch_error)
+
+
+def test_batched_equals_alone_bit_for_bit(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "qwen3", torch.bfloat16, "5")
+    batch = prompts(13)
+    together = run_ours(folder, batch)
+    for prompt, output in zip(batch, together, strict=True):
+        alone = run_ours(folder, [prompt])[0]
+        assert alone.outputs[0].token_ids == output.outputs[0].token_ids
+        np.testing.assert_array_equal(our_logprobs(alone), our_logprobs(output))
+
+
+def test_long_context_beyond_the_trained_length(tmp_path: Path) -> None:
+    """Dynamic rope scaling: a prompt longer than max_position_embeddings, then decoding."""
+    folder = make_checkpoint(tmp_path, "llama_dynamic", torch.float32, "5")
+    prompt = np.random.default_rng(3).integers(3, VOCAB, 70).tolist()
+    for options in ({}, {"max_num_batched_tokens": 16}):
+        output = run_ours(folder, [prompt], **options)[0]
+        tokens = prompt + list(output.outputs[0].token_ids)
+        expected = hf_logprobs(folder, torch.float32, tokens[:-1], len(prompt))
+        assert relative(our_logprobs(output), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["tiny", "draft"])
+def test_the_trained_models_match_transformers(name: str) -> None:
+    root = Path(__file__).resolve().parents[2]
+    folder = root / ("python/warpjet/models" if name == "tiny" else "tests/models") / name
+    ids = transformers.AutoTokenizer.from_pretrained(folder)("Once upon a time, there was a fox").input_ids
+    with LLM(str(folder), dtype="float32") as llm:
+        params = SamplingParams(temperature=0.0, max_tokens=40)
+        output = llm.generate({"prompt_token_ids": ids}, params, use_tqdm=False)[0]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0].tolist()[len(ids) :]
+    assert list(output.outputs[0].token_ids) == expected
