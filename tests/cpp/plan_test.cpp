@@ -1,0 +1,194 @@
+// Plans: shape, memory layout, JSON round trip, the trust boundary, engine directories.
+#include "plan/plan.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+namespace warpjet {
+namespace {
+
+namespace fs = std::filesystem;
+const fs::path kTiny = fs::path(WARPJET_MODELS) / "tiny";
+
+struct Opened {
+  Opened() { register_reference(catalogs); }
+  Plan plan() const {
+    const Scheme& scheme = scheme_for(checkpoint.dtype);
+    return make_plan(checkpoint.spec, checkpoint.slots, scheme, scheme.kv, catalogs, device->info());
+  }
+  Catalogs catalogs;
+  std::unique_ptr<Device> device = make_cpu_device(1);
+  Checkpoint checkpoint = Checkpoint::open(kTiny);
+};
+
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() : path_(fs::temp_directory_path() / cat("warpjet_plan_test_", ::getpid(), "_", count_++)) {
+    fs::create_directories(path_);
+  }
+  ~TemporaryDirectory() { fs::remove_all(path_); }
+  const fs::path& path() const { return path_; }
+
+ private:
+  inline static int count_ = 0;
+  fs::path path_;
+};
+
+ErrorCode code_of(const std::function<void()>& action, std::string* message = nullptr) {
+  try {
+    action();
+  } catch (const Error& e) {
+    if (message) *message = e.message();
+    return e.code();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return ErrorCode::internal;
+}
+
+TEST(Plan, HasTheStepsOfADecoder) {
+  const Plan plan = Opened().plan();
+  const int layers = static_cast<int>(plan.model.layers.size());
+  EXPECT_EQ(static_cast<int>(plan.steps.size()), 2 + 8 * layers + 3);
+  EXPECT_EQ(plan.steps[0].name, "embed");
+  EXPECT_EQ(plan.steps[3].name, "layers.0.qkv");
+  EXPECT_EQ(plan.steps[3].kernel, "ref.gemm");
+  EXPECT_EQ(plan.kv_bytes_per_token(), 2 * layers * plan.model.kv_width() * 2);
+}
+
+TEST(Plan, BuffersThatLiveTogetherDoNotOverlap) {
+  const Plan plan = Opened().plan();
+  constexpr std::int64_t kTokens = 37, kSampled = 5;
+  std::int64_t bytes = 0, sum = 0;
+  const std::vector<std::int64_t> offsets = lay_out(plan, kTokens, kSampled, bytes);
+  const auto size = [&](const BufferSpec& b) {
+    return (b.rows == Rows::tokens ? kTokens : kSampled) * b.width * dtype_bytes(b.dtype);
+  };
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    sum += align_up<std::int64_t>(size(plan.buffers[i]), 256);
+    EXPECT_LE(offsets[i] + size(plan.buffers[i]), bytes);
+    for (std::size_t j = 0; j < i; ++j) {
+      const BufferSpec &a = plan.buffers[i], &b = plan.buffers[j];
+      if (a.first > b.last || b.first > a.last) continue;
+      EXPECT_TRUE(offsets[i] + size(a) <= offsets[j] || offsets[j] + size(b) <= offsets[i])
+          << a.name << " and " << b.name;
+    }
+  }
+  EXPECT_LT(bytes, sum) << "nothing is shared";
+}
+
+TEST(Plan, SurvivesJson) {
+  const Plan plan = Opened().plan();
+  const std::string text = plan_to_json(plan).dump();
+  EXPECT_EQ(plan_to_json(plan_from_json(Json::parse(text))).dump(), text);
+}
+
+// Each edit is one that a damaged or hostile engine.json could hold.
+TEST(Plan, CheckRefusesWhatCouldLeaveMemory) {
+  const Plan good = Opened().plan();
+  const auto refused = [&](const std::function<void(Plan&)>& edit) {
+    Plan plan = good;
+    edit(plan);
+    return code_of([&] { check_plan(plan); }) == ErrorCode::corrupt;
+  };
+  const auto gemm = [](Plan& p, int i) -> GemmStep& { return std::get<GemmStep>(p.steps[i].op); };
+  EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].width = 8; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].last = 3; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].first = 5; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].rows = Rows::sampled; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.buffers[2].dtype = DType::bf16; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].dtype = DType::i32; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.weights[1].shape = Shape({8}); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.weights[2].offset = 64; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.weights[0].shape = Shape({4, 256}); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.weights.clear(); }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).d = 99; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).b = -1; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).residual = 0; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).gate = Gate::silu; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).bias = 0; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).bias = -7; }));
+  EXPECT_TRUE(refused([](Plan& p) { std::get<AttentionStep>(p.steps[5].op).layer = 50; }));
+  EXPECT_TRUE(refused([](Plan& p) { std::swap(p.steps[2], p.steps[3]); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.first_sampled = 0; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.first_sampled -= 1; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.logits = 0; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.model.num_kv_heads = 3; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.model.head_dim = 0; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.model.num_heads = 1 << 23; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.model.vocab_size = 1 << 20; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.model.layers.clear(); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.model.eos_token_ids = {-1}; }));
+  EXPECT_NO_THROW(check_plan(good));
+}
+
+TEST(EngineDirectory, HoldsTheSameBytesAsPackingInMemory) {
+  const Opened opened;
+  const TemporaryDirectory folder;
+  const BuildReport report = build_engine(kTiny, folder.path() / "engine", {});
+  EXPECT_EQ(report.scheme, "bf16");
+  const Plan plan = read_engine_plan(folder.path() / "engine");
+  const Weights mapped = map_engine_weights(folder.path() / "engine", plan);
+  const Weights packed = pack(opened.checkpoint, opened.plan(), *opened.device);
+  ASSERT_EQ(plan.weight_bytes(), opened.plan().weight_bytes());
+  EXPECT_EQ(std::memcmp(mapped.data(), packed.data(), plan.weight_bytes()), 0);
+  EXPECT_TRUE(fs::exists(folder.path() / "engine" / "tokenizer.json"));
+}
+
+TEST(EngineDirectory, AppearsWholeOrNotAtAll) {
+  const TemporaryDirectory folder;
+  const fs::path out = folder.path() / "engine";
+  const BuildProgress stop = [](std::int64_t done, std::int64_t) {
+    if (done > 1 << 20) WJ_FAIL(io, "disk full");
+  };
+  EXPECT_EQ(code_of([&] { build_engine(kTiny, out, {}, stop); }), ErrorCode::io);
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+  build_engine(kTiny, out, {});
+  EXPECT_EQ(code_of([&] { build_engine(kTiny, out, {}); }), ErrorCode::invalid_argument);
+  build_engine(kTiny, out, {.scheme = "fp32", .overwrite = true});
+  EXPECT_EQ(read_engine_plan(out).scheme, "fp32");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
+}
+
+TEST(EngineDirectory, NeverReplacesForeignFiles) {
+  const TemporaryDirectory folder;
+  std::ofstream(folder.path() / "thesis.txt") << "precious";
+  EXPECT_EQ(code_of([&] { build_engine(kTiny, folder.path(), {.overwrite = true}); }), ErrorCode::invalid_argument);
+  EXPECT_TRUE(fs::exists(folder.path() / "thesis.txt"));
+}
+
+TEST(EngineDirectory, DamageIsFoundAndNamed) {
+  const TemporaryDirectory folder;
+  const fs::path out = folder.path() / "engine";
+  build_engine(kTiny, out, {});
+  const Plan plan = read_engine_plan(out);
+  std::string message;
+  {
+    std::fstream file(out / "weights.bin", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(plan.weights[3].offset + 17);
+    file.put('\x5a');
+  }
+  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan); }, &message), ErrorCode::corrupt);
+  EXPECT_NE(message.find(plan.weights[3].name), std::string::npos) << message;
+  fs::resize_file(out / "weights.bin", 4096);
+  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan); }), ErrorCode::corrupt);
+
+  std::string text = read_text_file(out / "engine.json");
+  text.replace(text.find("\"format\": 1"), 11, "\"format\": 9");
+  write_text_file(out / "engine.json", text);
+  EXPECT_EQ(code_of([&] { read_engine_plan(out); }, &message), ErrorCode::unsupported);
+  EXPECT_NE(message.find("warpjet build " + fs::absolute(kTiny).string()), std::string::npos) << message;
+}
+
+TEST(Describe, CountsTheTinyModel) {
+  const Json json = Json::parse(describe(kTiny, {.gpu = "h200", .tokens = 4}));
+  EXPECT_EQ(json.at("kind").as_string(), "checkpoint");
+  EXPECT_EQ(json.at("gpu").at("name").as_string(), "H200");
+  EXPECT_EQ(json.at("steps").as_array().size(), Opened().plan().steps.size());
+  EXPECT_GT(json.at("step_us").as_double(), 0);
+  EXPECT_EQ(code_of([] { describe(kTiny, {.gpu = "Voodoo2"}); }), ErrorCode::invalid_argument);
+}
+
+}  // namespace
+}  // namespace warpjet

@@ -1,0 +1,357 @@
+// The step loop over a mock executor whose tokens are a pure function of the prefix: the life of requests, exactly one
+// final output each, cancels, deadlines, limits, faults and shutdown.
+#include "runtime/runtime.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <random>
+#include <thread>
+
+namespace warpjet {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr int kVocab = 97;
+constexpr std::int32_t kEos = 2;
+
+// Never kEos unless the prefix's length is a multiple of 61.
+std::int32_t next_token(std::span<const std::int32_t> prefix, std::uint64_t key) {
+  const auto bytes = std::as_bytes(prefix);
+  const auto token = static_cast<std::int32_t>(hash64(bytes, key) % (kVocab - 3));
+  return prefix.size() % 61 == 0 ? kEos : token + 3;
+}
+
+class MockExecutor final : public Executor {
+ public:
+  void execute(const Batch& batch, std::span<const SampleState> states, StepResult& result) override {
+    if (fail_at_step > 0 && ++steps >= fail_at_step) WJ_FAIL(device, "injected fault");
+    if (delay > 0us) std::this_thread::sleep_for(delay);
+    result.sampled.clear();
+    result.scored.clear();
+    for (std::size_t i = 0; i < batch.chunks.size(); ++i) {
+      const Chunk& chunk = batch.chunks[i];
+      if (states[i].prompt_logprobs >= 0) {
+        for (int j = 0; j < num_scored(chunk); ++j) {
+          const std::int32_t token = chunk.sequence->tokens[chunk.start + 1 + j];
+          result.scored.push_back({token, {{token, -1.0f, 1}}});
+        }
+      }
+      if (!chunk.sampled) continue;
+      const bool broken = chunk.sequence->tokens[0] == 1;
+      result.sampled.push_back({broken ? -1 : next_token(chunk.sequence->tokens, states[i].key), {}});
+    }
+  }
+  int fail_at_step = 0, steps = 0;
+  std::chrono::microseconds delay = 0us;
+};
+
+StepLoop::Config small_config() {
+  StepLoop::Config config;
+  config.engine.max_model_len = 200;
+  config.engine.max_num_seqs = 8;
+  config.engine.max_num_batched_tokens = 24;
+  config.engine.block_size = 16;
+  config.engine.max_num_queued_reqs = 1000;
+  config.model.vocab_size = kVocab;
+  config.model.max_model_len = 200;
+  config.model.eos_token_ids = {kEos};
+  config.num_blocks = 40;
+  return config;
+}
+
+struct Loop {
+  explicit Loop(const StepLoop::Config& config = small_config(), int fail_at_step = 0,
+                std::chrono::microseconds delay = 0us) {
+    auto executor = std::make_unique<MockExecutor>();
+    executor->fail_at_step = fail_at_step;
+    executor->delay = delay;
+    loop = std::make_unique<StepLoop>(config, std::move(executor));
+  }
+
+  RequestId submit(std::vector<std::int32_t> prompt, SamplingParams params) {
+    return loop->submit({.prompt = std::move(prompt), .sampling = std::move(params)}, queue);
+  }
+
+  // Gathers everything until `count` final outputs are there; checks the numbering of outputs.
+  using Key = std::pair<RequestId, int>;
+  struct Result {
+    std::vector<std::int32_t> tokens;
+    Output last;
+    int finals = 0;
+  };
+  std::map<Key, Result> gather(int count, std::chrono::seconds limit = 20s) {
+    std::map<Key, Result> results;
+    const auto end = Clock::now() + limit;
+    while (count > 0 && Clock::now() < end) {
+      for (Output& output : poll(100ms)) {
+        Result& result = results[{output.id, output.sample}];
+        EXPECT_EQ(result.finals, 0) << "an output after the final one";
+        EXPECT_EQ(output.sequence, (next_sequence_[{output.id, output.sample}]++));
+        result.tokens.insert(result.tokens.end(), output.tokens.begin(), output.tokens.end());
+        result.finals += output.is_final();
+        count -= output.is_final();
+        result.last = std::move(output);
+      }
+    }
+    EXPECT_EQ(count, 0) << "final outputs are missing";
+    return results;
+  }
+
+  std::vector<Output> poll(std::chrono::nanoseconds timeout) {
+    std::unique_lock lock(queue->mutex);
+    queue->ready.wait_for(lock, timeout, [&] { return !queue->outputs.empty(); });
+    return std::exchange(queue->outputs, {});
+  }
+
+  std::shared_ptr<OutputQueue::State> queue = std::make_shared<OutputQueue::State>();
+  std::unique_ptr<StepLoop> loop;
+
+ private:
+  std::map<Key, std::uint32_t> next_sequence_;
+};
+
+std::vector<std::int32_t> expected_tokens(std::vector<std::int32_t> prefix, std::uint64_t key, int count) {
+  const std::size_t start = prefix.size();
+  for (int i = 0; i < count; ++i) {
+    prefix.push_back(next_token(prefix, key));
+    if (prefix.back() == kEos) break;
+  }
+  return {prefix.begin() + static_cast<std::ptrdiff_t>(start), prefix.end()};
+}
+
+TEST(StepLoop, GeneratesWhatTheModelSays) {
+  Loop loop;
+  const RequestId id = loop.submit({5, 6, 7}, {.seed = 11, .max_tokens = 20});
+  auto results = loop.gather(1);
+  EXPECT_EQ((results[{id, 0}].tokens), expected_tokens({5, 6, 7}, random_key(11, 0), 20));
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::length);
+  EXPECT_EQ((results[{id, 0}].last.prompt_tokens), 3);
+}
+
+TEST(StepLoop, StopsAtTheEndToken) {
+  Loop loop;
+  const std::vector<std::int32_t> prompt(55, 9);
+  const RequestId id = loop.submit(prompt, {.seed = 1, .max_tokens = 100});
+  auto results = loop.gather(1);
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::stop);
+  EXPECT_EQ((results[{id, 0}].tokens.back()), kEos);
+  EXPECT_EQ((results[{id, 0}].tokens.size()), 7u);
+  EXPECT_EQ((results[{id, 0}].last.stop_token), -1);
+}
+
+TEST(StepLoop, IgnoreEosRunsOn) {
+  Loop loop;
+  const RequestId id = loop.submit(std::vector<std::int32_t>(55, 9), {.seed = 1, .ignore_eos = true, .max_tokens = 30});
+  EXPECT_EQ((loop.gather(1)[{id, 0}].tokens.size()), 30u);
+}
+
+TEST(StepLoop, AStopTokenIsNamed) {
+  Loop loop;
+  const auto tokens = expected_tokens({5, 6, 7}, random_key(11, 0), 20);
+  const RequestId id = loop.submit({5, 6, 7}, {.seed = 11, .stop_token_ids = {tokens[4]}, .max_tokens = 20});
+  auto results = loop.gather(1);
+  EXPECT_EQ((results[{id, 0}].last.stop_token), tokens[4]);
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::stop);
+}
+
+TEST(StepLoop, TextEndsAtTheContext) {
+  Loop loop;
+  const RequestId id =
+      loop.submit(std::vector<std::int32_t>(190, 4), {.seed = 3, .ignore_eos = true, .max_tokens = std::nullopt});
+  auto results = loop.gather(1);
+  EXPECT_EQ((results[{id, 0}].tokens.size()), 10u);
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::length);
+}
+
+TEST(StepLoop, SamplesDifferByTheirKeyOnly) {
+  Loop loop;
+  const RequestId id = loop.submit(std::vector<std::int32_t>(40, 8), {.n = 3, .seed = 7, .max_tokens = 12});
+  auto results = loop.gather(3);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ((results[{id, i}].tokens), expected_tokens(std::vector<std::int32_t>(40, 8), random_key(7, i), 12)) << i;
+  }
+  EXPECT_GT((results[{id, 1}].last.cached_tokens), 0) << "siblings share the prompt's blocks";
+}
+
+TEST(StepLoop, PromptLogprobsComeOnceInOrder) {
+  Loop loop;
+  const std::vector<std::int32_t> prompt = {3, 4, 5, 6, 7};
+  loop.submit(prompt, {.max_tokens = 2, .prompt_logprobs = 0});
+  std::vector<std::vector<TokenLogprob>> scored;
+  for (int finals = 0; finals < 1;) {
+    for (Output& output : loop.poll(1s)) {
+      if (!output.prompt_logprobs.empty()) {
+        EXPECT_TRUE(scored.empty());
+        scored = output.prompt_logprobs;
+      }
+      finals += output.is_final();
+    }
+  }
+  ASSERT_EQ(scored.size(), prompt.size());
+  EXPECT_TRUE(scored[0].empty());
+  for (std::size_t i = 1; i < prompt.size(); ++i) EXPECT_EQ(scored[i].at(0).token, prompt[i]);
+}
+
+TEST(StepLoop, ABrokenRowEndsItsRequestAlone) {
+  Loop loop;
+  const RequestId bad = loop.submit({1, 5}, {.max_tokens = 5});
+  const RequestId good = loop.submit({5, 6}, {.seed = 4, .max_tokens = 5});
+  auto results = loop.gather(2);
+  EXPECT_EQ((results[{bad, 0}].last.finish), FinishReason::error);
+  EXPECT_EQ((results[{good, 0}].tokens), expected_tokens({5, 6}, random_key(4, 0), 5));
+}
+
+TEST(StepLoop, RefusesBadRequestsWithoutEffect) {
+  Loop loop;
+  const auto refused = [&](std::vector<std::int32_t> prompt, SamplingParams params) {
+    try {
+      loop.submit(std::move(prompt), std::move(params));
+    } catch (const Error& e) {
+      return e.code() == ErrorCode::invalid_argument || e.code() == ErrorCode::unsupported;
+    }
+    return false;
+  };
+  EXPECT_TRUE(refused({}, {}));
+  EXPECT_TRUE(refused({kVocab}, {}));
+  EXPECT_TRUE(refused({-1}, {}));
+  EXPECT_TRUE(refused(std::vector<std::int32_t>(200, 5), {}));
+  EXPECT_TRUE(refused({5}, {.max_tokens = 201}));
+  EXPECT_TRUE(refused({5}, {.top_k = kVocab + 1}));
+  EXPECT_TRUE(refused({5}, {.stop_token_ids = {kVocab}}));
+  EXPECT_TRUE(refused({5}, {.logprobs = 21}));
+  EXPECT_TRUE(refused({5}, {.logprobs = -1}));
+  EXPECT_TRUE(refused({5}, {.logit_bias = {{-4, 1.0}}}));
+  EXPECT_TRUE(refused({5}, {.allowed_token_ids = std::vector<std::int32_t>{kVocab}}));
+  EXPECT_TRUE(refused({5}, {.bad_words_token_ids = {{kVocab}}}));
+  EXPECT_TRUE(refused({5}, {.stop = {"x"}}));
+  EXPECT_TRUE(refused({5}, {.temperature = -1.0}));
+  EXPECT_EQ(loop.loop->stats().running + loop.loop->stats().waiting, 0);
+  loop.submit({5}, {.max_tokens = 2});
+  loop.gather(1);
+}
+
+TEST(StepLoop, QueueLimitsAreErrorsAndRecover) {
+  StepLoop::Config config = small_config();
+  config.engine.max_num_queued_reqs = 3;
+  Loop loop(config, 0, 2ms);
+  for (int i = 0; i < 3; ++i) loop.submit({5, 6}, {.seed = i, .max_tokens = 20});
+  try {
+    loop.submit({5, 6}, {});
+    ADD_FAILURE() << "the fourth request was accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::overloaded);
+  }
+  loop.gather(3);
+  loop.submit({5, 6}, {});
+  loop.gather(1);
+}
+
+TEST(StepLoop, CancelEndsEverySampleOnce) {
+  Loop loop(small_config(), 0, 1ms);
+  const RequestId id = loop.submit({5, 6}, {.n = 2, .seed = 1, .ignore_eos = true, .max_tokens = 150});
+  loop.loop->cancel(id);
+  loop.loop->cancel(id);
+  loop.loop->cancel(123456);
+  auto results = loop.gather(2);
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::abort);
+  EXPECT_EQ((results[{id, 1}].last.finish), FinishReason::abort);
+}
+
+TEST(StepLoop, DeadlinesEndRequests) {
+  Loop loop(small_config(), 0, 2ms);
+  const RequestId id = loop.loop->submit(
+      {.prompt = {5}, .sampling = {.ignore_eos = true, .max_tokens = 190}, .deadline = Clock::now() + 20ms},
+      loop.queue);
+  auto results = loop.gather(1);
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::error);
+  EXPECT_EQ((results[{id, 0}].last.error_code), ErrorCode::deadline_exceeded);
+}
+
+TEST(StepLoop, AFaultAnswersEveryoneAndClosesTheDoor) {
+  Loop loop(small_config(), 6);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 20; ++i) ids.push_back(loop.submit({5, 6, i + 7}, {.ignore_eos = true, .max_tokens = 100}));
+  auto results = loop.gather(20);
+  for (RequestId id : ids) {
+    EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::error);
+    EXPECT_NE((results[{id, 0}].last.error.find("injected fault")), std::string::npos);
+  }
+  EXPECT_EQ(loop.loop->health(), Health::failed);
+  EXPECT_THROW(loop.submit({5}, {}), Error);
+}
+
+TEST(StepLoop, CloseAnswersEveryone) {
+  Loop loop(small_config(), 0, 1ms);
+  for (int i = 0; i < 30; ++i) loop.submit({5, i}, {.ignore_eos = true, .max_tokens = 150});
+  loop.loop->close();
+  for (auto& [key, result] : loop.gather(30, 1s)) EXPECT_EQ(result.last.finish, FinishReason::abort);
+  EXPECT_THROW(loop.submit({5}, {}), Error);
+  EXPECT_EQ(loop.loop->health(), Health::closed);
+}
+
+TEST(StepLoop, ManyThreadsManyRequestsOneFinalEach) {
+  StepLoop::Config config = small_config();
+  config.num_blocks = 20;  // tight: preemption happens
+  Loop loop(config);
+  constexpr int kThreads = 4, kEach = 100;
+  std::mutex mutex;
+  std::map<RequestId, std::vector<std::int32_t>> expected;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937 rng(t);
+      for (int i = 0; i < kEach; ++i) {
+        std::vector<std::int32_t> prompt(1 + rng() % 60, static_cast<std::int32_t>(3 + rng() % 4));
+        const int count = 1 + static_cast<int>(rng() % 40);
+        const std::lock_guard lock(mutex);
+        const RequestId id = loop.submit(prompt, {.seed = i, .max_tokens = count});
+        expected[id] = expected_tokens(prompt, random_key(i, 0), count);
+        if (rng() % 8 == 0) {
+          loop.loop->cancel(id);
+          expected[id].clear();
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  auto results = loop.gather(kThreads * kEach, 60s);
+  for (auto& [key, result] : results) {
+    if (result.last.finish == FinishReason::abort) continue;
+    if (!expected[key.first].empty()) {
+      EXPECT_EQ(result.tokens, expected[key.first]);
+    }
+  }
+  EXPECT_GT(loop.loop->stats().preemptions, 0);
+  EXPECT_EQ(loop.loop->stats().kv_blocks_used, 0);
+}
+
+TEST(StepLoop, ResetPrefixCacheForgets) {
+  Loop loop;
+  const std::vector<std::int32_t> prompt(64, 5);
+  loop.submit(prompt, {.max_tokens = 1});
+  loop.gather(1);
+  EXPECT_GT(loop.loop->stats().kv_blocks_cached, 0);
+  loop.loop->reset_prefix_cache();
+  const RequestId id = loop.submit(prompt, {.max_tokens = 1});
+  EXPECT_EQ((loop.gather(1)[{id, 0}].last.cached_tokens), 0);
+  const RequestId again = loop.submit(prompt, {.max_tokens = 1});
+  EXPECT_EQ((loop.gather(1)[{again, 0}].last.cached_tokens), 48);
+}
+
+TEST(StepLoop, SaltsKeepPrefixesApart) {
+  Loop loop;
+  const std::vector<std::int32_t> prompt(64, 5);
+  const auto cached = [&](const std::string& salt) {
+    const RequestId id =
+        loop.loop->submit({.prompt = prompt, .sampling = {.max_tokens = 1}, .cache_salt = salt}, loop.queue);
+    return loop.gather(1)[{id, 0}].last.cached_tokens;
+  };
+  EXPECT_EQ(cached("a"), 0);
+  EXPECT_EQ(cached("b"), 0);
+  EXPECT_EQ(cached("a"), 48);
+}
+
+}  // namespace
+}  // namespace warpjet
