@@ -25,7 +25,7 @@
 
 namespace warpjet {
 
-// --- Text -----------------------------------------------------------------------------------------------------------
+// --- Text ------------------------------------------------------------------------------------------------------------
 
 // Concatenates anything that prints: cat("k=", 3, " of ", name).
 template <class... Parts>
@@ -44,22 +44,23 @@ bool is_utf8(std::string_view text);
 // `text` for a message: in quotes, control and non-ASCII bytes as \xNN, cut to 80 bytes. For names out of files.
 std::string quoted(std::string_view text);
 
-// --- Checks ---------------------------------------------------------------------------------------------------------
+// --- Checks ----------------------------------------------------------------------------------------------------------
 
 // WJ_FAIL(corrupt, "header of ", size, " bytes, expected at most ", limit) throws Error with file and line.
 #define WJ_FAIL(code, ...) \
   throw ::warpjet::Error(::warpjet::ErrorCode::code, ::warpjet::cat(__VA_ARGS__), __FILE__, __LINE__)
 
 // The caller's or the file's mistake: WJ_REQUIRE(k > 0, invalid_argument, "k must be positive, got ", k).
-#define WJ_REQUIRE(condition, code, ...)     \
-  do {                                       \
+#define WJ_REQUIRE(condition, code, ...)          \
+  do {                                            \
     if (!(condition)) WJ_FAIL(code, __VA_ARGS__); \
   } while (false)
 
 // Our own invariant; failing is a bug in Warpjet.
-#define WJ_CHECK(condition, ...) WJ_REQUIRE(condition, internal, "check failed: " #condition " " __VA_OPT__(, ) __VA_ARGS__)
+#define WJ_CHECK(condition, ...) \
+  WJ_REQUIRE(condition, internal, "check failed: " #condition " " __VA_OPT__(, ) __VA_ARGS__)
 
-// --- Log ------------------------------------------------------------------------------------------------------------
+// --- Log -------------------------------------------------------------------------------------------------------------
 
 enum class LogLevel : std::uint8_t { error, warn, info, debug };
 
@@ -70,13 +71,13 @@ bool log_enabled(LogLevel level);
 void log_line(LogLevel level, std::string_view line);
 
 // WJ_LOG(info, "engine ready", " kv_blocks=", n)
-#define WJ_LOG(level, ...)                                                        \
-  do {                                                                            \
-    if (::warpjet::log_enabled(::warpjet::LogLevel::level))                       \
+#define WJ_LOG(level, ...)                                                          \
+  do {                                                                              \
+    if (::warpjet::log_enabled(::warpjet::LogLevel::level))                         \
       ::warpjet::log_line(::warpjet::LogLevel::level, ::warpjet::cat(__VA_ARGS__)); \
   } while (false)
 
-// --- Arithmetic -----------------------------------------------------------------------------------------------------
+// --- Arithmetic ------------------------------------------------------------------------------------------------------
 
 template <std::integral T>
 constexpr T ceil_div(T a, T b) {
@@ -90,7 +91,7 @@ constexpr T align_up(T value, T alignment) {
 // a * b of non-negative sizes that came from a file; throws corrupt on overflow.
 std::int64_t checked_mul(std::int64_t a, std::int64_t b);
 
-// --- Hash -----------------------------------------------------------------------------------------------------------
+// --- Hash ------------------------------------------------------------------------------------------------------------
 
 // 64-bit multiply-mix hash of bytes; not cryptographic. Streams: hash64(b, hash64(a)) depends on where it was cut.
 std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed = 0);
@@ -107,7 +108,18 @@ class Checksum {
   std::vector<std::byte> piece_;
 };
 
-// --- JSON -----------------------------------------------------------------------------------------------------------
+// --- Concepts --------------------------------------------------------------------------------------------------------
+
+template <class T>
+concept Integer = std::integral<T> && !std::same_as<T, bool>;
+
+// A config struct that lists its members (fields.h).
+template <class T>
+concept HasFields = requires {
+  T::fields();
+};
+
+// --- JSON ------------------------------------------------------------------------------------------------------------
 
 // A JSON value. Objects keep their order. The parser is strict (RFC 8259): duplicate keys, trailing text, invalid
 // UTF-8, lone surrogates, numbers out of range, nesting beyond 128 and more than 2^24 values are corrupt, reported as
@@ -126,8 +138,7 @@ class Json {
   Json() = default;
   Json(std::nullptr_t) {}
   Json(bool value) : value_(value) {}
-  template <std::integral T>
-    requires(!std::same_as<T, bool>)
+  template <Integer T>
   Json(T value) : value_(static_cast<std::int64_t>(value)) {}
   Json(double value) : value_(value) {}
   Json(std::string value) : value_(std::move(value)) {}
@@ -160,10 +171,10 @@ class Json {
   const Array& as_array() const;
   const Object& as_object() const;
 
-  const Json* find(std::string_view key) const;     // object member or nullptr (also when this is no object)
-  const Json& at(std::string_view key) const;       // throws corrupt when missing
-  void set(std::string key, Json value);            // adds or replaces; makes a null an object
-  void push(Json value);                            // appends; makes a null an array
+  const Json* find(std::string_view key) const;  // object member or nullptr (also when this is no object)
+  const Json& at(std::string_view key) const;    // throws corrupt when missing
+  void set(std::string key, Json value);         // adds or replaces; makes a null an object
+  void push(Json value);                         // appends; makes a null an array
 
  private:
   std::variant<std::nullptr_t, bool, std::int64_t, double, std::string, Array, Object> value_;  // in Kind's order
@@ -171,24 +182,30 @@ class Json {
 
 std::string_view to_string(Json::Kind kind);
 
-// --- Config structs <-> JSON ------------------------------------------------------------------------------------------
+// --- Config structs <-> JSON -----------------------------------------------------------------------------------------
 
-inline Json json_of(bool v) { return Json(v); }
-template <std::integral T>
-  requires(!std::same_as<T, bool>)
+inline Json json_of(bool v) {
+  return Json(v);
+}
+template <Integer T>
 Json json_of(T v) {
   return Json(v);
 }
-inline Json json_of(double v) { return Json(v); }
-inline Json json_of(float v) { return Json(static_cast<double>(v)); }
-inline Json json_of(const std::string& v) { return Json(v); }
+inline Json json_of(double v) {
+  return Json(v);
+}
+inline Json json_of(float v) {
+  return Json(static_cast<double>(v));
+}
+inline Json json_of(const std::string& v) {
+  return Json(v);
+}
 template <class T>
 Json json_of(const std::optional<T>& v);
 template <class T>
 Json json_of(const std::vector<T>& v);
 
-template <class C>
-  requires requires { C::fields(); }
+template <HasFields C>
 Json json_of(const C& config) {
   Json out{Json::Object{}};
   for_each_field<C>([&](const auto& field) { out.set(std::string(field.name), json_of(config.*(field.member))); });
@@ -205,25 +222,31 @@ Json json_of(const std::vector<T>& v) {
   return out;
 }
 
-inline void from_json(const Json& json, bool& v) { v = json.as_bool(); }
-template <std::integral T>
-  requires(!std::same_as<T, bool>)
+inline void from_json(const Json& json, bool& v) {
+  v = json.as_bool();
+}
+template <Integer T>
 void from_json(const Json& json, T& v) {
   const std::int64_t wide = json.as_int();
   WJ_REQUIRE(std::in_range<T>(wide), corrupt, "number ", wide, " is out of range");
   v = static_cast<T>(wide);
 }
-inline void from_json(const Json& json, double& v) { v = json.as_double(); }
-inline void from_json(const Json& json, float& v) { v = static_cast<float>(json.as_double()); }
-inline void from_json(const Json& json, std::string& v) { v = json.as_string(); }
+inline void from_json(const Json& json, double& v) {
+  v = json.as_double();
+}
+inline void from_json(const Json& json, float& v) {
+  v = static_cast<float>(json.as_double());
+}
+inline void from_json(const Json& json, std::string& v) {
+  v = json.as_string();
+}
 template <class T>
 void from_json(const Json& json, std::optional<T>& v);
 template <class T>
 void from_json(const Json& json, std::vector<T>& v);
 
 // Every key must be a field; an unknown one is corrupt, with the nearest name suggested. Missing keys keep defaults.
-template <class C>
-  requires requires { C::fields(); }
+template <HasFields C>
 void from_json(const Json& json, C& config) {
   for (const auto& [key, value] : json.as_object()) {
     bool known = false;
@@ -255,7 +278,7 @@ void from_json(const Json& json, std::vector<T>& v) {
   for (const Json& item : json.as_array()) from_json(item, v.emplace_back());
 }
 
-// --- Files ----------------------------------------------------------------------------------------------------------
+// --- Files -----------------------------------------------------------------------------------------------------------
 
 // A read-only mapping of a whole file. Throws io.
 class MappedFile {
@@ -297,6 +320,9 @@ class FileWriter {
   int fd_ = -1;
   std::int64_t size_ = 0;
 };
+
+// False only when nothing is there. What cannot be looked at counts as there: opening it will say why. Never throws.
+bool path_exists(const std::filesystem::path& path) noexcept;
 
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes = 256ll << 20);
 void write_text_file(const std::filesystem::path& path, std::string_view text);

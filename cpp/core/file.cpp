@@ -103,6 +103,11 @@ void FileWriter::close() {
   WJ_REQUIRE(::fsync(file.fd) == 0 || errno == EINVAL, io, "cannot write ", path_.string(), ": ", reason());
 }
 
+bool path_exists(const std::filesystem::path& path) noexcept {
+  struct stat status {};
+  return ::lstat(path.c_str(), &status) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes) {
   const MappedFile file(path);
   WJ_REQUIRE(std::cmp_less_equal(file.bytes().size(), max_bytes), corrupt, path.string(), " has ", file.bytes().size(),

@@ -15,7 +15,7 @@
 
 namespace warpjet {
 
-// --- The architecture as data -----------------------------------------------------------------------------------------
+// --- The architecture as data ----------------------------------------------------------------------------------------
 
 // Rotary embedding (Su et al. 2021) and how its frequencies are stretched beyond the trained context.
 struct RopeSpec {
@@ -115,7 +115,7 @@ struct WeightSlot {
   std::vector<std::int64_t> part_rows;
 };
 
-// --- Checkpoint files -------------------------------------------------------------------------------------------------
+// --- Checkpoint files ------------------------------------------------------------------------------------------------
 
 // One tensor inside a mapped safetensors file. The view is valid while its SafeTensors lives.
 struct TensorEntry {
@@ -130,7 +130,8 @@ struct TensorEntry {
 // corrupt with file, tensor and reason, or io.
 class SafeTensors {
  public:
-  // A directory with model.safetensors, or model.safetensors.index.json and its shards.
+  // A directory with model.safetensors, or model.safetensors.index.json and its shards. A shard's name must be a plain
+  // file name, every name of the index must be in its shard, and no tensor may be in two shards.
   static SafeTensors open(const std::filesystem::path& directory);
   // One file.
   static SafeTensors open_file(const std::filesystem::path& file);
@@ -146,41 +147,58 @@ class SafeTensors {
   std::map<std::string, TensorEntry, std::less<>> tensors_;
 };
 
-// Parses the header of a safetensors file held in memory (the body may be absent from `header_bytes` only in tests and
-// fuzzers: `file_size` says how long the file is). Exposed for fuzzing.
+// Parses a whole safetensors file held in memory; the entries view into it and name no file. Exposed for fuzzing.
+// Throws corrupt unless the tensors fill the data section exactly: no overlap, no gap, nothing behind the last.
 std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> file, const std::string& source);
 
-// --- config.json --------------------------------------------------------------------------------------------------------
+// --- config.json -----------------------------------------------------------------------------------------------------
 
-// A config.json being read: each key is taken once, and what nobody took is reported, so that no key that changes the
-// result can be overlooked. Both spellings (transformers 4 and 5) are understood by the accessors below.
+// A config.json (or an object in it) being read: what nobody took is reported, so that no key that changes the result
+// can be overlooked. Both spellings (transformers 4 and 5) are understood by the accessors below.
 class HfConfig {
  public:
   // Throws io or corrupt; refuses auto_map (code in a checkpoint is never run) and quantization_config (unsupported).
   static HfConfig load(const std::filesystem::path& directory);
   static HfConfig from_json(Json config, std::string source);
+  static HfConfig object(Json json, std::string source);  // any other object: no architecture, nothing refused
 
+  // The first of `architectures`; without that key, the one of `model_type`.
   const std::string& architecture() const { return architecture_; }
   const std::string& source() const { return source_; }
 
-  // Typed values; throw corrupt "<file>: <key>: ..." on a wrong type or a value outside [low, high].
-  std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high);
-  std::int64_t integer_or(std::string_view key, std::int64_t fallback, std::int64_t low, std::int64_t high);
-  double real_or(std::string_view key, double fallback, double low, double high);
+  bool has(std::string_view key) const { return json_.find(key) != nullptr; }  // also when it is null
+
+  // Typed values; throw corrupt "<file>: <key>: ..." on a wrong type or a value outside the limits. The _or forms take
+  // an absent key and null as `fallback`; the others require the key.
+  struct Limits {
+    double low, high;
+  };
+  std::int64_t integer(std::string_view key, Limits limits);
+  std::int64_t integer_or(std::string_view key, std::int64_t fallback, Limits limits);
+  double real(std::string_view key, Limits limits);
+  double real_or(std::string_view key, double fallback, Limits limits);
   bool flag_or(std::string_view key, bool fallback);
   std::string text_or(std::string_view key, std::string fallback);
   const Json* take(std::string_view key);  // raw; nullptr when absent or null
 
-  RopeSpec rope(int head_dim, int& max_positions);  // may raise max_positions to the scaled context
-  std::vector<std::int32_t> eos_token_ids();        // from config.json; int, list or absent
-  std::optional<DType> dtype();                     // dtype or torch_dtype
+  // The rotary embedding (hf_rope.cpp). max_positions comes in as max_position_embeddings and goes out as the context
+  // that the scaling makes of it.
+  RopeSpec rope(int head_dim, int& max_positions);
+  std::vector<std::int32_t> token_ids(std::string_view key);  // an id, a list or absent
+  std::optional<DType> dtype();                               // dtype or torch_dtype
 
   // A key that must have this value if present: anything else changes the result and is not supported.
   void expect_flag(std::string_view key, bool value);
+  void expect_number(std::string_view key, double value);
   // Throws unsupported listing every key that was neither taken nor known to leave the result alone.
   void finish();
 
  private:
+  HfConfig() = default;
+  void read_architecture();
+  HfConfig section(std::string_view key);  // the object under `key`; empty when absent
+  void require_taken(std::span<const std::string_view> harmless) const;
+
   Json json_;
   std::string source_;
   std::string architecture_;
@@ -194,31 +212,45 @@ struct GenerationConfig {
 };
 GenerationConfig load_generation_config(const std::filesystem::path& directory);
 
-// --- Families -----------------------------------------------------------------------------------------------------------
+// --- Families --------------------------------------------------------------------------------------------------------
 
 // One row a supported architecture: how to read its config and where its weights are.
 struct Family {
   std::string_view architecture;
+  std::string_view model_type;
   ModelSpec (*spec)(HfConfig& config);
   std::vector<WeightSlot> (*slots)(const ModelSpec& spec);
 };
 
-std::span<const Family> families();                          // THE TABLE, families.cpp
-const Family& find_family(std::string_view architecture);    // throws unsupported listing the names
+std::span<const Family> families();                        // THE TABLE, families.cpp
+const Family& find_family(std::string_view architecture);  // throws unsupported listing the names
 
-ModelSpec llama_spec(HfConfig& config);                      // families/llama.cpp
+ModelSpec llama_spec(HfConfig& config);  // families/llama.cpp
 ModelSpec mistral_spec(HfConfig& config);
-ModelSpec qwen2_spec(HfConfig& config);                      // families/qwen.cpp
+ModelSpec qwen2_spec(HfConfig& config);  // families/qwen.cpp
 ModelSpec qwen3_spec(HfConfig& config);
-std::vector<WeightSlot> decoder_slots(const ModelSpec& spec);  // the names shared by Llama-like checkpoints
 
-// --- A checkpoint, opened -----------------------------------------------------------------------------------------------
+// What a family's configuration class in transformers assumes of absent keys.
+struct DecoderDefaults {
+  int max_positions = 2048;
+  int num_kv_heads = 0;  // 0 is as many as query heads
+  int head_dim = 0;      // 0 is hidden_size / num_attention_heads
+  std::int32_t bos_token_id = -1;
+  std::vector<std::int32_t> eos_token_ids;
+};
+
+// What Llama-like models share (families/decoder.cpp): every key but biases, windows and norms of heads; and the
+// weights.
+ModelSpec decoder_spec(HfConfig& config, const DecoderDefaults& defaults);
+std::vector<WeightSlot> decoder_slots(const ModelSpec& spec);
+
+// --- A checkpoint, opened --------------------------------------------------------------------------------------------
 
 // Spec, slots and tensors of a Hugging Face directory, checked against each other: every part exists with the right
-// shape, and no tensor is left over (rotary buffers and a tied head's copy excepted).
+// shape and type, and no tensor is left over (rotary buffers and a tied head's copy excepted).
 struct Checkpoint {
   ModelSpec spec;
-  DType dtype = DType::f32;  // of the weights
+  DType dtype = DType::f32;  // what config.json says, else the embedding's
   std::vector<WeightSlot> slots;
   SafeTensors tensors;
 

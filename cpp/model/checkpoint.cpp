@@ -1,0 +1,104 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <set>
+
+namespace warpjet {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view kEmbedding = "model.embed_tokens.weight", kHead = "lm_head.weight";
+
+// An id outside the vocabulary can never be drawn, and transformers only warns of it.
+bool in_vocabulary(const ModelSpec& spec, std::int32_t id) {
+  if (id < spec.vocab_size) return true;
+  WJ_LOG(warn, "token id ", id, " of the config is outside the vocabulary of ", spec.vocab_size, "; it is ignored");
+  return false;
+}
+
+ModelSpec read_spec(HfConfig& config, const fs::path& directory) {
+  ModelSpec spec = find_family(config.architecture()).spec(config);
+  const GenerationConfig generation = load_generation_config(directory);
+  if (!generation.eos_token_ids.empty()) spec.eos_token_ids = generation.eos_token_ids;
+  if (generation.bos_token_id) spec.bos_token_id = *generation.bos_token_id;
+  std::erase_if(spec.eos_token_ids, [&](std::int32_t id) { return !in_vocabulary(spec, id); });
+  if (!in_vocabulary(spec, spec.bos_token_id)) spec.bos_token_id = -1;
+  return spec;
+}
+
+// The bytes of two tensors, compared piece by piece so that neither stays resident.
+bool equal_bytes(const TensorEntry& a, const TensorEntry& b) {
+  if (a.dtype != b.dtype || !(a.shape == b.shape)) return false;
+  for (std::size_t done = 0; done < a.bytes.size(); done += kCopyPiece) {
+    const std::size_t count = std::min<std::size_t>(kCopyPiece, a.bytes.size() - done);
+    const auto left = a.bytes.subspan(done, count), right = b.bytes.subspan(done, count);
+    const bool equal = std::memcmp(left.data(), right.data(), count) == 0;
+    a.file->drop(left);
+    b.file->drop(right);
+    if (!equal) return false;
+  }
+  return true;
+}
+
+// A checkpoint that asks for a tied head and yet brings another one: its weights win, as in transformers 5.
+void untie_if_head_differs(const SafeTensors& tensors, ModelSpec& spec) {
+  const TensorEntry* head = tensors.find(kHead);
+  const TensorEntry* embedding = tensors.find(kEmbedding);
+  if (!spec.tied_head || head == nullptr || embedding == nullptr || equal_bytes(*head, *embedding)) return;
+  WJ_LOG(warn, "tie_word_embeddings is true, but ", kHead, " differs from the embedding; using ", kHead);
+  spec.tied_head = false;
+}
+
+void check_part(const WeightSlot& slot, std::size_t part, const SafeTensors& tensors, const std::string& source) {
+  const std::string& name = slot.parts[part];
+  const TensorEntry* entry = tensors.find(name);
+  WJ_REQUIRE(entry != nullptr, corrupt, source, ": tensor ", quoted(name), " is missing");
+  Shape expected = slot.shape;
+  expected[0] = slot.part_rows[part];
+  WJ_REQUIRE(entry->shape == expected, corrupt, source, ": tensor ", quoted(name), " has shape ",
+             entry->shape.to_string(), ", but config.json asks for ", expected.to_string());
+  WJ_REQUIRE(is_float(entry->dtype), unsupported, source, ": tensor ", quoted(name), " is ", to_string(entry->dtype),
+             "; supported are f32, f16 and bf16");
+}
+
+// A tensor that no slot reads would change the result if it were meant to be used.
+void check_left_over(const std::set<std::string_view>& used, const SafeTensors& tensors, const std::string& source) {
+  constexpr int kMostNamed = 4;
+  std::string names;
+  int count = 0;
+  for (const auto& [name, entry] : tensors.tensors()) {
+    const bool known = used.contains(name) || name == kHead || name.ends_with("rotary_emb.inv_freq");
+    if (!known && ++count <= kMostNamed) names += cat(names.empty() ? "" : ", ", quoted(name));
+  }
+  WJ_REQUIRE(count == 0, corrupt, source, ": ", count, " tensor(s) have no place in this architecture: ", names,
+             count > kMostNamed ? ", ..." : "");
+}
+
+}  // namespace
+
+Checkpoint Checkpoint::open(const fs::path& directory) {
+  HfConfig config = HfConfig::load(directory);
+  const std::optional<DType> dtype = config.dtype();
+  Checkpoint out{.spec = read_spec(config, directory), .slots = {}, .tensors = SafeTensors::open(directory)};
+  untie_if_head_differs(out.tensors, out.spec);
+  out.slots = find_family(out.spec.architecture).slots(out.spec);
+
+  const std::string source = directory.string();
+  std::set<std::string_view> used;
+  for (const WeightSlot& slot : out.slots) {
+    for (std::size_t part = 0; part < slot.parts.size(); ++part) {
+      check_part(slot, part, out.tensors, source);
+      used.insert(slot.parts[part]);
+    }
+  }
+  check_left_over(used, out.tensors, source);
+  out.dtype = dtype.value_or(out.tensors.find(out.slots.front().parts.front())->dtype);
+  return out;
+}
+
+ModelSpec load_spec(const fs::path& directory) {
+  HfConfig config = HfConfig::load(directory);
+  return read_spec(config, directory);
+}
+
+}  // namespace warpjet
