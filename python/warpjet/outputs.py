@@ -1,0 +1,70 @@
+"""What generate() returns."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class RequestOutputKind(StrEnum):
+    """What a stream yields: all text so far, only what is new, or one output at the end."""
+
+    CUMULATIVE = "cumulative"
+    DELTA = "delta"
+    FINAL_ONLY = "final_only"
+
+
+@dataclass(slots=True)
+class Logprob:
+    """Natural-log probability of a token, from the raw logits. Rank 1 is the most likely token."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One completion of a prompt.
+
+    finish_reason: "stop", "length", "abort", "error", or None while it runs. stop_reason: the stop string or the stop
+    token id that ended it; None for the end-of-sequence token. logprobs: for each token a dict of the most likely
+    tokens and the token itself; None unless asked for, as is cumulative_logprob, the sum over the tokens."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    lora_request: None = None
+
+    def finished(self) -> bool:
+        """True when no more text follows."""
+        return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class RequestMetrics:
+    """Times of one request in milliseconds, from its submission."""
+
+    queue_ms: float = 0.0
+    ttft_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """The completions of one prompt. prompt_logprobs has an entry for each prompt token; the first is None.
+
+    error: why completions have finish_reason "error"."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[dict[int, Logprob] | None] | None
+    outputs: list[CompletionOutput]
+    finished: bool
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    lora_request: None = None
+    num_cached_tokens: int = 0
+    kv_transfer_params: None = None
+    error: str | None = None
