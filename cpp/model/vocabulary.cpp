@@ -65,8 +65,15 @@ std::string byte_fallback(std::string_view token) {
     if (high >= 0 && low >= 0) return std::string(1, static_cast<char>(high * 16 + low));
   }
   constexpr std::string_view kSpace = "\u2581";
-  std::string bytes(token);
-  for (std::size_t at = 0; (at = bytes.find(kSpace, at)) != std::string::npos;) bytes.replace(at++, kSpace.size(), " ");
+  std::string bytes;
+  while (!token.empty()) {
+    const std::string_view before = token.substr(0, token.find(kSpace));
+    bytes += before;
+    token.remove_prefix(before.size());
+    if (token.empty()) break;
+    bytes += ' ';
+    token.remove_prefix(kSpace.size());
+  }
   return bytes;
 }
 
