@@ -13,15 +13,17 @@ tokens.  All sentences in the grammar below were written for this project.  --wo
 --questions writes test questions with their answers instead of a corpus, one JSON object a line.
 """
 
-# ruff: noqa: E501  (the sentences of the grammar are long)
+# The sentences of the grammar are long, and so are its lists of words.
+# ruff: noqa: E501, SIM905
 
 import argparse
 import itertools
 import json
-import os
 import random
 import re
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 SEP = "\x1e"
 
@@ -615,7 +617,7 @@ def plot_fable(r, c):
             'On the third day it was true. "{Help! Help!|Please come!}" cried the $Hwhat. But {nobody came|nobody believed it}. "{You have fooled us before|We do not believe you}," said the $Fwhat.',
         ],
     }[k]
-    return body + [r.choice(["$moral", "{The lesson is this|And so we learn}: $moral", "$moral"])]
+    return [*body, r.choice(["$moral", "{The lesson is this|And so we learn}: $moral", "$moral"])]
 
 
 def plot_trade(r, c):
@@ -1366,7 +1368,7 @@ def lookup(r):
         f"{r.choice(PETNAMES)} slept under the {r.choice(TREES)} tree.",
         f"It was a fine day in {r.choice(SEASONS)}.",
     ]
-    t = [f"The secret word is {w}."] + r.sample(filler, r.randrange(1, 5))
+    t = [f"The secret word is {w}.", *r.sample(filler, r.randrange(1, 5))]
     r.shuffle(t)
     return " ".join(t) + " What is the secret word?", f"The secret word is {w}."
 
@@ -1580,20 +1582,20 @@ def load_wordnet(path):
     )
     keep = {"05", "06", "13", "20", "08", "17", "18", "27"}
     cnt = {}
-    for line in open(os.path.join(path, "cntlist.rev"), encoding="latin1"):
+    for line in Path(path, "cntlist.rev").read_text(encoding="latin1").split("\n")[:-1]:
         p = line.split()
         if len(p) >= 3 and p[0].split("%")[1][0] == "1":
             w = p[0].split("%")[0]
             cnt[w] = cnt.get(w, 0) + int(p[2])
     first = {}
-    for line in open(os.path.join(path, "index.noun"), encoding="latin1"):
+    for line in Path(path, "index.noun").read_text(encoding="latin1").split("\n")[:-1]:
         if line.startswith(" "):
             continue
         p = line.split()
         n = int(p[2])
         first[p[0]] = p[-n]
     glo, lex, case = {}, {}, {}
-    for line in open(os.path.join(path, "data.noun"), encoding="latin1"):
+    for line in Path(path, "data.noun").read_text(encoding="latin1").split("\n")[:-1]:
         if line.startswith(" "):
             continue
         a, g = line.split(" | ", 1)
@@ -1611,8 +1613,10 @@ def load_wordnet(path):
             not re.fullmatch(r"[a-z]{3,12}", w)
             or cnt.get(w, 0) < 3
             or w not in case[off]
-            or re.search(r"(ing|ness|ism|ity)$", w)
-            and w not in ("building", "ceiling", "string", "wing", "ring", "spring", "king", "earring")
+            or (
+                re.search(r"(ing|ness|ism|ity)$", w)
+                and w not in ("building", "ceiling", "string", "wing", "ring", "spring", "king", "earring")
+            )
         ):
             continue
         g = glo[off].split(";")[0].split(' "')[0].strip().rstrip(".:")
@@ -1626,8 +1630,7 @@ def load_wordnet(path):
             or w in massw
             or (lex[off] in mass and not re.match(r"(a|an|any) ", g))
             or g.startswith("any of")
-            or w.endswith("s")
-            and not w.endswith("ss")
+            or (w.endswith("s") and not w.endswith("ss"))
             else an(w)[: -len(w)]
         )
         if w.endswith("s") and not w.endswith("ss"):
@@ -1673,9 +1676,8 @@ def main():
         f"<|system|>{r.choice(sysm)}<|end|>" + d if d.startswith("<|user|>") and r.random() < 0.15 else d for d in docs
     ]
     r.shuffle(docs)
-    f = sys.stdout if a.out == "-" else open(a.out, "w")
-    for d in docs:
-        f.write(d + "\n" + SEP + "\n")
+    with open(a.out, "w") if a.out != "-" else nullcontext(sys.stdout) as f:
+        f.writelines(f"{d}\n{SEP}\n" for d in docs)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,8 @@ def save_tokenizer(tok: Tokenizer, out: Path, max_positions: int) -> None:
 def read_docs(paths: Sequence[Path]) -> list[str]:
     docs: list[str] = []
     for p in paths:
-        text = (lzma.open(p).read() if p.suffix == ".xz" else p.read_bytes()).decode()
+        data = p.read_bytes()
+        text = (lzma.decompress(data) if p.suffix == ".xz" else data).decode()
         docs += [d.rstrip("\n") for d in text.split("\x1e\n") if d.strip()]
     random.Random(1).shuffle(docs)
     return docs
