@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -371,24 +372,11 @@ TEST(PrefixTree, AgreesWithANaiveModelUnderRandomUse) {
   }
 }
 
-// A device of plain zeroed memory.
-class HeapDevice final : public Device {
- public:
-  const DeviceInfo& info() const override { return info_; }
-  Buffer allocate(std::size_t bytes) override {
-    return {::operator new(bytes), bytes, [](void* data, std::size_t) { ::operator delete(data); }};
-  }
-  Stream& stream() override { WJ_FAIL(unsupported, "this device has no stream"); }
-
- private:
-  DeviceInfo info_;
-};
-
 TEST(KvCache, GivesEveryLayerItsOwnMemory) {
-  HeapDevice device;
+  const std::unique_ptr<Device> device = make_cpu_device(1);
   const KvCache::Config config{
       .layers = 3, .kv_heads = 2, .head_dim = 8, .block_size = 4, .num_blocks = 5, .dtype = DType::bf16};
-  const KvCache kv(config, device);
+  const KvCache kv(config, *device);
   EXPECT_EQ(KvCache::bytes_per_block(config), 3 * 2 * 2 * 4 * 8 * 2);
   const std::byte* expected = static_cast<const std::byte*>(kv.k(0).data);
   for (int layer = 0; layer < 3; ++layer) {
@@ -404,17 +392,17 @@ TEST(KvCache, GivesEveryLayerItsOwnMemory) {
 }
 
 TEST(KvCache, RefusesEmptyShapesByName) {
-  HeapDevice device;
+  const std::unique_ptr<Device> device = make_cpu_device(1);
   KvCache::Config config{.layers = 1, .kv_heads = 0, .head_dim = 8, .block_size = 4, .num_blocks = 5};
   try {
-    const KvCache kv(config, device);
+    const KvCache kv(config, *device);
     FAIL() << "did not throw";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
     EXPECT_NE(error.message().find("kv_heads"), std::string::npos);
   }
   config.kv_heads = 1;
-  const KvCache kv(config, device);
+  const KvCache kv(config, *device);
   EXPECT_EQ(code_of([&] { kv.k(1); }), ErrorCode::internal);
   EXPECT_EQ(code_of([&] { kv.v(-1); }), ErrorCode::internal);
 }
