@@ -12,8 +12,7 @@
 namespace warpjet::python {
 namespace {
 
-// --- Names we do not have
-// ---------------------------------------------------------------------------------------------------
+// --- Names we do not have -------------------------------------------------------------------------------------------
 
 struct Elsewhere {
   std::string_view name;
@@ -90,8 +89,7 @@ template <class C>
   raise_type_error(message);
 }
 
-// --- The class
-// ----------------------------------------------------------------------------------------------------------------
+// --- The class ------------------------------------------------------------------------------------------------------
 
 template <class C>
 void set_field(C& config, std::string_view class_name, const std::string& name, nb::handle value) {
@@ -201,7 +199,8 @@ void bind_config(nb::module_& module, const char* class_name, const char* doc) {
       nb::sig(init.c_str()));
   type.def("__repr__", [name](const C& self) { return to_repr(self, name); });
   type.def(
-      "__eq__", [](const C& self, const C& other) { return self == other; }, nb::is_operator());
+      "__eq__", [](const C& self, const C& other) { return self == other; }, nb::is_operator(),
+      nb::sig("def __eq__(self, other: object, /) -> bool"));
   type.attr("__hash__") = nb::none();
   type.def(
       "replace", [name](const C& self, nb::kwargs changes) { return with_changes(self, name, changes); },

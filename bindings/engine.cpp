@@ -183,7 +183,7 @@ void bind_engine_class(nb::module_& module) {
           "open",
           [](const std::filesystem::path& model, const EngineConfig& config) {
             const nb::gil_scoped_release release;
-            return std::make_unique<EngineHandle>(Engine::open(model, config));
+            return new EngineHandle(Engine::open(model, config));  // Python owns it
           },
           nb::arg("model"), nb::arg("config"),
           nb::sig("def open(model: str | os.PathLike[str], config: EngineConfig) -> Engine"),

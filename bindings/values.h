@@ -16,8 +16,7 @@
 
 namespace warpjet::python {
 
-// --- Python -> C++: strict, every message names the field
-// ---------------------------------------------------------------
+// --- Python -> C++: strict, every message names the field -----------------------------------------------------------
 
 inline void assign(nb::handle value, const std::string& name, bool& out) {
   if (value.is_none()) return;  // "not said": the default stays
@@ -95,9 +94,8 @@ void assign(nb::handle value, const std::string& name, std::map<std::int32_t, V>
   }
 }
 
-// --- C++ -> Python: plain values for JSON, unchangeable ones for properties
-// --------------------------------------------- A property gives a tuple or a read-only mapping:
-// params.stop.append("x") must fail, not be forgotten.
+// --- C++ -> Python: plain values for JSON, unchangeable ones for properties -----------------------------------------
+// A property gives a tuple or a read-only mapping: params.stop.append("x") must fail, not be forgotten.
 
 template <class T>
 nb::object to_object(const T& value, bool frozen);
@@ -126,8 +124,7 @@ nb::object to_object(const T& value, bool) {
   return nb::cast(value);
 }
 
-// --- Type names for signatures and stubs
-// ----------------------------------------------------------------------------------
+// --- Type names for signatures and stubs ----------------------------------------------------------------------------
 
 template <class T>
 struct Hint;
@@ -182,8 +179,10 @@ inline std::string qualified(std::string hint) {
   return hint;
 }
 
+// A field's default as source text; what may be None and is empty is written None.
 template <class Member>
 std::string default_text(const Member& value) {
+  if constexpr (requires { value.empty(); } && !std::same_as<Member, std::string>) return "None";
   return nb::cast<std::string>(nb::repr(to_object(value, true)));
 }
 

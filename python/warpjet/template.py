@@ -12,9 +12,10 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_OUTPUT_CHARS = 16 << 20
@@ -84,8 +85,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
         if isinstance(owner, str) and name == "replace":
             return _replace(owner, *args)
-        if isinstance(owner, str) and name == "join":
-            return _join(*args, d=owner)
+        if isinstance(owner, str) and name == "join" and len(args) == 1:
+            return _join(args[0], owner)
         return super().call(context, function, *args, **kwargs)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -115,7 +116,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return result
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str) -> nodes.Node:
     return nodes.Filter(node, name, [], [], None, None).set_lineno(node.lineno)
 
 

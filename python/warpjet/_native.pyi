@@ -1,0 +1,566 @@
+"""The native half of warpjet: configs, the engine and its errors."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+__version__: str
+
+class EngineError(RuntimeError):
+    """The engine failed, is closed, or met a bug in warpjet."""
+
+class QueueFullError(RuntimeError):
+    """A queue limit is reached; try again when requests have finished."""
+
+class ModelFormatError(ValueError):
+    """A file of a checkpoint or an engine is malformed."""
+
+class SamplingParams:
+    """
+    How one request is sampled. Raises ValueError or TypeError naming the field.
+    """
+
+    def __init__(
+        self,
+        *,
+        n: int = 1,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        ignore_eos: bool | None = False,
+        max_tokens: int | None = 16,
+        min_tokens: int = 0,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        detokenize: bool | None = True,
+        skip_special_tokens: bool | None = True,
+        spaces_between_special_tokens: bool | None = True,
+        include_stop_str_in_output: bool | None = False,
+        output_kind: str = "cumulative",
+        logit_bias: Mapping[int, float] | None = None,
+        allowed_token_ids: Sequence[int] | None = None,
+        bad_words: str | Sequence[str] | None = None,
+        bad_words_token_ids: Sequence[Sequence[int]] | None = None,
+        skip_reading_prefix_cache: bool | None = False,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def replace(self, **changes: object) -> SamplingParams:
+        """A copy with these fields changed."""
+
+    def __copy__(self) -> SamplingParams: ...
+    def __deepcopy__(self, memo: object) -> SamplingParams: ...
+    def to_dict(self) -> dict[str, object]:
+        """Every field, as plain Python values."""
+
+    @staticmethod
+    def from_dict(values: dict[str, object]) -> SamplingParams:
+        """The inverse of to_dict(); missing fields keep their defaults."""
+
+    def __getstate__(self) -> dict[str, object]: ...
+    def __setstate__(self, state: dict[str, object], /) -> None: ...
+    @property
+    def n(self) -> int:
+        """completions per prompt, 1 to 128"""
+
+    @n.setter
+    def n(self, value: int, /) -> None: ...
+    @property
+    def presence_penalty(self) -> float:
+        """subtracted once from each token already generated, -2 to 2"""
+
+    @presence_penalty.setter
+    def presence_penalty(self, value: float, /) -> None: ...
+    @property
+    def frequency_penalty(self) -> float:
+        """subtracted per occurrence in the generated text, -2 to 2"""
+
+    @frequency_penalty.setter
+    def frequency_penalty(self, value: float, /) -> None: ...
+    @property
+    def repetition_penalty(self) -> float:
+        """
+        divides positive and multiplies negative logits of tokens in prompt or output; > 0, 1 is off
+        """
+
+    @repetition_penalty.setter
+    def repetition_penalty(self, value: float, /) -> None: ...
+    @property
+    def temperature(self) -> float:
+        """divides the logits; 0 is greedy"""
+
+    @temperature.setter
+    def temperature(self, value: float, /) -> None: ...
+    @property
+    def top_p(self) -> float:
+        """keep the smallest set of most likely tokens with this mass, in (0, 1]"""
+
+    @top_p.setter
+    def top_p(self, value: float, /) -> None: ...
+    @property
+    def top_k(self) -> int:
+        """keep the k most likely tokens; 0 and -1 are off"""
+
+    @top_k.setter
+    def top_k(self, value: int, /) -> None: ...
+    @property
+    def min_p(self) -> float:
+        """drop tokens less likely than this times the most likely one, in [0, 1]"""
+
+    @min_p.setter
+    def min_p(self, value: float, /) -> None: ...
+    @property
+    def seed(self) -> int | None:
+        """64-bit seed; None draws one"""
+
+    @seed.setter
+    def seed(self, value: int | None, /) -> None: ...
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """
+        strings that end the text (at most 16); needs a tokenizer, so Python or the caller checks
+        """
+
+    @stop.setter
+    def stop(self, value: str | Sequence[str] | None, /) -> None: ...
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """token ids that end the text (at most 256)"""
+
+    @stop_token_ids.setter
+    def stop_token_ids(self, value: Sequence[int] | None, /) -> None: ...
+    @property
+    def ignore_eos(self) -> bool:
+        """go on after the model's end-of-sequence token"""
+
+    @ignore_eos.setter
+    def ignore_eos(self, value: bool | None, /) -> None: ...
+    @property
+    def max_tokens(self) -> int | None:
+        """most tokens to generate; None is up to the context length"""
+
+    @max_tokens.setter
+    def max_tokens(self, value: int | None, /) -> None: ...
+    @property
+    def min_tokens(self) -> int:
+        """no end-of-sequence or stop token before this many tokens"""
+
+    @min_tokens.setter
+    def min_tokens(self, value: int, /) -> None: ...
+    @property
+    def logprobs(self) -> int | None:
+        """
+        log-probabilities of this many most likely tokens per position; -1 is all
+        """
+
+    @logprobs.setter
+    def logprobs(self, value: int | None, /) -> None: ...
+    @property
+    def prompt_logprobs(self) -> int | None:
+        """the same for the prompt's tokens"""
+
+    @prompt_logprobs.setter
+    def prompt_logprobs(self, value: int | None, /) -> None: ...
+    @property
+    def detokenize(self) -> bool:
+        """produce text; False returns token ids alone"""
+
+    @detokenize.setter
+    def detokenize(self, value: bool | None, /) -> None: ...
+    @property
+    def skip_special_tokens(self) -> bool:
+        """leave special tokens out of the text"""
+
+    @skip_special_tokens.setter
+    def skip_special_tokens(self, value: bool | None, /) -> None: ...
+    @property
+    def spaces_between_special_tokens(self) -> bool:
+        """only True is supported"""
+
+    @spaces_between_special_tokens.setter
+    def spaces_between_special_tokens(self, value: bool | None, /) -> None: ...
+    @property
+    def include_stop_str_in_output(self) -> bool:
+        """keep the stop string or token in the text"""
+
+    @include_stop_str_in_output.setter
+    def include_stop_str_in_output(self, value: bool | None, /) -> None: ...
+    @property
+    def output_kind(self) -> str:
+        """what a stream yields: cumulative, delta or final_only"""
+
+    @output_kind.setter
+    def output_kind(self, value: str, /) -> None: ...
+    @property
+    def logit_bias(self) -> Mapping[int, float]:
+        """token id -> value added to its logit, -100 to 100"""
+
+    @logit_bias.setter
+    def logit_bias(self, value: Mapping[int, float] | None, /) -> None: ...
+    @property
+    def allowed_token_ids(self) -> tuple[int, ...] | None:
+        """only these tokens can be drawn"""
+
+    @allowed_token_ids.setter
+    def allowed_token_ids(self, value: Sequence[int] | None, /) -> None: ...
+    @property
+    def bad_words(self) -> tuple[str, ...]:
+        """strings that must not be generated; needs a tokenizer"""
+
+    @bad_words.setter
+    def bad_words(self, value: str | Sequence[str] | None, /) -> None: ...
+    @property
+    def bad_words_token_ids(self) -> tuple[tuple[int, ...], ...]:
+        """token sequences that must not be generated"""
+
+    @bad_words_token_ids.setter
+    def bad_words_token_ids(self, value: Sequence[Sequence[int]] | None, /) -> None: ...
+    @property
+    def skip_reading_prefix_cache(self) -> bool:
+        """compute the whole prompt anew"""
+
+    @skip_reading_prefix_cache.setter
+    def skip_reading_prefix_cache(self, value: bool | None, /) -> None: ...
+
+    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+
+class EngineConfig:
+    """How an engine runs. 0 means chosen from the model and the machine."""
+
+    def __init__(
+        self,
+        *,
+        dtype: str = "auto",
+        max_model_len: int = 0,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 2048,
+        block_size: int = 32,
+        kv_cache_memory_bytes: int = 0,
+        num_gpu_blocks_override: int = 0,
+        enable_prefix_caching: bool | None = True,
+        enable_chunked_prefill: bool | None = True,
+        max_num_queued_reqs: int = 16384,
+        max_num_queued_tokens: int = 67108864,
+        max_logprobs: int = 20,
+        scheduling_policy: str = "fcfs",
+        seed: int = 0,
+        num_threads: int = 0,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def replace(self, **changes: object) -> EngineConfig:
+        """A copy with these fields changed."""
+
+    def __copy__(self) -> EngineConfig: ...
+    def __deepcopy__(self, memo: object) -> EngineConfig: ...
+    def to_dict(self) -> dict[str, object]:
+        """Every field, as plain Python values."""
+
+    @staticmethod
+    def from_dict(values: dict[str, object]) -> EngineConfig:
+        """The inverse of to_dict(); missing fields keep their defaults."""
+
+    def __getstate__(self) -> dict[str, object]: ...
+    def __setstate__(self, state: dict[str, object], /) -> None: ...
+    @property
+    def dtype(self) -> str:
+        """compute type: auto (the checkpoint's), bfloat16, float16 or float32"""
+
+    @dtype.setter
+    def dtype(self, value: str, /) -> None: ...
+    @property
+    def max_model_len(self) -> int:
+        """longest prompt plus output in tokens; 0 is the model's own limit"""
+
+    @max_model_len.setter
+    def max_model_len(self, value: int, /) -> None: ...
+    @property
+    def max_num_seqs(self) -> int:
+        """most sequences in one step"""
+
+    @max_num_seqs.setter
+    def max_num_seqs(self, value: int, /) -> None: ...
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """most tokens in one step"""
+
+    @max_num_batched_tokens.setter
+    def max_num_batched_tokens(self, value: int, /) -> None: ...
+    @property
+    def block_size(self) -> int:
+        """tokens in a KV block: 16, 32 or 64"""
+
+    @block_size.setter
+    def block_size(self, value: int, /) -> None: ...
+    @property
+    def kv_cache_memory_bytes(self) -> int:
+        """memory for the KV cache; 0 is chosen"""
+
+    @kv_cache_memory_bytes.setter
+    def kv_cache_memory_bytes(self, value: int, /) -> None: ...
+    @property
+    def num_gpu_blocks_override(self) -> int:
+        """KV blocks, instead of a size in bytes"""
+
+    @num_gpu_blocks_override.setter
+    def num_gpu_blocks_override(self, value: int, /) -> None: ...
+    @property
+    def enable_prefix_caching(self) -> bool:
+        """reuse the KV blocks of equal prefixes"""
+
+    @enable_prefix_caching.setter
+    def enable_prefix_caching(self, value: bool | None, /) -> None: ...
+    @property
+    def enable_chunked_prefill(self) -> bool:
+        """let a long prompt span several steps"""
+
+    @enable_chunked_prefill.setter
+    def enable_chunked_prefill(self, value: bool | None, /) -> None: ...
+    @property
+    def max_num_queued_reqs(self) -> int:
+        """requests accepted and not yet finished, at most"""
+
+    @max_num_queued_reqs.setter
+    def max_num_queued_reqs(self, value: int, /) -> None: ...
+    @property
+    def max_num_queued_tokens(self) -> int:
+        """prompt tokens of those requests, at most"""
+
+    @max_num_queued_tokens.setter
+    def max_num_queued_tokens(self, value: int, /) -> None: ...
+    @property
+    def max_logprobs(self) -> int:
+        """highest logprobs a request may ask for; -1 is the vocabulary"""
+
+    @max_logprobs.setter
+    def max_logprobs(self, value: int, /) -> None: ...
+    @property
+    def scheduling_policy(self) -> str:
+        """fcfs or priority (lower value first)"""
+
+    @scheduling_policy.setter
+    def scheduling_policy(self, value: str, /) -> None: ...
+    @property
+    def seed(self) -> int:
+        """seeds the draws of requests that bring no seed"""
+
+    @seed.setter
+    def seed(self, value: int, /) -> None: ...
+    @property
+    def num_threads(self) -> int:
+        """CPU threads; 0 is one per core"""
+
+    @num_threads.setter
+    def num_threads(self, value: int, /) -> None: ...
+
+    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+
+class BuildConfig:
+    """How a checkpoint is compiled into an engine directory."""
+
+    def __init__(
+        self, *, scheme: str = "auto", kv_cache_dtype: str = "auto", overwrite: bool | None = False
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def replace(self, **changes: object) -> BuildConfig:
+        """A copy with these fields changed."""
+
+    def __copy__(self) -> BuildConfig: ...
+    def __deepcopy__(self, memo: object) -> BuildConfig: ...
+    def to_dict(self) -> dict[str, object]:
+        """Every field, as plain Python values."""
+
+    @staticmethod
+    def from_dict(values: dict[str, object]) -> BuildConfig:
+        """The inverse of to_dict(); missing fields keep their defaults."""
+
+    def __getstate__(self) -> dict[str, object]: ...
+    def __setstate__(self, state: dict[str, object], /) -> None: ...
+    @property
+    def scheme(self) -> str:
+        """precision of the weights: auto (the checkpoint's), bf16, fp16 or fp32"""
+
+    @scheme.setter
+    def scheme(self, value: str, /) -> None: ...
+    @property
+    def kv_cache_dtype(self) -> str:
+        """precision of the KV cache: auto, bf16, fp16 or fp32"""
+
+    @kv_cache_dtype.setter
+    def kv_cache_dtype(self, value: str, /) -> None: ...
+    @property
+    def overwrite(self) -> bool:
+        """replace an engine directory that is already there"""
+
+    @overwrite.setter
+    def overwrite(self, value: bool | None, /) -> None: ...
+
+    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+
+class Output:
+    """What happened to one sample of one request since its last output."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def sample(self) -> int: ...
+    @property
+    def sequence(self) -> int:
+        """0, 1, 2, ... per (id, sample), without a gap"""
+
+    @property
+    def tokens(self) -> list[int]:
+        """new token ids; a stop token is included"""
+
+    @property
+    def logprobs(self) -> list[list[tuple[int, float, int]]]:
+        """
+        for each token: itself, then the most likely, as (token, logprob, rank)
+        """
+
+    @property
+    def prompt_logprobs(self) -> list[list[tuple[int, float, int]]]: ...
+    @property
+    def finish(self) -> str | None:
+        """stop, length, abort or error; None while it runs"""
+
+    @property
+    def stop_token(self) -> int | None: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def queue_ms(self) -> float: ...
+    @property
+    def ttft_ms(self) -> float: ...
+
+class ModelInfo:
+    """What a caller needs to know of the model it opened."""
+
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kv_bytes_per_token(self) -> int: ...
+    @property
+    def eos_token_ids(self) -> list[int]: ...
+    @property
+    def bos_token_id(self) -> int:
+        """-1 when the model has none"""
+
+class OutputQueue:
+    """Where outputs arrive; any number of requests may share one."""
+
+    def __init__(self) -> None: ...
+    def poll(self, timeout: float = 0.0) -> list[Output]:
+        """
+        Waits up to this many seconds until there is something; returns everything there is.
+        """
+
+    def wait_fd(self) -> int:
+        """A file descriptor that is readable while outputs wait."""
+
+class Engine:
+    """
+    An opened model that takes requests. Methods may be called from any thread.
+    """
+
+    @staticmethod
+    def open(model: str | os.PathLike[str], config: EngineConfig) -> Engine:
+        """Opens a checkpoint or an engine directory."""
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        queue: OutputQueue,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout: float | None = None,
+    ) -> int:
+        """
+        Either raises and has no effect, or returns an id that gets one final output for each sample.
+        """
+
+    def cancel(self, id: int) -> None:
+        """
+        Ends the request's live samples; an unknown or finished id is no error.
+        """
+
+    def reset_prefix_cache(self) -> None:
+        """Drops every cached prefix block that no live sequence holds."""
+
+    def stats(self) -> dict[str, int]: ...
+    def health(self) -> str:
+        """serving, failed or closed"""
+
+    @property
+    def model(self) -> ModelInfo: ...
+    @property
+    def config(self) -> EngineConfig:
+        """as resolved: no zeros left"""
+
+    def close(self) -> None:
+        """Stops accepting, ends live requests with abort. Idempotent."""
+
+class BuildReport:
+    """What a build did."""
+
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def peak_rss_bound(self) -> int:
+        """bytes the build promised not to exceed"""
+
+    @property
+    def seconds(self) -> float: ...
+
+def build_engine(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: BuildConfig,
+    progress: Callable[[int, int], object] | None = None,
+) -> BuildReport:
+    """
+    Compiles a checkpoint directory into an engine directory; progress gets (bytes done, bytes in all).
+    """
+
+def build_peak_rss_bound(checkpoint: str | os.PathLike[str], config: BuildConfig) -> int:
+    """The bound that build_engine() will keep, in bytes."""
+
+def describe(model: str | os.PathLike[str], *, gpu: str = "H100", tokens: int = 1, context: int = 1024) -> str:
+    """What a model is, as JSON text, without loading weights."""

@@ -1,0 +1,168 @@
+"""AsyncLLM: the same for asyncio, one request a call."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from warpjet._native import Engine, OutputQueue, SamplingParams
+from warpjet.assembly import Assembly
+from warpjet.chat import Conversation
+from warpjet.outputs import RequestOutput
+from warpjet.prompts import Prompt, PromptType
+from warpjet.session import Session
+from warpjet.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class _Live:
+    native_id: int
+    assembly: Assembly
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _Hub:
+    """Outputs of one event loop: a queue whose descriptor the loop watches. One wake-up serves all that is there."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.queue = OutputQueue()
+        self.loop = asyncio.get_running_loop()
+        self.live: dict[int, _Live] = {}
+        self._engine = engine
+        self.loop.add_reader(self.queue.wait_fd(), self._on_ready)
+
+    def close(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self.queue.wait_fd())
+
+    def _on_ready(self) -> None:
+        for output in self.queue.poll():
+            if (request := self.live.get(output.id)) is None:
+                continue
+            request.assembly.feed(output)
+            request.changed.set()
+            if request.assembly.finished:
+                del self.live[output.id]
+                if not request.assembly.native_done:
+                    self._engine.cancel(output.id)
+
+
+class AsyncLLM:
+    """A model that completes prompts in an event loop. The constructor is LLM's; it blocks while the model loads."""
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        tokenizer: str | Path | None = None,
+        skip_tokenizer_init: bool = False,
+        chat_template: str | Path | None = None,
+        generation_config: str | Path = "auto",
+        **options: Any,
+    ) -> None:
+        self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
+        self._hub: _Hub | None = None
+        self._by_name: dict[str, _Live] = {}
+
+    async def generate(
+        self,
+        prompt: PromptType,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncIterator[RequestOutput]:
+        """Outputs of one prompt by its output_kind; the last has finished=True. A slow reader gets what came together
+        as one output. Leaving the loop early, or cancelling the task, cancels the request. Raises as LLM.generate();
+        ValueError also for a request_id that is live."""
+        prompts = self._session.prepare(prompt)
+        if len(prompts) != 1:
+            raise ValueError("generate() takes one prompt; call it once for each")
+        async for output in self._run(prompts[0], sampling_params, request_id, priority):
+            yield output
+
+    async def chat(
+        self,
+        messages: Conversation,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        """generate() for one conversation."""
+        prompts = self._session.prepare_chat(
+            [messages],
+            chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        async for output in self._run(prompts[0], sampling_params, request_id, priority):
+            yield output
+
+    async def abort(self, request_id: str) -> None:
+        """Ends a request: its stream yields a last output with finish_reason "abort". Unknown ids are no error."""
+        if request := self._by_name.get(request_id):
+            self._session.engine.cancel(request.native_id)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Raises ValueError when there is none (skip_tokenizer_init=True)."""
+        if self._session.tokenizer is None:
+            raise ValueError("there is no tokenizer: skip_tokenizer_init is True")
+        return self._session.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What generate() uses without sampling_params: a copy."""
+        return self._session.default_params.replace()
+
+    def get_metrics(self) -> dict[str, int]:
+        """Counters and gauges of the engine."""
+        return self._session.engine.stats()
+
+    async def reset_prefix_cache(self) -> bool:
+        """Forgets the KV blocks of finished requests."""
+        await asyncio.to_thread(self._session.engine.reset_prefix_cache)
+        return True
+
+    def shutdown(self) -> None:
+        """Ends live requests with finish_reason "abort"; their streams still yield that. Idempotent."""
+        self._session.close()
+
+    async def _run(
+        self, prompt: Prompt, sampling_params: SamplingParams | None, request_id: str | None, priority: int
+    ) -> AsyncIterator[RequestOutput]:
+        session, hub = self._session, self._current_hub()
+        name = session.next_request_id() if request_id is None else request_id
+        if name in self._by_name:
+            raise ValueError(f"request_id {name!r} is live already")
+        params = sampling_params or session.default_params
+        native_id = session.submit(prompt, session.native_params(params), hub.queue, priority)
+        request = _Live(native_id, Assembly(name, prompt, params, session.tokenizer, params.output_kind))
+        hub.live[native_id] = self._by_name[name] = request
+        try:
+            finished = False
+            while not finished:
+                await request.changed.wait()
+                request.changed.clear()
+                finished = request.assembly.finished
+                if output := request.assembly.take():
+                    yield output
+        finally:
+            del self._by_name[name]
+            if hub.live.pop(native_id, None):
+                session.engine.cancel(native_id)
+
+    def _current_hub(self) -> _Hub:
+        """The running loop's. Another loop than before (a second asyncio.run) gets a new one."""
+        if self._hub is None or self._hub.loop is not asyncio.get_running_loop():
+            if self._hub is not None:
+                self._hub.close()
+            self._hub = _Hub(self._session.engine)
+        return self._hub

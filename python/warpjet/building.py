@@ -1,0 +1,29 @@
+"""Checkpoint to engine directory."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from warpjet._native import BuildConfig, BuildReport, build_engine
+from warpjet.session import find_model
+
+
+def build(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    scheme: str = "auto",
+    kv_cache_dtype: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> BuildReport:
+    """Compile a Hugging Face directory into an engine directory, which LLM opens like a checkpoint.
+
+    progress is called with (bytes done, bytes in all). The directory appears whole or not at all. Raises
+    FileNotFoundError, ModelFormatError, ValueError, NotImplementedError or OSError."""
+    config = BuildConfig(scheme=scheme, kv_cache_dtype=kv_cache_dtype, overwrite=overwrite)
+    return build_engine(find_model(checkpoint), out, config, progress)
+
+
+def built_with_cuda() -> bool:
+    """Whether this build can run on a GPU: not yet; models run on the CPU."""
+    return False

@@ -1,0 +1,248 @@
+"""LLM: generate text from many prompts at once."""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from warpjet._native import OutputQueue, QueueFullError, SamplingParams
+from warpjet.assembly import Assembly
+from warpjet.chat import Conversation
+from warpjet.outputs import RequestOutput
+from warpjet.prompts import Prompt, PromptsType
+from warpjet.session import Session
+from warpjet.tokenizer import Tokenizer
+
+_POLL_SECONDS = 0.1  # how late Ctrl-C may be noticed while nothing happens
+
+ParamsType = SamplingParams | Sequence[SamplingParams]
+
+
+class LLM:
+    """A model that completes prompts. May be used from several threads, and as a context manager.
+
+    model: directory of a Hugging Face checkpoint or of an engine; None is the small model that comes with warpjet.
+    tokenizer: another directory to take the tokenizer from. chat_template: a Jinja template or its path.
+    generation_config: "auto" takes the default sampling from the checkpoint, "vllm" or "warpjet" neutral values.
+    Other keywords are the fields of EngineConfig (max_model_len, max_num_seqs, seed, ...); None is the default. Names
+    that other engines know are accepted where they change nothing.
+
+    Raises FileNotFoundError, ModelFormatError, ValueError, TypeError or NotImplementedError, naming the cause."""
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        tokenizer: str | Path | None = None,
+        skip_tokenizer_init: bool = False,
+        chat_template: str | Path | None = None,
+        generation_config: str | Path = "auto",
+        **options: Any,
+    ) -> None:
+        self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
+
+    def generate(
+        self,
+        prompts: PromptsType,
+        sampling_params: ParamsType | None = None,
+        *,
+        use_tqdm: bool = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        tokenization_kwargs: None = None,
+    ) -> list[RequestOutput]:
+        """Complete each prompt; order is kept.
+
+        prompts: a str, {"prompt": ...}, {"prompt_token_ids": [...]}, token ids, or a list of these. sampling_params:
+        one for all or one for each; None is get_default_sampling_params(). priority: lower runs first, with
+        scheduling_policy="priority". Raises ValueError, TypeError or NotImplementedError for a request that cannot
+        run; nothing of the call goes on then. A failure while it runs gives that completion's finish_reason "error"."""
+        _require_none(lora_request=lora_request, tokenization_kwargs=tokenization_kwargs)
+        return self._collect(self._session.prepare(prompts), sampling_params, priority, use_tqdm)
+
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: ParamsType | None = None,
+        use_tqdm: bool = True,
+        lora_request: None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or a list of them: lists of {"role": ..., "content": ...}. Raises as generate()."""
+        _require_none(lora_request=lora_request)
+        if chat_template_content_format not in ("auto", "string"):
+            raise NotImplementedError("chat_template_content_format supports only 'auto' and 'string'")
+        prompts = self._session.prepare_chat(
+            messages,
+            chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        return self._collect(prompts, sampling_params, None, use_tqdm)
+
+    def stream(
+        self,
+        prompts: PromptsType,
+        sampling_params: ParamsType | None = None,
+        *,
+        priority: int | Sequence[int] | None = None,
+    ) -> Iterator[RequestOutput]:
+        """Outputs as they come, by each request's output_kind; request_id tells them apart ("0" is the first prompt of
+        a fresh LLM). Closing the iterator cancels what still runs."""
+        return self._stream(self._session.prepare(prompts), sampling_params, priority)
+
+    def stream_chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: ParamsType | None = None,
+        **chat_options: Any,
+    ) -> Iterator[RequestOutput]:
+        """stream() for conversations; chat_options are those of chat()."""
+        return self._stream(self._session.prepare_chat(messages, **chat_options), sampling_params, None)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Raises ValueError when there is none (skip_tokenizer_init=True)."""
+        if self._session.tokenizer is None:
+            raise ValueError("there is no tokenizer: skip_tokenizer_init is True")
+        return self._session.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What generate() uses without sampling_params: a copy."""
+        return self._session.default_params.replace()
+
+    def get_metrics(self) -> dict[str, int]:
+        """Counters and gauges of the engine: steps, tokens, preemptions, queue and KV blocks."""
+        return self._session.engine.stats()
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets the KV blocks of finished requests."""
+        self._session.engine.reset_prefix_cache()
+        return True
+
+    def shutdown(self) -> None:
+        """Ends live requests with finish_reason "abort" and frees the threads. Idempotent."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def _collect(
+        self,
+        prompts: list[Prompt],
+        sampling_params: ParamsType | None,
+        priority: int | Sequence[int] | None,
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        """Runs all and returns the final outputs in order, with a progress bar if it takes more than a second."""
+        done: dict[int, RequestOutput] = {}
+        stream = self._run(prompts, sampling_params, priority, kind="final_only")
+        try:
+            with _progress_bar(len(prompts), use_tqdm) as bar:
+                for index, output in stream:
+                    done[index] = output
+                    bar.update()
+        finally:
+            stream.close()
+        return [done[index] for index in range(len(prompts))]
+
+    def _stream(
+        self, prompts: list[Prompt], sampling_params: ParamsType | None, priority: int | Sequence[int] | None
+    ) -> Iterator[RequestOutput]:
+        for _, output in self._run(prompts, sampling_params, priority):
+            yield output
+
+    def _run(
+        self,
+        prompts: list[Prompt],
+        sampling_params: ParamsType | None,
+        priority: int | Sequence[int] | None,
+        kind: str | None = None,
+    ) -> Generator[tuple[int, RequestOutput], None, None]:
+        """Submits as many as the engine takes, polls, and yields (prompt index, output). Cancels what is left when it
+        is closed or fails."""
+        session, queue = self._session, OutputQueue()
+        params = _one_each("sampling_params", sampling_params or session.default_params, len(prompts))
+        native = _lower(session, params)
+        priorities = _one_each("priority", priority or 0, len(prompts))
+        live: dict[int, tuple[int, Assembly]] = {}
+        waiting = iter(range(len(prompts)))
+        index = next(waiting, None)
+        try:
+            while live or index is not None:
+                while index is not None:
+                    try:
+                        native_id = session.submit(prompts[index], native[index], queue, priorities[index])
+                    except QueueFullError:
+                        if not live:
+                            raise
+                        break  # some of ours will finish
+                    except Exception as error:
+                        error.add_note(f"while submitting prompt {index} of {len(prompts)}")
+                        raise
+                    mode = kind or params[index].output_kind
+                    assembly = Assembly(
+                        session.next_request_id(), prompts[index], params[index], session.tokenizer, mode
+                    )
+                    live[native_id] = (index, assembly)
+                    index = next(waiting, None)
+                yield from self._advance(queue, live)
+        finally:
+            for native_id in live:
+                session.engine.cancel(native_id)
+
+    def _advance(
+        self, queue: OutputQueue, live: dict[int, tuple[int, Assembly]]
+    ) -> Iterator[tuple[int, RequestOutput]]:
+        """One poll: feeds the assemblies, lets go of finished requests, yields what is to be shown."""
+        touched: dict[int, tuple[int, Assembly]] = {}
+        for output in queue.poll(_POLL_SECONDS):
+            if entry := live.get(output.id):
+                entry[1].feed(output)
+                touched[output.id] = entry
+        for native_id, (_, assembly) in touched.items():
+            if assembly.finished:
+                del live[native_id]
+                if not assembly.native_done:
+                    self._session.engine.cancel(native_id)
+        for index, assembly in touched.values():
+            if shown := assembly.take():
+                yield index, shown
+
+
+def _one_each(name: str, values: Any, count: int) -> list[Any]:
+    if isinstance(values, Sequence):
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for {count} prompts")
+        return list(values)
+    return [values] * count
+
+
+def _lower(session: Session, params: list[SamplingParams]) -> list[SamplingParams]:
+    """native_params() of each, computed once for an object that is shared."""
+    lowered = {id(p): session.native_params(p) for p in {id(p): p for p in params}.values()}
+    return [lowered[id(p)] for p in params]
+
+
+def _require_none(**values: object) -> None:
+    for name, value in values.items():
+        if value is not None:
+            raise NotImplementedError(f"{name} is not supported, only None")
+
+
+def _progress_bar(total: int, wanted: bool) -> Any:
+    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+    # disable=None: only where a person can see it; delay: only when it takes long.
+    return tqdm(total=total, desc="prompts", unit="prompt", disable=None if wanted else True, delay=1)

@@ -1,0 +1,147 @@
+"""An opened model: engine, tokenizer, chat template and default sampling. LLM and AsyncLLM stand on it."""
+
+import atexit
+import itertools
+import os
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from warpjet._native import Engine, ModelFormatError, OutputQueue, SamplingParams
+from warpjet.arguments import engine_config
+from warpjet.assembly import native_params
+from warpjet.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
+from warpjet.prompts import Prompt, PromptsType, parse_prompts, tokenize
+from warpjet.tokenizer import Tokenizer, read_json
+
+EMBEDDED_MODEL = Path(__file__).parent / "models" / "tiny"
+
+# generation_config.json's name: ours
+_GENERATION_KEYS = {
+    "repetition_penalty": "repetition_penalty",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "max_new_tokens": "max_tokens",
+}
+
+_open_sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Engine threads must be gone before the interpreter is."""
+    for session in list(_open_sessions):
+        session.close()
+
+
+class Session:
+    """Safe to use from several threads. After a fork, the child's calls raise EngineError."""
+
+    def __init__(
+        self,
+        model: str | Path | None,
+        tokenizer: str | Path | None,
+        skip_tokenizer_init: bool,
+        chat_template: str | Path | None,
+        generation_config: str | Path,
+        options: Mapping[str, Any],
+    ) -> None:
+        config = engine_config(options)
+        self.directory = find_model(EMBEDDED_MODEL if model is None else model)
+        self.tokenizer: Tokenizer | None = None
+        if not skip_tokenizer_init:
+            self.tokenizer = Tokenizer(self.directory if tokenizer is None else find_model(tokenizer))
+        self._chat_template = self._find_chat_template(chat_template)
+        self.default_params = default_params(self.directory, generation_config)
+        self.engine = Engine.open(self.directory, config)
+        self._numbers = itertools.count()
+        self._process = os.getpid()
+        _open_sessions.add(self)
+
+    def next_request_id(self) -> str:
+        """ "0", "1", ..."""
+        return str(next(self._numbers))
+
+    def prepare(self, prompts: PromptsType, add_special_tokens: bool = True) -> list[Prompt]:
+        """Prompts with token ids."""
+        parsed = parse_prompts(prompts)
+        tokenize(parsed, self.tokenizer, self.engine.model.max_model_len, add_special_tokens)
+        return parsed
+
+    def prepare_chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        chat_template: str | None = None,
+        **options: Any,
+    ) -> list[Prompt]:
+        """One conversation or a list of them, as prompts. Raises ValueError without a chat template."""
+        conversations: Any = [messages] if is_conversation(messages) else messages
+        template = self._chat_template if chat_template is None else self._compile(chat_template)
+        if template is None:
+            raise ValueError("the model has no chat template; pass chat_template=, a Jinja template or its path")
+        texts = [template.render(conversation, **options) for conversation in conversations]
+        return self.prepare(texts, add_special_tokens=False)  # the template writes them itself
+
+    def submit(self, prompt: Prompt, params: SamplingParams, queue: OutputQueue, priority: int = 0) -> int:
+        """Hands a prepared prompt to the engine; params are native_params()."""
+        return self.engine.submit(
+            prompt.token_ids or (), params, queue, priority=priority, cache_salt=prompt.cache_salt
+        )
+
+    def native_params(self, params: SamplingParams) -> SamplingParams:
+        """What the engine is asked for."""
+        if not isinstance(params, SamplingParams):
+            raise TypeError(f"sampling_params must be SamplingParams, got {type(params).__name__}")
+        return native_params(params, self.tokenizer)
+
+    def close(self) -> None:
+        """Ends live requests with abort and joins the engine's threads. Idempotent; nothing in a forked child."""
+        _open_sessions.discard(self)
+        if os.getpid() == self._process:
+            self.engine.close()
+
+    def _find_chat_template(self, given: str | Path | None) -> ChatTemplate | None:
+        if self.tokenizer is None:
+            return None
+        return load_chat_template(self.directory, self.tokenizer) if given is None else self._compile(given)
+
+    def _compile(self, template: str | Path) -> ChatTemplate:
+        if self.tokenizer is None:
+            raise ValueError("a chat template needs a tokenizer, but skip_tokenizer_init is True")
+        source = str(template)
+        if isinstance(template, Path) or ("{" not in source and "\n" not in source):
+            source = read_template(Path(template))
+        return ChatTemplate({"default": source}, self.tokenizer.special_tokens)
+
+
+def find_model(model: str | Path) -> Path:
+    """The directory of a model. Raises FileNotFoundError saying how to get it."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NotADirectoryError(f"{path} is a file; pass the directory that holds config.json and the weights")
+    if isinstance(model, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise FileNotFoundError(
+            f"{model} is not a directory. If it is a model on the Hugging Face hub, download it first, with "
+            f"huggingface_hub.snapshot_download({model!r}), and pass the directory that this returns"
+        )
+    raise FileNotFoundError(f"{path} does not exist; pass the directory of a checkpoint or an engine")
+
+
+def default_params(directory: Path, generation_config: str | Path) -> SamplingParams:
+    """The sampling that a checkpoint recommends ("auto", or another directory), or neutral ("vllm", "warpjet")."""
+    if generation_config in ("vllm", "warpjet"):
+        return SamplingParams()
+    source = directory if generation_config == "auto" else find_model(generation_config)
+    path = source / "generation_config.json"
+    values = read_json(path, required=generation_config != "auto")
+    known = {ours: values[name] for name, ours in _GENERATION_KEYS.items() if values.get(name) is not None}
+    try:
+        return SamplingParams.from_dict(known)
+    except (TypeError, ValueError) as error:
+        raise ModelFormatError(f"{path}: {error}; pass generation_config='warpjet' to leave it unread") from None
