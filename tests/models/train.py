@@ -632,7 +632,7 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=0, help="end the schedule this long after the program's start")
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--ctx", type=int, default=1024)
-    p.add_argument("--max-pos", type=int, default=2048, help="max_position_embeddings of the config")
+    p.add_argument("--max-pos", type=int, default=1024, help="max_position_embeddings of the config")
     p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--warmup", type=int, default=300)
     p.add_argument("--wd", type=float, default=0.1)
