@@ -34,7 +34,7 @@ void require_texts(std::string_view field, const std::vector<std::string>& texts
   for (const std::string& text : texts) {
     WJ_REQUIRE(!text.empty() && text.size() <= max_bytes, invalid_argument, field, " takes strings of 1 to ", max_bytes,
                " bytes, got one of ", text.size());
-    WJ_REQUIRE(is_utf8(text), invalid_argument, field, " takes UTF-8, got ", quoted(text));
+    WJ_REQUIRE(is_utf8(text), invalid_argument, field, " takes UTF-8, got ", quote(text));
   }
 }
 
@@ -49,7 +49,7 @@ void require_one_of(std::string_view field, std::string_view value, std::initial
   if (std::find(names.begin(), names.end(), value) != names.end()) return;
   std::string list;
   for (const std::string_view name : names) list += cat(list.empty() ? "" : ", ", name);
-  WJ_FAIL(invalid_argument, field, " must be one of ", list, "; got ", quoted(value));
+  WJ_FAIL(invalid_argument, field, " must be one of ", list, "; got ", quote(value));
 }
 
 void validate_numbers(const SamplingParams& p) {
@@ -107,7 +107,7 @@ void validate(const SamplingParams& params) {
 void validate(const EngineConfig& config) {
   const std::optional<DType> dtype = dtype_from_string(config.dtype);
   WJ_REQUIRE(config.dtype == "auto" || (dtype && is_float(*dtype)), invalid_argument,
-             "dtype must be one of auto, bfloat16, float16, float32; got ", quoted(config.dtype));
+             "dtype must be one of auto, bfloat16, float16, float32; got ", quote(config.dtype));
   require_at_least("max_model_len", config.max_model_len, 0);
   require_range("max_num_seqs", config.max_num_seqs, 1, 1 << 16);
   require_range("max_num_batched_tokens", config.max_num_batched_tokens, 1, 1 << 20);

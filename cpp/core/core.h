@@ -42,7 +42,7 @@ std::string nearest_name(std::string_view name, std::span<const std::string_view
 bool is_utf8(std::string_view text);
 
 // `text` for a message: in quotes, control and non-ASCII bytes as \xNN, cut to 80 bytes. For names out of files.
-std::string quoted(std::string_view text);
+std::string quote(std::string_view text);
 
 // --- Checks ----------------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ void from_json(const Json& json, C& config) {
         WJ_FAIL(corrupt, field.name, ": ", error.message());
       }
     });
-    WJ_REQUIRE(known, corrupt, "unknown key ", quoted(key), "; nearest is ", quoted(nearest_name(key, names)));
+    WJ_REQUIRE(known, corrupt, "unknown key ", quote(key), "; nearest is ", quote(nearest_name(key, names)));
   }
 }
 template <class T>

@@ -144,7 +144,7 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
   constexpr std::size_t kLongest = 80;
   std::string out = "\"";
   for (const char c : text.substr(0, kLongest)) {

@@ -158,7 +158,7 @@ const Json* Json::find(std::string_view key) const {
 
 const Json& Json::at(std::string_view key) const {
   const Json* value = find(key);
-  WJ_REQUIRE(value != nullptr, corrupt, is_object() ? "missing key " : "expected an object with key ", quoted(key));
+  WJ_REQUIRE(value != nullptr, corrupt, is_object() ? "missing key " : "expected an object with key ", quote(key));
   return *value;
 }
 

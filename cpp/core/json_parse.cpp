@@ -138,7 +138,7 @@ class Parser {
     for (std::size_t i = 0; i < members.size(); ++i) keys.emplace_back(members[i].first, key_offsets[i]);
     std::sort(keys.begin(), keys.end());
     for (std::size_t i = 1; i < keys.size(); ++i) {
-      if (keys[i].first == keys[i - 1].first) fail(keys[i].second, "duplicate key ", quoted(keys[i].first));
+      if (keys[i].first == keys[i - 1].first) fail(keys[i].second, "duplicate key ", quote(keys[i].first));
     }
   }
 
@@ -219,7 +219,7 @@ class Parser {
   Json parse(std::string_view token, std::size_t start) const {
     T number{};
     const auto result = std::from_chars(token.data(), token.data() + token.size(), number);
-    if (result.ec != std::errc()) fail(start, "number out of range: ", quoted(token));
+    if (result.ec != std::errc()) fail(start, "number out of range: ", quote(token));
     return number;
   }
 

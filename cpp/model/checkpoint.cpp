@@ -52,12 +52,12 @@ void untie_if_head_differs(const SafeTensors& tensors, ModelSpec& spec) {
 void check_part(const WeightSlot& slot, std::size_t part, const SafeTensors& tensors, const std::string& source) {
   const std::string& name = slot.parts[part];
   const TensorEntry* entry = tensors.find(name);
-  WJ_REQUIRE(entry != nullptr, corrupt, source, ": tensor ", quoted(name), " is missing");
+  WJ_REQUIRE(entry != nullptr, corrupt, source, ": tensor ", quote(name), " is missing");
   Shape expected = slot.shape;
   expected[0] = slot.part_rows[part];
-  WJ_REQUIRE(entry->shape == expected, corrupt, source, ": tensor ", quoted(name), " has shape ",
+  WJ_REQUIRE(entry->shape == expected, corrupt, source, ": tensor ", quote(name), " has shape ",
              entry->shape.to_string(), ", but config.json asks for ", expected.to_string());
-  WJ_REQUIRE(is_float(entry->dtype), unsupported, source, ": tensor ", quoted(name), " is ", to_string(entry->dtype),
+  WJ_REQUIRE(is_float(entry->dtype), unsupported, source, ": tensor ", quote(name), " is ", to_string(entry->dtype),
              "; supported are f32, f16 and bf16");
 }
 
@@ -68,7 +68,7 @@ void check_left_over(const std::set<std::string_view>& used, const SafeTensors& 
   int count = 0;
   for (const auto& [name, entry] : tensors.tensors()) {
     const bool known = used.contains(name) || name == kHead || name.ends_with("rotary_emb.inv_freq");
-    if (!known && ++count <= kMostNamed) names += cat(names.empty() ? "" : ", ", quoted(name));
+    if (!known && ++count <= kMostNamed) names += cat(names.empty() ? "" : ", ", quote(name));
   }
   WJ_REQUIRE(count == 0, corrupt, source, ": ", count, " tensor(s) have no place in this architecture: ", names,
              count > kMostNamed ? ", ..." : "");

@@ -25,7 +25,7 @@ const Family& find_family(std::string_view architecture) {
     if (family.architecture == architecture) return family;
     names += cat(names.empty() ? "" : ", ", family.architecture);
   }
-  WJ_FAIL(unsupported, "architecture ", quoted(architecture), " is not supported; there are ", names);
+  WJ_FAIL(unsupported, "architecture ", quote(architecture), " is not supported; there are ", names);
 }
 
 }  // namespace warpjet

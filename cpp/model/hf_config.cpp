@@ -132,13 +132,13 @@ void HfConfig::read_architecture() {
   const std::string type = text_or("model_type", "");
   if (const Json* names = take("architectures")) {
     const bool listed = names->is_array() && !names->as_array().empty() && names->as_array().front().is_string();
-    WJ_REQUIRE(listed, corrupt, source_, ": architectures: expected a list of names, got ", quoted(names->dump()));
+    WJ_REQUIRE(listed, corrupt, source_, ": architectures: expected a list of names, got ", quote(names->dump()));
     architecture_ = names->as_array().front().as_string();
   }
   for (const Family& family : families()) {
     if (architecture_.empty() && family.model_type == type) architecture_ = family.architecture;
     WJ_REQUIRE(architecture_ != family.architecture || type.empty() || type == family.model_type, corrupt, source_,
-               ": model_type: ", quoted(type), " contradicts architectures, which says ", architecture_);
+               ": model_type: ", quote(type), " contradicts architectures, which says ", architecture_);
   }
   if (architecture_.empty()) architecture_ = type;
   WJ_REQUIRE(!architecture_.empty(), corrupt, source_, ": architectures: missing, and so is model_type");
@@ -211,7 +211,7 @@ std::optional<DType> HfConfig::dtype() {
   if (name == "auto") return std::nullopt;
   const std::optional<DType> dtype = dtype_from_string(name);
   WJ_REQUIRE(dtype && is_float(*dtype), unsupported, source_, ": ", has("dtype") ? "dtype" : "torch_dtype", ": ",
-             quoted(name), " is not supported; there are float32, float16 and bfloat16");
+             quote(name), " is not supported; there are float32, float16 and bfloat16");
   return dtype;
 }
 
@@ -239,7 +239,7 @@ void HfConfig::require_taken(std::span<const std::string_view> harmless) const {
     const bool known = value.is_null() || std::find(taken_.begin(), taken_.end(), key) != taken_.end() ||
                        std::find(harmless.begin(), harmless.end(), key) != harmless.end();
     if (known) continue;
-    if (++count <= kMostNamed) names += cat(names.empty() ? "" : ", ", quoted(key));
+    if (++count <= kMostNamed) names += cat(names.empty() ? "" : ", ", quote(key));
   }
   WJ_REQUIRE(count == 0, unsupported, source_, ": ", count, " unknown key(s) ", names,
              count > kMostNamed ? ", ..." : "", ": they may change the result");

@@ -80,7 +80,7 @@ RopeSpec HfConfig::rope(int head_dim, int& max_positions) {
                ": high_freq_factor: must be above low_freq_factor=", rope.low_freq_factor, ", got ",
                rope.high_freq_factor);
   } else {
-    WJ_REQUIRE(type == "default", unsupported, params.source(), ": rope type ", quoted(type),
+    WJ_REQUIRE(type == "default", unsupported, params.source(), ": rope type ", quote(type),
                " is not supported; there are default, linear, dynamic, yarn and llama3");
   }
   // Parameters of one type under another have no effect in transformers either.

@@ -19,7 +19,7 @@ struct TensorPlace {
   std::string_view name;
 };
 std::ostream& operator<<(std::ostream& out, const TensorPlace& place) {
-  return out << place.source << ": tensor " << quoted(place.name) << ": ";
+  return out << place.source << ": tensor " << quote(place.name) << ": ";
 }
 
 struct Extent {
@@ -29,7 +29,7 @@ struct Extent {
 // A non-negative integer out of the header.
 std::int64_t size_of(const TensorPlace& place, std::string_view what, const Json& json) {
   WJ_REQUIRE(json.is_integer() && json.as_int() >= 0, corrupt, place, what, " must be integers from 0, got ",
-             quoted(json.dump()));
+             quote(json.dump()));
   return json.as_int();
 }
 
@@ -64,7 +64,7 @@ TensorEntry read_entry(const TensorPlace& place, const Json& json, std::span<con
   WJ_REQUIRE(json.is_object(), corrupt, place, "expected an object, got ", to_string(json.kind()));
   const std::string& type = member(place, json, "dtype", Json::Kind::string).as_string();
   const std::optional<DType> dtype = dtype_from_string(type);
-  WJ_REQUIRE(dtype.has_value(), corrupt, place, "unknown dtype ", quoted(type));
+  WJ_REQUIRE(dtype.has_value(), corrupt, place, "unknown dtype ", quote(type));
   const Shape shape = read_shape(place, json);
   const Extent extent = read_extent(place, json, static_cast<std::int64_t>(data.size()));
   std::int64_t elements = 1, bytes = 0;
@@ -104,7 +104,7 @@ void require_exact_cover(std::vector<TensorEntry>& entries, std::span<const std:
 void check_shard_name(const fs::path& index, const std::string& shard) {
   const bool plain =
       !shard.empty() && shard[0] != '.' && shard.find_first_of(std::string_view("/\\\0", 3)) == shard.npos;
-  WJ_REQUIRE(plain, corrupt, index.string(), ": shard ", quoted(shard), " must be the name of a file beside the index");
+  WJ_REQUIRE(plain, corrupt, index.string(), ": shard ", quote(shard), " must be the name of a file beside the index");
 }
 
 }  // namespace
@@ -140,7 +140,7 @@ void SafeTensors::add_file(const fs::path& path) {
   for (TensorEntry& entry : parse_safetensors(file.bytes(), path.string())) {
     entry.file = &file;
     const auto [place, fresh] = tensors_.try_emplace(entry.name, entry);
-    WJ_REQUIRE(fresh, corrupt, path.string(), ": tensor ", quoted(entry.name), " is also in ",
+    WJ_REQUIRE(fresh, corrupt, path.string(), ": tensor ", quote(entry.name), " is also in ",
                place->second.file->path().string());
   }
 }
@@ -163,7 +163,7 @@ SafeTensors SafeTensors::open(const fs::path& directory) {
   SafeTensors tensors;
   std::set<std::string> shards;
   for (const auto& [name, shard] : map->as_object()) {
-    WJ_REQUIRE(shard.is_string(), corrupt, index.string(), ": weight_map of ", quoted(name), " must be a string");
+    WJ_REQUIRE(shard.is_string(), corrupt, index.string(), ": weight_map of ", quote(name), " must be a string");
     check_shard_name(index, shard.as_string());
     shards.insert(shard.as_string());
   }
@@ -171,7 +171,7 @@ SafeTensors SafeTensors::open(const fs::path& directory) {
   for (const auto& [name, shard] : map->as_object()) {
     const TensorEntry* entry = tensors.find(name);
     WJ_REQUIRE(entry != nullptr && entry->file->path().filename() == shard.as_string(), corrupt, index.string(),
-               ": tensor ", quoted(name), " is not in ", shard.as_string());
+               ": tensor ", quote(name), " is not in ", shard.as_string());
   }
   return tensors;
 }

@@ -8,7 +8,7 @@ void read_slot(const WeightSlot& slot, const SafeTensors& tensors, DType dtype, 
   std::vector<std::byte> converted;
   for (const std::string& part : slot.parts) {
     const TensorEntry* entry = tensors.find(part);
-    WJ_REQUIRE(entry != nullptr, corrupt, "tensor ", quoted(part), " of ", slot.name, " is missing");
+    WJ_REQUIRE(entry != nullptr, corrupt, "tensor ", quote(part), " of ", slot.name, " is missing");
     const std::int64_t from_bytes = dtype_bytes(entry->dtype), to_bytes = dtype_bytes(dtype);
     const std::int64_t piece = kCopyPiece / std::max(from_bytes, to_bytes);  // elements
     const std::int64_t total = entry->shape.elements();

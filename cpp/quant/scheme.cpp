@@ -27,7 +27,7 @@ const Scheme& find_scheme(std::string_view name) {
     if (scheme.name == name || scheme.weight == dtype) return scheme;
     names += cat(names.empty() ? "" : ", ", scheme.name);
   }
-  WJ_FAIL(unsupported, "scheme ", quoted(name), " is not known; there are ", names);
+  WJ_FAIL(unsupported, "scheme ", quote(name), " is not known; there are ", names);
 }
 
 const Scheme& scheme_for(DType checkpoint_dtype) {

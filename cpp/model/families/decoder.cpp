@@ -21,7 +21,7 @@ std::string activation_of(HfConfig& config) {
   for (const Row& row : kActivations) {
     if (row.theirs == name) return std::string(row.ours);
   }
-  WJ_FAIL(unsupported, config.source(), ": hidden_act: ", quoted(name),
+  WJ_FAIL(unsupported, config.source(), ": hidden_act: ", quote(name),
           " is not supported; there are silu, gelu, gelu_pytorch_tanh and relu");
 }
 

@@ -23,7 +23,7 @@ void read_windows(HfConfig& config, ModelSpec& spec) {
     const Json& type = types->as_array()[i];
     const std::string name = type.is_string() ? type.as_string() : type.dump();
     if (name == "full_attention") continue;
-    WJ_REQUIRE(name == "sliding_attention", unsupported, config.source(), ": layer_types: ", quoted(name),
+    WJ_REQUIRE(name == "sliding_attention", unsupported, config.source(), ": layer_types: ", quote(name),
                " is not supported; there are full_attention and sliding_attention");
     WJ_REQUIRE(window > 0, corrupt, config.source(),
                ": layer_types: asks for sliding_attention, but use_sliding_window or sliding_window turns it off");

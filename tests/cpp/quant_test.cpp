@@ -1,0 +1,105 @@
+// Quant: schemes by name, and the codec against definitions of the formats.
+#include "quant/quant.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/core.h"
+#include "error_kit.h"
+
+namespace warpjet {
+namespace {
+
+TEST(Scheme, IsFoundByEverySpelling) {
+  for (const char* name : {"bf16", "bfloat16", "BF16"}) EXPECT_EQ(find_scheme(name).name, "bf16");
+  for (const char* name : {"fp16", "f16", "float16", "half"}) EXPECT_EQ(find_scheme(name).name, "fp16");
+  for (const char* name : {"fp32", "f32", "float32", "float"}) EXPECT_EQ(find_scheme(name).name, "fp32");
+  for (const Scheme& scheme : schemes()) EXPECT_EQ(&find_scheme(scheme.name), &scheme);
+}
+
+TEST(Scheme, UnknownNamesListTheKnown) {
+  for (const char* bad : {"", "int4", "i8", "fp64"}) {
+    expect_error(ErrorCode::unsupported, "bf16, fp16, fp32", [&] { find_scheme(bad); });
+  }
+}
+
+TEST(Scheme, KeepsACheckpointsType) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) EXPECT_EQ(scheme_for(dtype).weight, dtype);
+  expect_error(ErrorCode::unsupported, "i8", [] { scheme_for(DType::i8); });
+}
+
+// The nearest bf16 by definition: of the two neighbours the closer one, ties to the even.
+float nearest_bf16(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const auto low = static_cast<std::uint16_t>(bits >> 16);
+  const double below = bf16_to_f32(low), above = bf16_to_f32(static_cast<std::uint16_t>(low + 1));
+  const double to_below = std::abs(value - below), to_above = std::abs(above - value);
+  if (to_below == to_above) return static_cast<float>(low % 2 == 0 ? below : above);
+  return static_cast<float>(to_below < to_above ? below : above);
+}
+
+TEST(Codec, Bf16RoundsToNearestEven) {
+  for (std::uint32_t bits = 0x3f000000; bits < 0x40000000; bits += 997) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    EXPECT_EQ(bf16_to_f32(f32_to_bf16(value)), nearest_bf16(value)) << value;
+    EXPECT_EQ(bf16_to_f32(f32_to_bf16(-value)), nearest_bf16(-value)) << value;
+  }
+  EXPECT_EQ(f32_to_bf16(1.00390625f), 0x3f80);  // 1 + 2^-8 is half way: to the even 1
+  EXPECT_EQ(f32_to_bf16(1.01171875f), 0x3f82);  // 1 + 3 * 2^-8 is half way: to the even 1 + 2^-6
+  EXPECT_EQ(f32_to_bf16(3.4e38f), 0x7f80);      // beyond the largest: infinity
+}
+
+TEST(Codec, EveryHalfAndBf16ValueSurvivesARoundTrip) {
+  for (std::uint32_t i = 0; i < 65536; ++i) {
+    const auto bits = static_cast<std::uint16_t>(i);
+    if (std::isnan(bf16_to_f32(bits))) {
+      EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(bf16_to_f32(bits)))));
+    } else {
+      EXPECT_EQ(f32_to_bf16(bf16_to_f32(bits)), bits);
+    }
+    if (std::isnan(f16_to_f32(bits))) {
+      EXPECT_TRUE(std::isnan(f16_to_f32(f32_to_f16(f16_to_f32(bits)))));
+    } else {
+      EXPECT_EQ(f32_to_f16(f16_to_f32(bits)), bits);
+    }
+  }
+}
+
+TEST(Codec, HalfKnowsItsSpecialValues) {  // IEEE 754-2008 binary16
+  EXPECT_EQ(f32_to_f16(1.0f), 0x3c00);
+  EXPECT_EQ(f32_to_f16(65504.0f), 0x7bff);
+  EXPECT_EQ(f32_to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(f32_to_f16(5.9604645e-8f), 0x0001);
+  EXPECT_EQ(f16_to_f32(0xc000), -2.0f);
+}
+
+TEST(Codec, ConvertsBetweenAnyTwoTypesAtAnyAddress) {
+  const std::vector<float> values{0.0f, -0.0f, 1.0f, -2.5f, 0.333251953125f, 100.0f, -0.0078125f};
+  const auto count = static_cast<std::int64_t>(values.size());
+  for (const DType middle : {DType::f32, DType::f16, DType::bf16}) {
+    std::vector<std::byte> packed(values.size() * dtype_bytes(middle) + 1);
+    std::byte* odd = packed.data() + 1;  // as in a file
+    convert(values.data(), DType::f32, odd, middle, count);
+    std::vector<float> back(values.size());
+    convert(odd, middle, back.data(), DType::f32, count);
+    for (std::size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(back[i], values[i], std::abs(values[i]) / 128);
+  }
+  std::uint16_t half = 0;
+  const std::uint16_t bf16_two = 0x4000;
+  convert(&bf16_two, DType::bf16, &half, DType::f16, 1);
+  EXPECT_EQ(f16_to_f32(half), 2.0f);
+}
+
+TEST(Codec, RefusesOtherTypes) {
+  std::uint64_t a = 0, b = 0;
+  expect_error(ErrorCode::unsupported, "from i8", [&] { convert(&a, DType::i8, &b, DType::f32, 1); });
+  expect_error(ErrorCode::unsupported, "to f64", [&] { convert(&a, DType::bf16, &b, DType::f64, 1); });
+}
+
+}  // namespace
+}  // namespace warpjet
