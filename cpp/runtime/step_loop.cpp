@@ -407,6 +407,7 @@ void StepLoop::State::retire() {
 
 // A preempted sequence computes its prompt again; the log-probabilities are kept by position, so twice is harmless.
 void StepLoop::State::take_prompt_logprobs(Live& live, const Chunk& chunk, std::size_t& next_scored) {
+  if (chunk.start >= chunk.sequence->prompt_length) return;
   live.prompt_logprobs.resize(live.request.prompt.size());
   for (int i = 0; i < num_scored(chunk); ++i) {
     live.prompt_logprobs[chunk.start + 1 + i] = std::move(result_.scored[next_scored++].logprobs);
