@@ -14,22 +14,25 @@
 
 namespace warpjet {
 
-// What one sampled row needs. Spans stay valid during the call.
+// What one sampled row needs. Spans stay valid during the call. Token ids were checked against the vocabulary when the
+// request came. A sequence in bad_words_token_ids bans its last token where the text, prompt included, ends with the
+// others; one of length 1 is banned always.
 struct SampleRow {
   const SamplingParams* params = nullptr;
-  std::uint64_t key = 0;                  // random_key(seed, sample)
-  std::span<const std::int32_t> tokens;   // prompt and output so far
+  std::uint64_t key = 0;                 // random_key(seed, sample)
+  std::span<const std::int32_t> tokens;  // prompt and output so far
   int prompt_length = 0;
-  std::span<const std::int32_t> banned_before_min;  // eos and stop tokens, banned until min_tokens are out
-  int logprobs = -1;                      // how many top entries; -1 none wanted
+  std::span<const std::int32_t> banned_before_min = {};  // eos and stop tokens, banned until min_tokens are out
+  int logprobs = -1;                                     // how many top entries; -1 none wanted
 };
 
 struct SampledRow {
-  std::int32_t token = -1;                // -1: no finite logit (a broken row; others are not affected)
-  std::vector<TokenLogprob> logprobs;     // the token's own first, then the most likely; empty unless wanted
+  std::int32_t token = -1;             // -1: no finite logit (a broken row; others are not affected)
+  std::vector<TokenLogprob> logprobs;  // the token's own first, then the most likely; empty unless wanted
 };
 
-// Draws one token a row. Buffers are sized at construction; rows <= max_rows. Owned by the stepping thread.
+// Draws one token a row. Owned by the stepping thread. Buffers are sized at construction for max_rows rows; only those
+// whose size depends on the requests (penalised text, biases, masks, top log-probabilities) grow, by doubling.
 class Sampler {
  public:
   Sampler(const Catalogs& catalogs, Device& device, std::int64_t vocab, std::int64_t max_rows);

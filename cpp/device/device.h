@@ -72,8 +72,8 @@ class Device {
 class RangeFunction {
  public:
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, RangeFunction>)
-  RangeFunction(F&& function)  // NOLINT: implicit by design
+  requires(!std::is_same_v<std::remove_cvref_t<F>, RangeFunction>)
+      RangeFunction(F&& function)  // NOLINT: implicit by design
       : object_(const_cast<void*>(static_cast<const void*>(&function))),
         call_([](void* object, std::int64_t begin, std::int64_t end) {
           (*static_cast<std::remove_reference_t<F>*>(object))(begin, end);

@@ -5,8 +5,8 @@
 
 namespace warpjet {
 
-// cos_sin[t] = scale * {cos(p f_0) .. cos(p f_{d/2-1}), sin(p f_0) .. sin(p f_{d/2-1})} with p = positions[t] and d = dim
-// (Su et al. 2021). The frequencies f are given, whatever scaling made them, except for the "dynamic" one, whose
+// cos_sin[t] = scale * {cos(p f_0) .. cos(p f_{d/2-1}), sin(p f_0) .. sin(p f_{d/2-1})} with p = positions[t] and d =
+// dim (Su et al. 2021). The frequencies f are given, whatever scaling made them, except for the "dynamic" one, whose
 // frequencies depend on rope_lengths[t], the length of text that token t is rotated for: beyond ntk_original positions
 // f_i is divided by (ntk_factor * length / ntk_original - (ntk_factor - 1)) ^ (2i / (d - 2)).
 struct RopeTable {
@@ -41,11 +41,11 @@ struct RopeAppendKv {
   };
   struct Args {
     Problem problem;
-    TensorView qkv;              // [tokens, (heads + 2 kv_heads) * head_dim]
-    TensorView cos_sin;          // [tokens, head_dim] f32
-    TensorView q_norm, k_norm;   // [head_dim], with qk_norm
-    TensorView slots;            // [tokens] i64: block * block_size + offset; negative writes nothing
-    TensorView k_cache, v_cache; // [blocks, kv_heads, block_size, head_dim]
+    TensorView qkv;               // [tokens, (heads + 2 kv_heads) * head_dim]
+    TensorView cos_sin;           // [tokens, head_dim] f32
+    TensorView q_norm, k_norm;    // [head_dim], with qk_norm
+    TensorView slots;             // [tokens] i64: block * block_size + offset; negative writes nothing
+    TensorView k_cache, v_cache;  // [blocks, kv_heads, block_size, head_dim]
   };
   static double flops(const Problem& p) { return 3.0 * p.tokens * (p.heads + p.kv_heads) * p.head_dim; }
   static double bytes(const Problem& p);
@@ -53,8 +53,8 @@ struct RopeAppendKv {
 std::string to_string(const RopeAppendKv::Problem& problem);
 
 // Causal attention of packed query chunks over paged keys and values. Sequence b owns query rows
-// query_starts[b] .. query_starts[b+1], which are the last of its context_lengths[b] positions. A query at position p sees
-// keys max(0, p - window + 1) .. p (window 0: all). Softmax in fp32 over a fixed order of keys.
+// query_starts[b] .. query_starts[b+1], which are the last of its context_lengths[b] positions. A query at position p
+// sees keys max(0, p - window + 1) .. p (window 0: all). Softmax in fp32 over a fixed order of keys.
 struct Attention {
   static constexpr std::string_view name = "attention";
   struct Problem {

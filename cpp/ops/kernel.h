@@ -17,8 +17,8 @@ enum class WeightLayout : std::uint8_t { row_major };
 
 template <class Op>
 struct Kernel {
-  std::string_view name;                                    // stable for ever: written into engine files
-  int sm_min = 0, sm_max = 9999;                            // runs on sm_min <= sm < sm_max; 0 is the CPU
+  std::string_view name;          // stable for ever: written into engine files
+  int sm_min = 0, sm_max = 9999;  // runs on sm_min <= sm < sm_max; 0 is the CPU
   WeightLayout layout = WeightLayout::row_major;
   bool (*supports)(const typename Op::Problem&) = nullptr;
   void (*launch)(const typename Op::Args&, Stream&) = nullptr;
@@ -29,7 +29,8 @@ template <class Op>
 class Catalog {
  public:
   void add(Kernel<Op> kernel) {
-    for (const auto& row : rows_) WJ_REQUIRE(row.name != kernel.name, internal, "kernel ", kernel.name, " registered twice");
+    for (const auto& row : rows_)
+      WJ_REQUIRE(row.name != kernel.name, internal, "kernel ", kernel.name, " registered twice");
     rows_.push_back(kernel);
   }
 

@@ -1,0 +1,42 @@
+// Rows of elements to fp32 and back.
+#include "ops/ref/number.h"
+
+#include "quant/quant.h"
+
+#include <cstring>
+
+namespace warpjet::ref {
+namespace {
+
+template <class T>
+WJ_CLONES void load_as(const T* from, std::int64_t count, float* to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
+}
+
+WJ_CLONES void store_bf16(const float* from, std::int64_t count, std::uint16_t* to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = f32_to_bf16(from[i]);
+}
+
+WJ_CLONES void store_f16(const float* from, std::int64_t count, std::uint16_t* to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = f32_to_f16(from[i]);
+}
+
+}  // namespace
+
+void load(const void* from, DType dtype, std::int64_t count, float* to) {
+  with_type(dtype, [&]<class T>(T) { load_as(static_cast<const T*>(from), count, to); });
+}
+
+void store(const float* from, std::int64_t count, void* to, DType dtype) {
+  with_type(dtype, [&]<class T>(T) {
+    if constexpr (std::is_same_v<T, float>) {
+      std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
+    } else if constexpr (std::is_same_v<T, Half>) {
+      store_f16(from, count, static_cast<std::uint16_t*>(to));
+    } else {
+      store_bf16(from, count, static_cast<std::uint16_t*>(to));
+    }
+  });
+}
+
+}  // namespace warpjet::ref
