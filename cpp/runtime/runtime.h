@@ -76,6 +76,9 @@ struct OutputQueue::State {
   int event_fd = -1;
 };
 
+// Throws invalid_argument or unsupported, naming the field, unless this engine can run the request. (request.cpp)
+void validate_request(const Request& request, const EngineConfig& engine, const ModelInfo& model);
+
 // The step loop on its thread: inbox -> schedule -> execute -> commit -> outputs. An Engine is this plus a model; tests
 // give it an executor of their own.
 class StepLoop {

@@ -63,7 +63,6 @@ class StepLoop::State {
   };
 
   // User threads.
-  void validate(const Request& request) const;
   bool reserve(std::int64_t tokens);
   void unreserve(std::int64_t tokens);
   void post(Command command);
@@ -142,46 +141,8 @@ StepLoop::State::State(const Config& config, std::unique_ptr<Executor> executor)
 // --- User threads
 // -----------------------------------------------------------------------------------------------------
 
-void StepLoop::State::validate(const Request& request) const {
-  const SamplingParams& p = request.sampling;
-  warpjet::validate(p);
-  const int vocab = config_.model.vocab_size, limit = config_.model.max_model_len;
-  const int length = static_cast<int>(std::min<std::size_t>(request.prompt.size(), INT32_MAX));
-  WJ_REQUIRE(length > 0, invalid_argument, "prompt: empty; give at least one token");
-  WJ_REQUIRE(length < limit, invalid_argument, "prompt: ", length, " tokens, but the context holds ", limit,
-             " including at least one new token (max_model_len)");
-  const auto check_token = [&](const char* what, std::int64_t token) {
-    WJ_REQUIRE(token >= 0 && token < vocab, invalid_argument, what, ": token id ", token,
-               " is outside the vocabulary of ", vocab);
-  };
-  for (std::int32_t token : request.prompt) check_token("prompt", token);
-  for (std::int32_t token : p.stop_token_ids) check_token("stop_token_ids", token);
-  for (const auto& [token, bias] : p.logit_bias) check_token("logit_bias", token);
-  if (p.allowed_token_ids) {
-    for (std::int32_t token : *p.allowed_token_ids) check_token("allowed_token_ids", token);
-  }
-  for (const auto& word : p.bad_words_token_ids) {
-    for (std::int32_t token : word) check_token("bad_words_token_ids", token);
-  }
-  WJ_REQUIRE(p.stop.empty() && p.bad_words.empty(), unsupported,
-             "stop and bad_words are text, and the engine sees tokens: check the text and cancel(), or use "
-             "stop_token_ids and bad_words_token_ids");
-  WJ_REQUIRE(p.top_k <= vocab, invalid_argument, "top_k: ", p.top_k, " is more than the vocabulary of ", vocab);
-  WJ_REQUIRE(!p.max_tokens || *p.max_tokens <= limit, invalid_argument, "max_tokens: ", *p.max_tokens,
-             " is more than the context of ", limit, " (max_model_len)");
-  const int cap = config_.engine.max_logprobs;
-  const auto check_logprobs = [&](const char* what, const std::optional<int>& count) {
-    WJ_REQUIRE(!count || cap == -1 || (*count >= 0 && *count <= cap), invalid_argument, what, ": ", *count,
-               " asked for, but max_logprobs of this engine is ", cap);
-  };
-  check_logprobs("logprobs", p.logprobs);
-  check_logprobs("prompt_logprobs", p.prompt_logprobs);
-  WJ_REQUIRE(request.priority == 0 || config_.engine.scheduling_policy == "priority", invalid_argument,
-             "priority: ", request.priority, " needs scheduling_policy = priority");
-}
-
 RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
-  validate(request);
+  validate_request(request, config_.engine, config_.model);
   const auto tokens = static_cast<std::int64_t>(request.prompt.size());
   WJ_REQUIRE(reserve(tokens), overloaded, "the queue is full: limits are ", config_.engine.max_num_queued_reqs,
              " requests and ", config_.engine.max_num_queued_tokens,
