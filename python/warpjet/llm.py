@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from warpjet._native import OutputQueue, QueueFullError, SamplingParams
+from warpjet._native import ModelInfo, OutputQueue, QueueFullError, SamplingParams
 from warpjet.assembly import Assembly
 from warpjet.chat import Conversation
 from warpjet.outputs import RequestOutput
@@ -116,6 +116,10 @@ class LLM:
     def get_default_sampling_params(self) -> SamplingParams:
         """What generate() uses without sampling_params: a copy."""
         return self._session.default_params.replace()
+
+    def get_model_info(self) -> ModelInfo:
+        """Architecture, sizes and limits of the model."""
+        return self._session.engine.model
 
     def get_metrics(self) -> dict[str, int]:
         """Counters and gauges of the engine: steps, tokens, preemptions, queue and KV blocks."""

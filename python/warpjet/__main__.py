@@ -1,0 +1,7 @@
+"""python -m warpjet"""
+
+import sys
+
+from warpjet.cli import main
+
+sys.exit(main())

@@ -1,0 +1,125 @@
+"""warpjet bench: medians over repeats after a warm-up, on random tokens."""
+
+import datetime
+import json
+import random
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from warpjet import __version__
+from warpjet._native import SamplingParams
+from warpjet.llm import LLM
+from warpjet.machine import cpu_count, cpu_name
+from warpjet.session import EMBEDDED_MODEL
+from warpjet.tables import table
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`requests` at once (latency) or queued together (throughput), each of input_len and output_len tokens."""
+
+    what: str
+    requests: int
+    input_len: int
+    output_len: int
+    repeats: int
+
+
+def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json: bool, output: str | None) -> int:
+    """Prints a table or a JSON line, and writes the JSON to a file if one is named."""
+    measure, units = _MEASURES[load.what]
+    with LLM(model, **{"enable_prefix_caching": False} | dict(engine)) as llm:
+        rng = random.Random(0)
+        measure(llm, load, rng)  # warm-up
+        runs = [measure(llm, load, rng) for _ in range(load.repeats)]
+    results = {key: round(statistics.median(run[key] for run in runs), 3) for key in units}
+    record = {
+        "bench": load.what,
+        "model": Path(model).name if model else EMBEDDED_MODEL.name,
+        "workload": asdict(load),
+        "engine": dict(engine),
+        "results": results,
+        "runs": [{key: round(value, 3) for key, value in run.items()} for run in runs],
+        "device": "cpu",
+        "cpu": cpu_name(),
+        "cores": cpu_count(),
+        "version": __version__,
+        "command": "warpjet " + shlex.join(sys.argv[1:]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    if output:
+        Path(output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(record))
+    else:
+        print(table(("measure", "median", "unit"), [(key, f"{results[key]:.2f}", units[key]) for key in units]))
+    return 0
+
+
+def _prompts(llm: LLM, load: Workload, rng: random.Random) -> list[dict[str, list[int]]]:
+    vocab = llm.get_model_info().vocab_size
+    return [{"prompt_token_ids": [rng.randrange(vocab) for _ in range(load.input_len)]} for _ in range(load.requests)]
+
+
+def _params(load: Workload) -> SamplingParams:
+    return SamplingParams(
+        temperature=0, ignore_eos=True, max_tokens=load.output_len, detokenize=False, output_kind="delta"
+    )
+
+
+def _latency(llm: LLM, load: Workload, rng: random.Random) -> dict[str, float]:
+    start = time.perf_counter()
+    first: dict[str, float] = {}
+    for output in llm.stream(_prompts(llm, load, rng), _params(load)):
+        first.setdefault(output.request_id, time.perf_counter() - start)
+    end = time.perf_counter() - start
+    ttft = max(first.values())
+    step = (end - ttft) / (load.output_len - 1)
+    return {
+        "ttft_ms": ttft * 1e3,
+        "step_ms": step * 1e3,
+        "tokens_per_s": load.requests / step,
+        "total_ms": end * 1e3,
+    }
+
+
+def _throughput(llm: LLM, load: Workload, rng: random.Random) -> dict[str, float]:
+    start = time.perf_counter()
+    outputs = llm.generate(_prompts(llm, load, rng), _params(load), use_tqdm=False)
+    seconds = time.perf_counter() - start
+    generated = sum(len(output.outputs[0].token_ids) for output in outputs)
+    return {
+        "requests_per_s": len(outputs) / seconds,
+        "output_tokens_per_s": generated / seconds,
+        "total_tokens_per_s": (generated + load.requests * load.input_len) / seconds,
+        "total_s": seconds,
+    }
+
+
+_Measure = Callable[[LLM, Workload, random.Random], dict[str, float]]
+_MEASURES: dict[str, tuple[_Measure, dict[str, str]]] = {
+    "latency": (
+        _latency,
+        {
+            "ttft_ms": "ms to the first token of every request",
+            "step_ms": "ms between tokens after that",
+            "tokens_per_s": "tokens generated a second after that",
+            "total_ms": "ms for all",
+        },
+    ),
+    "throughput": (
+        _throughput,
+        {
+            "requests_per_s": "requests a second",
+            "output_tokens_per_s": "tokens generated a second",
+            "total_tokens_per_s": "tokens a second, prompts included",
+            "total_s": "s for all",
+        },
+    ),
+}
