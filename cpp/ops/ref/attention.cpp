@@ -126,19 +126,7 @@ WJ_INLINE void soften(float (&scores)[kKeys], std::int64_t head_dim, Accumulator
   for (std::int64_t i = 0; i < head_dim; ++i) acc.values[i] *= shrink;
 }
 
-// values[i] += sum over keys of probability * v[key][i], for kWidth elements from `first`.
-template <int kWidth, class KV>
-WJ_INLINE void add_values(const float (&probabilities)[kKeys], const KV* const (&v)[kKeys], int begin, int end,
-                          std::int64_t first, float* values) {
-  float sums[kWidth];
-  for (int i = 0; i < kWidth; ++i) sums[i] = values[first + i];
-  for (int j = begin; j < end; ++j) {
-    for (int i = 0; i < kWidth; ++i) sums[i] += probabilities[j] * widen(v[j][first + i]);
-  }
-  for (int i = 0; i < kWidth; ++i) values[first + i] = sums[i];
-}
-
-// Visible keys of query r within the tile that starts at `tile`.
+// The keys of the tile that starts at `tile` which a query at this position sees.
 struct Visible {
   int begin = 0, end = 0;
 };
@@ -146,6 +134,34 @@ WJ_INLINE Visible visible(const Attention::Problem& p, std::int64_t position, st
   const std::int64_t first = p.window > 0 ? std::max<std::int64_t>(0, position - p.window + 1) : 0;
   return {static_cast<int>(std::clamp<std::int64_t>(first - tile, 0, kKeys)),
           static_cast<int>(std::clamp<std::int64_t>(position + 1 - tile, 0, kKeys))};
+}
+
+// values[i] += sum over keys of probability * v[key][i], for kVectors * kLanes elements from `first`.
+template <int kVectors, class KV>
+WJ_INLINE void add_values(const float (&probabilities)[kKeys], const KV* const (&v)[kKeys], Visible keys,
+                          std::int64_t first, float* values) {
+  float sums[kVectors][kLanes], wide[kLanes];
+  for (int n = 0; n < kVectors; ++n) {
+    for (int l = 0; l < kLanes; ++l) sums[n][l] = values[first + n * kLanes + l];
+  }
+  for (int j = keys.begin; j < keys.end; ++j) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) {
+      widen_lanes(v[j] + first + n * kLanes, wide);
+#pragma GCC unroll 1
+      for (int l = 0; l < kLanes; ++l) sums[n][l] += probabilities[j] * wide[l];
+    }
+  }
+  for (int n = 0; n < kVectors; ++n) {
+    for (int l = 0; l < kLanes; ++l) values[first + n * kLanes + l] = sums[n][l];
+  }
+}
+
+// The elements after the last whole vector.
+template <class KV>
+WJ_INLINE void add_value(const float (&probabilities)[kKeys], const KV* const (&v)[kKeys], Visible keys, std::int64_t i,
+                         float* values) {
+  for (int j = keys.begin; j < keys.end; ++j) values[i] += probabilities[j] * widen(v[j][i]);
 }
 
 template <int kCount, class KV>
@@ -179,9 +195,9 @@ WJ_INLINE void attend_tile(const Attention::Args& args, const Queries& queries, 
     std::fill(scores[r] + keys.end, scores[r] + kKeys, kHidden);
     soften(scores[r], p.head_dim, acc[r]);
     std::int64_t i = 0;
-    for (; i + 64 <= p.head_dim; i += 64) add_values<64>(scores[r], v, keys.begin, keys.end, i, acc[r].values);
-    for (; i + 16 <= p.head_dim; i += 16) add_values<16>(scores[r], v, keys.begin, keys.end, i, acc[r].values);
-    for (; i < p.head_dim; ++i) add_values<1>(scores[r], v, keys.begin, keys.end, i, acc[r].values);
+    for (; i + 4 * kLanes <= p.head_dim; i += 4 * kLanes) add_values<4>(scores[r], v, keys, i, acc[r].values);
+    for (; i + kLanes <= p.head_dim; i += kLanes) add_values<1>(scores[r], v, keys, i, acc[r].values);
+    for (; i < p.head_dim; ++i) add_value(scores[r], v, keys, i, acc[r].values);
   }
 }
 

@@ -79,17 +79,20 @@ inline std::byte* element(const TensorView& view, std::int64_t row, std::int64_t
 
 // Long sums run in this many lanes (element i in lane i % kLanes) that are then added as a tree: one order, whatever
 // the machine, the blocking or the batch.
+//
+// Loops over lanes become one vector instruction each, if the compiler does not unroll them before it vectorises: hence
+// "unroll 1" where g++ 12 would. (Where it would not, it makes better code without.)
 constexpr int kLanes = 16;
 
 WJ_INLINE float sum_lanes(const float (&lanes)[kLanes]) {
   float eight[8], four[4];
+#pragma GCC unroll 1
   for (int i = 0; i < 8; ++i) eight[i] = lanes[i] + lanes[i + 8];
+#pragma GCC unroll 1
   for (int i = 0; i < 4; ++i) four[i] = eight[i] + eight[i + 4];
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// Loops over lanes become one vector instruction each, if the compiler does not unroll them before it vectorises: hence
-// "unroll 1" below, where g++ 12 would. (Where it would not, it makes better code without.)
 template <class T>
 WJ_INLINE void widen_lanes(const T* from, float (&to)[kLanes]) {
   for (int l = 0; l < kLanes; ++l) to[l] = widen(from[l]);

@@ -34,6 +34,7 @@ WJ_CLONES float largest(const float* logits, std::int64_t count) {
   for (int l = 0; l < kLanes; ++l) lanes[l] = kNever;
   const std::int64_t whole = count / kLanes * kLanes;
   for (std::int64_t i = 0; i < whole; i += kLanes) {
+#pragma GCC unroll 1  // see kLanes
     for (int l = 0; l < kLanes; ++l) {
       const float x = finite_or_never(logits[i + l]);
       lanes[l] = x > lanes[l] ? x : lanes[l];
@@ -278,6 +279,7 @@ WJ_CLONES double sum_of_exponentials(const float* logits, std::int64_t count, fl
     float lanes[kLanes] = {};
     const std::int64_t whole = piece / kLanes * kLanes;
     for (std::int64_t i = 0; i < whole; i += kLanes) {
+#pragma GCC unroll 1  // see kLanes
       for (int l = 0; l < kLanes; ++l) lanes[l] += exp_f32(finite_or_never(logits[first + i + l]) - max);
     }
     for (std::int64_t i = whole; i < piece; ++i) lanes[i - whole] += exp_f32(finite_or_never(logits[first + i]) - max);
@@ -292,7 +294,7 @@ WJ_CLONES std::int64_t count_larger(const float* logits, std::int64_t count, flo
   return larger;
 }
 
-// The most likely tokens in order. The output row itself is the heap, with the least likely token on top.
+// The `count` > 0 most likely tokens in order. The output row itself is the heap, with the least likely token on top.
 void most_likely(const float* logits, std::int64_t vocab, std::int32_t* tokens, std::int64_t count) {
   const auto before = [&](std::int32_t a, std::int32_t b) {
     const float x = finite_or_never(logits[a]), y = finite_or_never(logits[b]);
@@ -300,11 +302,16 @@ void most_likely(const float* logits, std::int64_t vocab, std::int32_t* tokens, 
   };
   for (std::int64_t i = 0; i < count; ++i) tokens[i] = static_cast<std::int32_t>(i);
   std::make_heap(tokens, tokens + count, before);
-  for (std::int64_t i = count; count > 0 && i < vocab; ++i) {
-    if (!before(static_cast<std::int32_t>(i), tokens[0])) continue;
-    std::pop_heap(tokens, tokens + count, before);
-    tokens[count - 1] = static_cast<std::int32_t>(i);
-    std::push_heap(tokens, tokens + count, before);
+  for (std::int64_t first = count; first < vocab; first += kPiece) {
+    const std::int64_t end = std::min<std::int64_t>(vocab, first + kPiece);
+    if (largest(logits + first, end - first) <= finite_or_never(logits[tokens[0]]))
+      continue;  // of equals, earlier ids stay
+    for (std::int64_t i = first; i < end; ++i) {
+      if (!before(static_cast<std::int32_t>(i), tokens[0])) continue;
+      std::pop_heap(tokens, tokens + count, before);
+      tokens[count - 1] = static_cast<std::int32_t>(i);
+      std::push_heap(tokens, tokens + count, before);
+    }
   }
   std::sort_heap(tokens, tokens + count, before);
 }

@@ -1,0 +1,177 @@
+// The CPU device: its memory and its team of threads.
+#include "device/device.h"
+
+#include <gtest/gtest.h>
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <limits>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace warpjet {
+namespace {
+
+using Range = std::pair<std::int64_t, std::int64_t>;
+
+CpuStream& stream_of(Device& device) {
+  return static_cast<CpuStream&>(device.stream());
+}
+
+std::vector<Range> ranges_of(CpuStream& stream, std::int64_t count, std::int64_t grain) {
+  std::mutex mutex;
+  std::vector<Range> ranges;
+  stream.parallel_for(count, grain, [&](std::int64_t begin, std::int64_t end) {
+    const std::lock_guard lock(mutex);
+    ranges.emplace_back(begin, end);
+  });
+  std::sort(ranges.begin(), ranges.end());
+  return ranges;
+}
+
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+TEST(ThreadTeam, CoversEveryIndexOnceInWholeGrains) {
+  for (int threads = 1; threads <= 4; ++threads) {
+    const auto device = make_cpu_device(threads);
+    for (const std::int64_t count : {1, 2, 3, 7, 16, 17, 100, 1000, 4097}) {
+      for (const std::int64_t grain : {1, 2, 3, 16, 64, 5000}) {
+        SCOPED_TRACE(testing::Message() << "threads " << threads << ", count " << count << ", grain " << grain);
+        std::int64_t next = 0;
+        for (const auto& [begin, end] : ranges_of(stream_of(*device), count, grain)) {
+          ASSERT_EQ(begin, next);
+          ASSERT_LT(begin, end);
+          ASSERT_TRUE((end - begin) % grain == 0 || end == count);
+          next = end;
+        }
+        ASSERT_EQ(next, count);
+      }
+    }
+  }
+}
+
+TEST(ThreadTeam, DoesNothingForAnEmptyRange) {
+  const auto device = make_cpu_device(3);
+  EXPECT_TRUE(ranges_of(stream_of(*device), 0, 4).empty());
+}
+
+TEST(ThreadTeam, RunsOneRangeOnTheCallersThread) {
+  const auto device = make_cpu_device(4);
+  std::thread::id runner;
+  stream_of(*device).parallel_for(16, 16, [&](std::int64_t, std::int64_t) { runner = std::this_thread::get_id(); });
+  EXPECT_EQ(runner, std::this_thread::get_id());
+}
+
+TEST(ThreadTeam, UsesItsOtherThreadsToo) {
+  const auto device = make_cpu_device(2);
+  std::atomic<int> arrived{0};
+  // Each half waits for the other, so this ends only if two threads run at once.
+  stream_of(*device).parallel_for(8, 1, [&](std::int64_t, std::int64_t) {
+    if (arrived.fetch_add(1) < 2) {
+      while (arrived.load() < 2) std::this_thread::yield();
+    }
+  });
+  EXPECT_EQ(arrived.load(), 8);
+}
+
+TEST(ThreadTeam, SeesEveryWriteOfTheCallBeforeAndShowsItsOwnAfter) {
+  for (int threads = 1; threads <= 4; ++threads) {
+    const auto device = make_cpu_device(threads);
+    std::vector<std::int64_t> values(257, 0);
+    constexpr int kCalls = 20000;
+    for (int call = 0; call < kCalls; ++call) {
+      stream_of(*device).parallel_for(257, 8, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) values[i] += call + i;
+      });
+    }
+    for (std::int64_t i = 0; i < 257; ++i) {
+      ASSERT_EQ(values[i], std::int64_t{kCalls} * (kCalls - 1) / 2 + kCalls * i) << "threads " << threads;
+    }
+  }
+}
+
+TEST(ThreadTeam, WakesUpAfterBeingIdle) {
+  const auto device = make_cpu_device(3);
+  for (const int pause_us : {0, 10, 40, 60, 100, 1000, 20000}) {
+    for (int call = 0; call < 20; ++call) {
+      std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+      std::atomic<std::int64_t> sum{0};
+      stream_of(*device).parallel_for(100, 1, [&](std::int64_t begin, std::int64_t end) { sum += end - begin; });
+      ASSERT_EQ(sum.load(), 100);
+    }
+  }
+}
+
+TEST(ThreadTeam, BurnsNoCpuWhileIdle) {
+  const auto device = make_cpu_device(4);
+  stream_of(*device).parallel_for(100, 1, [](std::int64_t, std::int64_t) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const double before = cpu_seconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_LT(cpu_seconds() - before, 0.05);
+}
+
+TEST(ThreadTeam, StartsAndStopsAtAnyTime) {
+  for (int i = 0; i < 200; ++i) {
+    const auto device = make_cpu_device(1 + i % 4);
+    if (i % 3 == 0) stream_of(*device).parallel_for(9, 1, [](std::int64_t, std::int64_t) {});
+  }
+}
+
+TEST(CpuDevice, ReportsWhatItMayUse) {
+  const auto device = make_cpu_device(3);
+  EXPECT_EQ(device->info().sm, 0);
+  EXPECT_EQ(device->info().cores, 3);
+  EXPECT_GT(device->info().memory_bytes, 1 << 20);
+  EXPECT_GE(make_cpu_device(0)->info().cores, 1);
+}
+
+TEST(CpuDevice, RefusesSillyThreadCounts) {
+  EXPECT_THROW(make_cpu_device(-1), Error);
+  EXPECT_THROW(make_cpu_device(1 << 20), Error);
+}
+
+TEST(CpuDevice, AllocatesZeroedAlignedMemory) {
+  const auto device = make_cpu_device(1);
+  const Buffer buffer = device->allocate(100'000);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 4096, 0u);
+  EXPECT_TRUE(std::all_of(buffer.at(0), buffer.at(100'000), [](std::byte b) { return b == std::byte{0}; }));
+  EXPECT_EQ(device->allocate(0).bytes(), 0u);
+}
+
+TEST(CpuDevice, TellsHowMuchMemoryWasMissing) {
+  const auto device = make_cpu_device(1);
+  try {
+    device->allocate(std::numeric_limits<std::size_t>::max() / 4);
+    FAIL() << "expected out_of_memory";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::out_of_memory);
+    EXPECT_NE(error.message().find(std::to_string(std::numeric_limits<std::size_t>::max() / 4)), std::string::npos);
+  }
+}
+
+TEST(CpuDevice, CopiesAtOnce) {
+  const auto device = make_cpu_device(1);
+  const Buffer buffer = device->allocate(8);
+  const std::int64_t value = 42;
+  std::int64_t back = 0;
+  device->stream().copy(buffer.data(), &value, sizeof value);
+  device->stream().copy(&back, buffer.data(), sizeof back);
+  device->stream().synchronize();
+  EXPECT_EQ(back, value);
+}
+
+}  // namespace
+}  // namespace warpjet
