@@ -44,17 +44,39 @@ inline std::uint16_t f32_to_bf16(float value) {
   return static_cast<std::uint16_t>(nan ? (wide >> 16) | 0x40u : rounded);
 }
 
+// By hand, because without F16C compilers call a function for each _Float16; this form is vectorised.
 inline float f16_to_f32(std::uint16_t bits) {
-  _Float16 half;
-  __builtin_memcpy(&half, &bits, sizeof half);
-  return static_cast<float>(half);
+  constexpr float kRebias = 0x1p112f;  // 2^(127 - 15): turns half's exponents, subnormal ones too, into float's
+  const std::uint32_t magnitude = static_cast<std::uint32_t>(bits & 0x7fffu) << 13;
+  float scaled;
+  __builtin_memcpy(&scaled, &magnitude, sizeof scaled);
+  scaled *= kRebias;
+  std::uint32_t wide;
+  __builtin_memcpy(&wide, &scaled, sizeof wide);
+  const bool special = (bits & 0x7c00u) == 0x7c00u;  // infinity or NaN
+  wide = (special ? magnitude | 0x7f800000u : wide) | static_cast<std::uint32_t>(bits & 0x8000u) << 16;
+  float value;
+  __builtin_memcpy(&value, &wide, sizeof value);
+  return value;
 }
 
 inline std::uint16_t f32_to_f16(float value) {
-  const _Float16 half = static_cast<_Float16>(value);
-  std::uint16_t bits;
-  __builtin_memcpy(&bits, &half, sizeof bits);
-  return bits;
+  std::uint32_t wide;
+  __builtin_memcpy(&wide, &value, sizeof wide);
+  const std::uint32_t magnitude = wide & 0x7fffffffu;
+  // Normal: move the exponent's bias, then round the 13 dropped bits to even; a carry goes into the exponent rightly.
+  const std::uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Subnormal: at 0.5 the last bit of a float is worth 2^-24, half's smallest step, so the addition rounds.
+  float small;
+  __builtin_memcpy(&small, &magnitude, sizeof small);
+  small += 0.5f;
+  std::uint32_t subnormal;
+  __builtin_memcpy(&subnormal, &small, sizeof subnormal);
+  subnormal -= 0x3f000000u;
+  std::uint32_t half = magnitude < 0x38800000u ? subnormal : normal;               // below 2^-14
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;                                // from 65520 on: infinity
+  half = magnitude > 0x7f800000u ? 0x7e00u | ((magnitude >> 13) & 0x3ffu) : half;  // NaN keeps its payload's top
+  return static_cast<std::uint16_t>(half | ((wide >> 16) & 0x8000u));
 }
 
 // Converts `count` elements between f32, f16 and bf16 (equal types copy bytes). Throws unsupported for other types.

@@ -70,6 +70,37 @@ TEST(Codec, EveryHalfAndBf16ValueSurvivesARoundTrip) {
   }
 }
 
+// The compiler's own half type is an independent source.
+TEST(Codec, HalfRoundsAsTheCompilersType) {
+  const auto golden = [](float value) {
+    const auto half = static_cast<_Float16>(value);
+    std::uint16_t bits;
+    std::memcpy(&bits, &half, sizeof bits);
+    return bits;
+  };
+  const auto check = [&](std::uint32_t wide) {
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    EXPECT_EQ(f32_to_f16(value), golden(value)) << value << " = " << wide;
+  };
+  for (std::uint64_t wide = 0; wide < (1ull << 32); wide += 9973) check(static_cast<std::uint32_t>(wide));
+  for (std::uint32_t half = 0; half < 0x7c00; ++half) {  // every tie, and its neighbours
+    const float low = f16_to_f32(static_cast<std::uint16_t>(half));
+    const float high = f16_to_f32(static_cast<std::uint16_t>(half + 1));
+    const float middle = half == 0x7bff ? 65520.0f : (low + high) / 2;
+    std::uint32_t wide;
+    std::memcpy(&wide, &middle, sizeof wide);
+    for (const std::uint32_t near : {wide - 1, wide, wide + 1}) check(near), check(near | 0x80000000u);
+  }
+  for (std::uint32_t half = 0; half < 65536; ++half) {
+    const auto bits = static_cast<std::uint16_t>(half);
+    _Float16 value;
+    std::memcpy(&value, &bits, sizeof value);
+    if (std::isnan(f16_to_f32(bits))) continue;
+    EXPECT_EQ(f16_to_f32(bits), static_cast<float>(value)) << half;
+  }
+}
+
 TEST(Codec, HalfKnowsItsSpecialValues) {  // IEEE 754-2008 binary16
   EXPECT_EQ(f32_to_f16(1.0f), 0x3c00);
   EXPECT_EQ(f32_to_f16(65504.0f), 0x7bff);
