@@ -76,7 +76,8 @@ struct SamplingParams {
         Field{"logit_bias", &C::logit_bias, "token id -> value added to its logit, -100 to 100 (at most 4096)"},
         Field{"allowed_token_ids", &C::allowed_token_ids, "only these tokens can be drawn"},
         Field{"bad_words", &C::bad_words, "strings that must not be generated (at most 128); needs a tokenizer"},
-        Field{"bad_words_token_ids", &C::bad_words_token_ids, "token sequences that must not be generated (at most 1024)"},
+        Field{"bad_words_token_ids", &C::bad_words_token_ids,
+              "token sequences that must not be generated (at most 1024)"},
         Field{"skip_reading_prefix_cache", &C::skip_reading_prefix_cache, "compute the whole prompt anew"},
     };
   }
