@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -114,8 +115,30 @@ TensorView view_of(std::vector<T>& values, std::int64_t rows) {
                     {rows, static_cast<std::int64_t>(values.size()) / std::max<std::int64_t>(1, rows)});
 }
 
+// A device with more threads than this machine may have cores, and every kernel that runs on it.
+class KernelTest : public testing::Test {
+ protected:
+  KernelTest() : device_(make_cpu_device(3)) { register_reference(catalogs_); }
+
+  // Calls check(launch) for every kernel here that supports the problem.
+  template <class Op, class Check>
+  void for_each_kernel(const typename Op::Problem& problem, Check check) {
+    int found = 0;
+    for (const Kernel<Op>& row : catalogs_.of<Op>().rows()) {
+      if (row.sm_min > 0 || !row.supports(problem)) continue;
+      ++found;
+      SCOPED_TRACE(cat(row.name, " ", to_string(problem)));
+      check([&](const typename Op::Args& args) { row.launch(args, device_->stream()); });
+      if (HasFatalFailure()) return;
+    }
+    EXPECT_GT(found, 0) << "no kernel for " << Op::name << to_string(problem);
+  }
+
+  Catalogs catalogs_;
+  std::unique_ptr<Device> device_;
+};
+
 // --- Tolerances
-// -------------------------------------------------------------------------------------------------------
 
 // How far a result may be from the exact one, relative to max(1, |exact|): one rounding to the output's type, and fp32
 // rounding that grows with the square root of the number of terms.
@@ -135,7 +158,6 @@ inline void expect_close(const Matrix& got, const Matrix& exact, double toleranc
 }
 
 // --- The ops, again
-// ---------------------------------------------------------------------------------------------------
 
 inline double naive_gate(Gate gate, double x) {
   switch (gate) {
