@@ -1,0 +1,373 @@
+// The sampler: every SamplingParams field that reaches it, the order of its stages, and that rows do not mix.
+#include "decode/decode.h"
+
+#include "kit.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <set>
+
+namespace {
+std::atomic<std::int64_t> allocations{0};
+}  // namespace
+
+void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* memory = std::malloc(bytes)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+
+namespace warpjet {
+namespace {
+
+using kit::Random;
+
+constexpr std::int64_t kVocab = 40;
+constexpr std::int64_t kMaxRows = 8;
+
+class SamplerTest : public testing::Test {
+ protected:
+  SamplerTest() : device_(make_cpu_device(2)) {
+    register_reference(catalogs_);
+    sampler_ = std::make_unique<Sampler>(catalogs_, *device_, kVocab, kMaxRows);
+    Random random(1);
+    for (std::int64_t i = 0; i < kVocab; ++i) base_.push_back(static_cast<float>(2 * random.normal()));
+  }
+
+  // One row from a copy of `base_`, which the stages may change.
+  SampledRow sample(const SamplingParams& params, std::vector<std::int32_t> text = {1, 2, 3}, int prompt_length = 3,
+                    int logprobs = -1) {
+    std::vector<SampledRow> out(1);
+    logits_ = base_;
+    const SampleRow row = {.params = &params,
+                           .key = random_key(7, 0),
+                           .tokens = text,
+                           .prompt_length = prompt_length,
+                           .banned_before_min = banned_,
+                           .logprobs = logprobs};
+    sampler_->sample(TensorView(logits_.data(), DType::f32, {1, kVocab}), {&row, 1}, out);
+    return out[0];
+  }
+
+  // The tokens that 500 positions of a text give.
+  std::set<std::int32_t> drawn(const SamplingParams& params) {
+    std::set<std::int32_t> tokens;
+    std::vector<std::int32_t> text;
+    for (int i = 0; i < 500; ++i) {
+      text.push_back(0);
+      tokens.insert(sample(params, text, 1).token);
+    }
+    return tokens;
+  }
+
+  // Ids from the most to the least likely.
+  std::vector<std::int32_t> order() const {
+    std::vector<std::int32_t> ids;
+    for (std::int32_t i = 0; i < kVocab; ++i) ids.push_back(i);
+    std::stable_sort(ids.begin(), ids.end(), [&](auto a, auto b) { return base_[a] > base_[b]; });
+    return ids;
+  }
+
+  static SamplingParams greedy() {
+    SamplingParams params;
+    params.temperature = 0;
+    return params;
+  }
+
+  Catalogs catalogs_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Sampler> sampler_;
+  std::vector<float> base_, logits_;
+  std::vector<std::int32_t> banned_;
+};
+
+// --- Stages ---------------------------------------------------------------------------------------------------------
+
+TEST_F(SamplerTest, TemperatureZeroIsGreedyAndLeavesTheLogitsAlone) {
+  EXPECT_EQ(sample(greedy()).token, order()[0]);
+  EXPECT_EQ(logits_, base_);
+}
+
+TEST_F(SamplerTest, TemperatureFlattensOrSharpens) {
+  SamplingParams params;
+  params.temperature = 0.01;
+  EXPECT_EQ(drawn(params).size(), 1u);
+  params.temperature = 1;
+  const std::size_t at_one = drawn(params).size();
+  params.temperature = 20;
+  EXPECT_GT(drawn(params).size(), at_one);
+}
+
+TEST_F(SamplerTest, TopKKeepsTheMostLikely) {
+  SamplingParams params;
+  params.temperature = 5;
+  const std::vector<std::int32_t> ids = order();
+  params.top_k = 3;
+  EXPECT_EQ(drawn(params), std::set<std::int32_t>(ids.begin(), ids.begin() + 3));
+  params.top_k = -1;
+  EXPECT_GT(drawn(params).size(), 20u);
+}
+
+TEST_F(SamplerTest, TopPKeepsTheSmallestSetWithTheMass) {
+  SamplingParams params;
+  params.temperature = 5;
+  params.top_p = 0.3;
+  double total = 0, mass = 0;
+  for (const float logit : base_) total += std::exp(logit / 5);
+  std::set<std::int32_t> kept;
+  for (const std::int32_t id : order()) {
+    if (mass >= 0.3 * total) break;
+    kept.insert(id);
+    mass += std::exp(base_[id] / 5);
+  }
+  EXPECT_EQ(drawn(params), kept);
+}
+
+TEST_F(SamplerTest, MinPDropsTheUnlikely) {
+  SamplingParams params;
+  params.temperature = 5;
+  params.min_p = 0.6;
+  std::set<std::int32_t> kept;
+  for (const std::int32_t id : order()) {
+    if (std::exp((base_[id] - base_[order()[0]]) / 5) >= 0.6) kept.insert(id);
+  }
+  EXPECT_EQ(drawn(params), kept);
+}
+
+TEST_F(SamplerTest, RepetitionPenaltyCountsPromptAndOutput) {
+  SamplingParams params = greedy();
+  params.repetition_penalty = 2;
+  sample(params, {0, 5, 5, 9}, 2);
+  for (std::int32_t i = 0; i < kVocab; ++i) {
+    const bool seen = i == 0 || i == 5 || i == 9;
+    EXPECT_FLOAT_EQ(logits_[i], !seen ? base_[i] : base_[i] > 0 ? base_[i] / 2 : base_[i] * 2);
+  }
+}
+
+TEST_F(SamplerTest, PresenceAndFrequencyPenaltiesCountTheOutputAlone) {
+  SamplingParams params = greedy();
+  params.presence_penalty = 0.5;
+  params.frequency_penalty = 0.25;
+  sample(params, {0, 5, 5, 9, 5}, 2);
+  EXPECT_FLOAT_EQ(logits_[0], base_[0]);
+  EXPECT_FLOAT_EQ(logits_[5], base_[5] - 0.5f - 2 * 0.25f);
+  EXPECT_FLOAT_EQ(logits_[9], base_[9] - 0.5f - 0.25f);
+  EXPECT_FLOAT_EQ(logits_[1], base_[1]);
+}
+
+TEST_F(SamplerTest, LogitBiasIsAddedAfterPenalties) {
+  SamplingParams params = greedy();
+  params.repetition_penalty = 2;
+  params.logit_bias = {{1, 100.0}, {4, -3.5}};
+  EXPECT_EQ(sample(params).token, 1);
+  EXPECT_FLOAT_EQ(logits_[1], (base_[1] > 0 ? base_[1] / 2 : base_[1] * 2) + 100);
+  EXPECT_FLOAT_EQ(logits_[4], base_[4] - 3.5f);
+}
+
+TEST_F(SamplerTest, AllowedTokenIdsExcludeAllOthers) {
+  SamplingParams params;
+  params.temperature = 10;
+  params.allowed_token_ids = {{0, 31, 32, 39}};
+  EXPECT_EQ(drawn(params), (std::set<std::int32_t>{0, 31, 32, 39}));
+}
+
+TEST_F(SamplerTest, BadWordsBanTheLastTokenWhereTheTextMatches) {
+  const std::int32_t best = order()[0], second = order()[1];
+  SamplingParams params = greedy();
+  params.bad_words_token_ids = {{2, 3, best}};
+  EXPECT_EQ(sample(params, {1, 2, 3}).token, second);
+  EXPECT_EQ(sample(params, {1, 2, 3, 3}).token, best);
+  EXPECT_EQ(sample(params, {3}, 1).token, best);  // shorter than the sequence
+  params.bad_words_token_ids = {{best}};
+  EXPECT_EQ(sample(params, {3}, 1).token, second);
+  params.bad_words_token_ids = {{}};
+  EXPECT_EQ(sample(params).token, best);
+}
+
+TEST_F(SamplerTest, MinTokensBansEndTokensUntilThen) {
+  banned_ = {order()[0], order()[1]};
+  SamplingParams params = greedy();
+  params.min_tokens = 2;
+  EXPECT_EQ(sample(params, {1, 2, 3}, 3).token, order()[2]);
+  EXPECT_EQ(sample(params, {1, 2, 3, 4}, 3).token, order()[2]);
+  EXPECT_EQ(sample(params, {1, 2, 3, 4, 5}, 3).token, order()[0]);
+}
+
+TEST_F(SamplerTest, BansWinOverBiasAndARowWithNothingLeftYieldsMinusOne) {
+  banned_ = {6};
+  SamplingParams params = greedy();
+  params.min_tokens = 1;
+  params.logit_bias = {{6, 100.0}};
+  EXPECT_NE(sample(params).token, 6);
+  params.allowed_token_ids = {{6}};
+  const SampledRow row = sample(params, {1}, 1, 3);
+  EXPECT_EQ(row.token, -1);
+  EXPECT_TRUE(row.logprobs.empty());
+}
+
+TEST_F(SamplerTest, KeyAndPositionDecideTheDraw) {
+  SamplingParams params;
+  params.temperature = 3;
+  std::set<std::int32_t> by_position;
+  for (std::size_t length = 1; length < 40; ++length) {
+    const std::int32_t token = sample(params, std::vector<std::int32_t>(length, 5), 1).token;
+    EXPECT_EQ(sample(params, std::vector<std::int32_t>(length, 9), 1).token, token)
+        << "the text itself does not matter";
+    by_position.insert(token);
+  }
+  EXPECT_GT(by_position.size(), 5u);
+}
+
+// --- Log-probabilities ----------------------------------------------------------------------------------------------
+
+TEST_F(SamplerTest, LogprobsComeFromTheRawLogits) {
+  const std::vector<std::int32_t> ids = order();
+  double sum = 0;
+  for (const float logit : base_) sum += std::exp(logit);
+  SamplingParams params = greedy();
+  params.logit_bias = {{ids[4], 100.0}};
+  params.temperature = 0.5;
+  const SampledRow row = sample(params, {1}, 1, 3);
+  EXPECT_EQ(row.token, ids[4]);
+  ASSERT_EQ(row.logprobs.size(), 4u);
+  EXPECT_EQ(row.logprobs[0].token, ids[4]);
+  EXPECT_EQ(row.logprobs[0].rank, 5);
+  EXPECT_NEAR(row.logprobs[0].logprob, base_[ids[4]] - std::log(sum), 1e-5);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(row.logprobs[i + 1].token, ids[i]);
+    EXPECT_EQ(row.logprobs[i + 1].rank, i + 1);
+    EXPECT_NEAR(row.logprobs[i + 1].logprob, base_[ids[i]] - std::log(sum), 1e-5);
+  }
+}
+
+TEST_F(SamplerTest, LogprobsMayBeTheWholeVocabularyOrTheTokenAlone) {
+  EXPECT_EQ(sample(greedy(), {1}, 1, kVocab).logprobs.size(), static_cast<std::size_t>(kVocab + 1));
+  EXPECT_EQ(sample(greedy(), {1}, 1, 0).logprobs.size(), 1u);
+  EXPECT_TRUE(sample(greedy(), {1}, 1, -1).logprobs.empty());
+}
+
+TEST_F(SamplerTest, EqualLogitsShareARank) {
+  base_.assign(kVocab, 0.0f);
+  const SampledRow row = sample(greedy(), {1}, 1, 5);
+  for (const TokenLogprob& entry : row.logprobs) EXPECT_EQ(entry.rank, 1);
+}
+
+TEST_F(SamplerTest, ScoreReadsGivenTokensOfAnyNumberOfRows) {
+  Random random(3);
+  constexpr std::int64_t kRows = 2 * kMaxRows + 3;
+  std::vector<float> logits;
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < kRows * kVocab; ++i) logits.push_back(static_cast<float>(random.normal()));
+  for (std::int64_t r = 0; r < kRows; ++r) tokens.push_back(random.below(kVocab));
+  std::vector<SampledRow> out(kRows);
+  const std::vector<float> before = logits;
+  sampler_->score(TensorView(logits.data(), DType::f32, {kRows, kVocab}), tokens, 2, out);
+  EXPECT_EQ(logits, before);
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < kVocab; ++i) sum += std::exp(logits[r * kVocab + i]);
+    ASSERT_EQ(out[r].logprobs.size(), 3u);
+    EXPECT_EQ(out[r].token, tokens[r]);
+    EXPECT_EQ(out[r].logprobs[0].token, tokens[r]);
+    EXPECT_NEAR(out[r].logprobs[0].logprob, logits[r * kVocab + tokens[r]] - std::log(sum), 1e-5);
+    EXPECT_GE(out[r].logprobs[1].logprob, out[r].logprobs[2].logprob);
+  }
+}
+
+// --- Batches --------------------------------------------------------------------------------------------------------
+
+TEST_F(SamplerTest, RowsOfABatchDoNotMix) {
+  std::vector<SamplingParams> params(kMaxRows);
+  std::vector<std::vector<std::int32_t>> texts;
+  banned_ = {order()[0]};
+  params[1].temperature = 0;
+  params[2].top_k = 5;
+  params[2].repetition_penalty = 1.5;
+  params[3].allowed_token_ids = {{3, 4, 5}};
+  params[4].min_tokens = 100;
+  params[5].logit_bias = {{8, 50.0}};
+  params[6].bad_words_token_ids = {{order()[0]}};
+  params[7].frequency_penalty = 1;
+  for (std::int32_t r = 0; r < kMaxRows; ++r) texts.push_back({r, 5, order()[1], order()[1], r});
+  const auto run = [&](std::vector<std::int64_t> which) {
+    std::vector<float> logits;
+    std::vector<SampleRow> rows;
+    std::vector<SampledRow> out(which.size());
+    for (const std::int64_t r : which) {
+      logits.insert(logits.end(), base_.begin(), base_.end());
+      rows.push_back({.params = &params[r],
+                      .key = random_key(3, static_cast<std::uint32_t>(r)),
+                      .tokens = texts[r],
+                      .prompt_length = 2,
+                      .banned_before_min = banned_,
+                      .logprobs = r % 3 == 0 ? static_cast<int>(r) : -1});
+    }
+    sampler_->sample(TensorView(logits.data(), DType::f32, {static_cast<std::int64_t>(which.size()), kVocab}), rows,
+                     out);
+    return out;
+  };
+  const std::vector<SampledRow> together = run({0, 1, 2, 3, 4, 5, 6, 7}), reversed = run({7, 6, 5, 4, 3, 2, 1, 0});
+  for (std::int64_t r = 0; r < kMaxRows; ++r) {
+    const SampledRow alone = run({r})[0];
+    for (const SampledRow& other : {together[r], reversed[kMaxRows - 1 - r]}) {
+      EXPECT_EQ(other.token, alone.token) << "row " << r;
+      ASSERT_EQ(other.logprobs.size(), alone.logprobs.size()) << "row " << r;
+      for (std::size_t i = 0; i < alone.logprobs.size(); ++i) {
+        EXPECT_EQ(other.logprobs[i].token, alone.logprobs[i].token);
+        EXPECT_EQ(other.logprobs[i].logprob, alone.logprobs[i].logprob);
+        EXPECT_EQ(other.logprobs[i].rank, alone.logprobs[i].rank);
+      }
+    }
+  }
+}
+
+TEST_F(SamplerTest, ABrokenRowHarmsNoOther) {
+  std::vector<float> logits(2 * kVocab, std::numeric_limits<float>::quiet_NaN());
+  std::copy(base_.begin(), base_.end(), logits.begin() + kVocab);
+  const SamplingParams params = greedy();
+  const std::vector<std::int32_t> text = {1};
+  const SampleRow row = {.params = &params, .key = 1, .tokens = text, .prompt_length = 1, .logprobs = 2};
+  const std::vector<SampleRow> rows = {row, row};
+  std::vector<SampledRow> out(2);
+  sampler_->sample(TensorView(logits.data(), DType::f32, {2, kVocab}), rows, out);
+  EXPECT_EQ(out[0].token, -1);
+  EXPECT_TRUE(out[0].logprobs.empty());
+  EXPECT_EQ(out[1].token, order()[0]);
+  EXPECT_EQ(out[1].logprobs.size(), 3u);
+}
+
+TEST_F(SamplerTest, PlainRowsAllocateNothing) {
+  SamplingParams params;
+  const std::vector<std::int32_t> text = {1, 2, 3};
+  const std::vector<SampleRow> rows(kMaxRows, {.params = &params, .key = 1, .tokens = text, .prompt_length = 3});
+  std::vector<SampledRow> out(kMaxRows);
+  std::vector<float> logits(kMaxRows * kVocab, 0.5f);
+  const TensorView view(logits.data(), DType::f32, {kMaxRows, kVocab});
+  for (const double temperature : {0.0, 1.0}) {
+    params.temperature = temperature;
+    const std::int64_t before = allocations;
+    for (int i = 0; i < 10; ++i) sampler_->sample(view, rows, out);
+    EXPECT_EQ(allocations, before);
+  }
+}
+
+TEST_F(SamplerTest, RefusesMoreRowsThanItHasRoomFor) {
+  const SamplingParams params;
+  const std::vector<std::int32_t> text = {1};
+  const std::vector<SampleRow> rows(kMaxRows + 1, {.params = &params, .key = 1, .tokens = text, .prompt_length = 1});
+  std::vector<SampledRow> out(rows.size());
+  std::vector<float> logits(rows.size() * kVocab, 0.0f);
+  const TensorView view(logits.data(), DType::f32, {kMaxRows + 1, kVocab});
+  EXPECT_THROW(sampler_->sample(view, rows, out), Error);
+}
+
+}  // namespace
+}  // namespace warpjet
