@@ -19,7 +19,7 @@ class Prompt:
     """token_ids is None until the text is tokenised."""
 
     text: str | None
-    token_ids: Sequence[int] | None
+    token_ids: list[int] | None
     cache_salt: str = ""
 
 
@@ -47,7 +47,7 @@ def _parse_prompt(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
         return _parse_prompt({"prompt": prompt})
     if isinstance(prompt, Sequence) and not isinstance(prompt, bytes):
-        return Prompt(None, prompt)
+        return Prompt(None, list(prompt))
     if not isinstance(prompt, Mapping):
         raise TypeError(
             "a prompt must be a str, a list of token ids, or a dict with 'prompt' or 'prompt_token_ids'; "
@@ -67,7 +67,7 @@ def _parse_prompt(prompt: Any) -> Prompt:
         raise ValueError("the prompt is empty")
     if salt is not None and (not isinstance(salt, str) or not salt):
         raise ValueError("'cache_salt' must be a str that is not empty")
-    return Prompt(text, token_ids, salt or "")
+    return Prompt(text, None if token_ids is None else list(token_ids), salt or "")
 
 
 def tokenize(

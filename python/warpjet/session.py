@@ -56,8 +56,11 @@ class Session:
         if not skip_tokenizer_init:
             self.tokenizer = Tokenizer(self.directory if tokenizer is None else find_model(tokenizer))
         self._chat_template = self._find_chat_template(chat_template)
-        self.default_params = default_params(self.directory, generation_config)
+        defaults = default_params(self.directory, generation_config)
         self.engine = Engine.open(self.directory, config)
+        # A recommendation is no wish: it gives way to a shorter context.
+        limit = self.engine.model.max_model_len
+        self.default_params = defaults.replace(max_tokens=min(defaults.max_tokens or limit, limit))
         self._numbers = itertools.count()
         self._process = os.getpid()
         _open_sessions.add(self)

@@ -119,7 +119,8 @@ def build_engine(checkpoint: str, out: str, config: Mapping[str, Any]) -> int:
 
 def _params(llm: LLM, sampling: Mapping[str, Any]) -> SamplingParams:
     """The checkpoint's recommendation, changed by flags."""
-    return llm.get_default_sampling_params().replace(**{"max_tokens": _MAX_TOKENS, "output_kind": "delta", **sampling})
+    max_tokens = min(_MAX_TOKENS, llm.get_model_info().max_model_len)
+    return llm.get_default_sampling_params().replace(**{"max_tokens": max_tokens, "output_kind": "delta", **sampling})
 
 
 def _read_prompts(prompts: Sequence[str]) -> list[str]:

@@ -75,6 +75,16 @@ class Tokenizer:
         """Characters of text that one token can stand for, at most."""
         return self._longest_token
 
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the token that begins a text, where the tokenizer names one."""
+        return self._named_id("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the token that ends a text, where the tokenizer names one."""
+        return self._named_id("eos_token")
+
     def token_id(self, token: str) -> int | None:
         """Id of a token by its string."""
         return self._backend.token_to_id(token)
@@ -98,6 +108,10 @@ class Tokenizer:
         """Decodes one sequence incrementally; the pieces joined equal decode()."""
         token_of = self._visible_token if skip_special_tokens else self._id_to_token
         return Detokenizer(self._stage_makers, token_of, at_start)
+
+    def _named_id(self, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else self.token_id(token)
 
     def _visible_token(self, token_id: int) -> str | None:
         token = self._id_to_token(token_id)

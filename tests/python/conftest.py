@@ -1,0 +1,21 @@
+"""Fixtures that several files share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkpoints import write_checkpoint
+from warpjet import LLM
+
+
+@pytest.fixture(scope="session")
+def llm() -> Iterator[LLM]:
+    """The embedded model; requests may ask for the log-probabilities of the whole vocabulary."""
+    with LLM(max_logprobs=-1) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random fp32 Llama with 97 tokens and no tokenizer."""
+    return write_checkpoint(tmp_path_factory.mktemp("random"))

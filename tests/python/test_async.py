@@ -1,0 +1,169 @@
+"""AsyncLLM in real event loops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from warpjet import LLM, AsyncLLM, RequestOutput, SamplingParams
+
+STORY = "Once upon a time"
+GREEDY = SamplingParams(temperature=0, max_tokens=24)
+LONG = SamplingParams(max_tokens=900, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[AsyncLLM]:
+    model = AsyncLLM()
+    yield model
+    model.shutdown()
+
+
+async def collect(stream: AsyncIterator[RequestOutput]) -> list[RequestOutput]:
+    return [output async for output in stream]
+
+
+async def wait_until_idle(engine: AsyncLLM) -> dict[str, int]:
+    for _ in range(500):
+        metrics = engine.get_metrics()
+        if metrics["running"] == metrics["waiting"] == metrics["kv_blocks_used"] == 0:
+            return metrics
+        await asyncio.sleep(0.01)
+    raise AssertionError(metrics)
+
+
+def test_the_text_is_that_of_llm(engine: AsyncLLM, llm: LLM) -> None:
+    outputs = asyncio.run(collect(engine.generate(STORY, GREEDY, request_id="mine")))
+    assert outputs[-1].outputs == llm.generate(STORY, GREEDY, use_tqdm=False)[0].outputs
+    assert outputs[-1].finished and not any(output.finished for output in outputs[:-1])
+    assert {output.request_id for output in outputs} == {"mine"}
+
+
+def test_deltas_join_to_the_text(engine: AsyncLLM, llm: LLM) -> None:
+    outputs = asyncio.run(collect(engine.generate(STORY, GREEDY.replace(output_kind="delta"))))
+    text = "".join(output.outputs[0].text for output in outputs)
+    assert text == llm.generate(STORY, GREEDY, use_tqdm=False)[0].outputs[0].text
+
+
+def test_chat(engine: AsyncLLM, llm: LLM) -> None:
+    messages = [{"role": "user", "content": "What is 3 + 4?"}]
+    outputs = asyncio.run(collect(engine.chat(messages, GREEDY)))
+    assert outputs[-1].outputs == llm.chat(messages, GREEDY, use_tqdm=False)[0].outputs
+
+
+def test_requests_run_together(engine: AsyncLLM, llm: LLM) -> None:
+    prompts = [f"Number {i}:" for i in range(30)]
+
+    async def main() -> list[Any]:
+        runs = await asyncio.gather(*(collect(engine.generate(prompt, GREEDY)) for prompt in prompts))
+        return [run[-1].outputs for run in runs]
+
+    assert asyncio.run(main()) == [o.outputs for o in llm.generate(prompts, GREEDY, use_tqdm=False)]
+
+
+def test_each_asyncio_run_is_a_new_loop(engine: AsyncLLM) -> None:
+    for _ in range(3):
+        assert asyncio.run(collect(engine.generate(STORY, GREEDY)))[-1].finished
+
+
+def test_a_slow_reader_gets_everything_at_once(engine: AsyncLLM, llm: LLM) -> None:
+    async def main() -> list[RequestOutput]:
+        outputs = []
+        async for output in engine.generate(STORY, GREEDY.replace(output_kind="delta")):
+            outputs.append(output)
+            await asyncio.sleep(0.05)
+        return outputs
+
+    outputs = asyncio.run(main())
+    expected = llm.generate(STORY, GREEDY, use_tqdm=False)[0].outputs[0]
+    assert [t for output in outputs for t in output.outputs[0].token_ids] == expected.token_ids
+
+
+def test_abort_gives_a_last_output(engine: AsyncLLM) -> None:
+    async def main() -> RequestOutput:
+        outputs = []
+        async for output in engine.generate(STORY, LONG, request_id="long"):
+            outputs.append(output)
+            await engine.abort("long")
+        await engine.abort("never there")
+        return outputs[-1]
+
+    output = asyncio.run(main())
+    assert (output.finished, output.outputs[0].finish_reason) == (True, "abort")
+
+
+def test_leaving_the_loop_cancels(engine: AsyncLLM) -> None:
+    async def main() -> None:
+        async for _ in engine.generate(STORY, LONG):
+            break
+        await wait_until_idle(engine)
+
+    asyncio.run(main())
+
+
+def test_cancelling_the_task_cancels(engine: AsyncLLM) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(collect(engine.generate(STORY, LONG)))
+        while engine.get_metrics()["running"] == 0:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await wait_until_idle(engine)
+
+    asyncio.run(main())
+
+
+def test_stop_strings_end_the_request_in_the_engine_too(engine: AsyncLLM, llm: LLM) -> None:
+    free = llm.generate(STORY, GREEDY, use_tqdm=False)[0].outputs[0].text
+    stop = free[17:22]
+
+    async def main() -> RequestOutput:
+        outputs = await collect(engine.generate(STORY, LONG.replace(temperature=0, stop=stop)))
+        await wait_until_idle(engine)
+        return outputs[-1]
+
+    output = asyncio.run(main())
+    assert (output.outputs[0].text, output.outputs[0].stop_reason) == (free[: free.index(stop)], stop)
+
+
+def test_B28_a_request_id_that_is_live_is_refused(engine: AsyncLLM) -> None:
+    async def main() -> None:
+        async for _ in engine.generate(STORY, LONG, request_id="twin"):
+            with pytest.raises(ValueError, match="twin"):
+                await collect(engine.generate(STORY, GREEDY, request_id="twin"))
+            break
+
+    asyncio.run(main())
+
+
+def test_bad_requests_raise_in_the_caller(engine: AsyncLLM, llm: LLM) -> None:
+    for prompt in ("", {"prompt_token_ids": [10**6]}, ["a", "b"]):
+        with pytest.raises(ValueError):
+            asyncio.run(collect(engine.generate(prompt, GREEDY)))  # type: ignore[arg-type]
+    outputs = asyncio.run(collect(engine.generate(STORY, GREEDY)))
+    assert outputs[-1].outputs == llm.generate(STORY, GREEDY, use_tqdm=False)[0].outputs
+
+
+def test_shutdown_ends_streams() -> None:
+    async def main() -> RequestOutput:
+        engine = AsyncLLM()
+        outputs = []
+        async for output in engine.generate(STORY, LONG):
+            outputs.append(output)
+            engine.shutdown()
+        return outputs[-1]
+
+    assert asyncio.run(main()).outputs[0].finish_reason == "abort"
+
+
+def test_an_idle_engine_costs_no_cpu(engine: AsyncLLM) -> None:
+    import time
+
+    async def main() -> float:
+        await collect(engine.generate(STORY, GREEDY))
+        start = time.process_time()
+        await asyncio.sleep(1)
+        return time.process_time() - start
+
+    assert asyncio.run(main()) < 0.05

@@ -1,0 +1,162 @@
+"""Chat templates: what they render, what they refuse, and what a hostile one cannot do."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from checkpoints import copy_tiny
+from warpjet import LLM, ModelFormatError
+from warpjet.chat import ChatTemplate, load_chat_template
+from warpjet.template import compile_template
+from warpjet.tokenizer import Tokenizer
+
+HELLO = [{"role": "user", "content": "hi"}]
+PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+
+
+def test_the_embedded_template(llm: LLM) -> None:
+    tokenizer = llm.get_tokenizer()
+    template = load_chat_template(Path(__file__).parents[2] / "python" / "warpjet" / "models" / "tiny", tokenizer)
+    assert template is not None
+    assert template.render(HELLO) == "<|bos|><|user|>hi<|end|><|assistant|>"
+
+
+def test_generation_prompt_is_optional() -> None:
+    template = ChatTemplate({"default": PLAIN}, {})
+    assert template.render(HELLO) == "[user]hi>"
+    assert template.render(HELLO, add_generation_prompt=False) == "[user]hi"
+
+
+def test_final_message_is_continued() -> None:
+    template = ChatTemplate({"default": PLAIN + "{{ '</s>' }}"}, {})
+    messages = [*HELLO, {"role": "assistant", "content": "I am"}]
+    text = template.render(messages, add_generation_prompt=False, continue_final_message=True)
+    assert text == "[user]hi[assistant]I am"
+    with pytest.raises(ValueError, match="add_generation_prompt"):
+        template.render(messages, continue_final_message=True)
+
+
+def test_tools_choose_their_template() -> None:
+    template = ChatTemplate({"default": "plain", "tool_use": "{{ tools | tojson }}"}, {})
+    assert template.render(HELLO) == "plain"
+    assert template.render(HELLO, tools=[{"name": "é<"}]) == '[{"name": "é<"}]'
+
+
+def test_keyword_arguments_reach_the_template_but_cannot_replace_its_own() -> None:
+    template = ChatTemplate({"default": "{{ thinking }}{{ bos_token }}"}, {"bos_token": "<s>"})
+    assert template.render(HELLO, chat_template_kwargs={"thinking": "on"}) == "on<s>"
+    for name in ("messages", "bos_token", "add_generation_prompt"):
+        with pytest.raises(ValueError, match=name):
+            template.render(HELLO, chat_template_kwargs={name: "x"})
+
+
+def test_parts_of_text_are_joined() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert ChatTemplate({"default": PLAIN}, {}).render([{"role": "user", "content": parts}]) == "[user]a\nb>"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        "hi",
+        ["hi"],
+        [{"content": "hi"}],
+        [{"role": "user"}],
+        [{"role": 3, "content": "hi"}],
+        [{"role": "user", "content": 3}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}],
+    ],
+)
+def test_B5_malformed_messages(messages: object, llm: LLM) -> None:
+    with pytest.raises(ValueError):
+        llm.chat(messages)  # type: ignore[arg-type]
+
+
+def test_syntax_that_templates_use() -> None:
+    source = """
+{%- for m in messages if m.role != 'system' %}
+    {%- if loop.index0 == 3 %}{% break %}{% endif %}
+    {%- set name = m.get('name') or m['role'] %}
+    {{- loop.index ~ '/' ~ loop.length ~ (',' if not loop.last else '.') }}
+    {%- generation %}{{ m.content | trim | replace('a', 'b') }}{% endgeneration %}
+{%- endfor %}
+{%- set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i * 2 %}{% endfor %}{{ ns.n }}
+{{- '%s' % 'x' }}{{ '{}'.format(1) }}{{ messages[0].content.split('a') | join('-') }}
+{{- strftime_now('%Y') | length }}
+"""
+    messages = [{"role": "user", "content": " aca "}, {"role": "assistant", "content": "d"}]
+    assert compile_template(source)({"messages": messages}) == "1/2,bcb2/2.d6x1 -c- 4"
+
+
+def test_a_template_may_refuse() -> None:
+    with pytest.raises(ValueError, match="roles must alternate"):
+        compile_template("{{ raise_exception('roles must alternate') }}")({})
+
+
+GROW = "{%% set ns = namespace(x='aaaa') %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
+HOSTILE = {
+    "endless_loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "endless_recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "exponential_recursion": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "endless_output": "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",
+    "huge_range": "{{ range(100000000) | list }}",
+    "huge_product": "{{ 'a' * 1000000000000 }}",
+    "huge_power": "{{ 9 ** 9 ** 9 }}",
+    "huge_number": GROW.replace("'aaaa'", "7") % "ns.x * ns.x",
+    "doubling_by_plus": GROW % "ns.x + ns.x",
+    "doubling_by_tilde": GROW % "ns.x ~ ns.x",
+    "doubling_by_filter": GROW % "ns.x | replace('a', ns.x)",
+    "doubling_by_method": GROW % "ns.x.replace('a', ns.x)",
+    "doubling_by_join": GROW % "[ns.x, ns.x] | join",
+    "huge_width": "{{ '%09999999999d' % 1 }}",
+    "huge_format": "{{ '{:>9999999999}'.format(1) }}",
+    "huge_padding": "{{ 'a'.center(9999999999) }}",
+    "class_escape": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "function_escape": "{{ raise_exception.__globals__['json'] }}",
+    "include": "{% include '/etc/passwd' %}",
+    "mutation": "{{ messages.append(1) }}",
+    "syntax": "{% for %}",
+    "huge_template": "a" * (2 << 20),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_B22_hostile_template(name: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(ValueError):
+        render = compile_template(HOSTILE[name])
+        render({"messages": HELLO})
+    assert time.monotonic() - start < 4
+
+
+def test_F4_template_in_the_checkpoint_is_malformed(tmp_path: Path) -> None:
+    directory = copy_tiny(tmp_path / "tiny")
+    path = directory / "tokenizer_config.json"
+    for template in ("{% for %}", 3, [{"name": "other", "template": "x"}], [{"template": "x"}]):
+        path.write_text(json.dumps({"chat_template": template}))
+        with pytest.raises(ModelFormatError, match="chat_template"):
+            load_chat_template(directory, Tokenizer(directory))
+
+
+def test_F4_template_is_missing(tmp_path: Path) -> None:
+    directory = copy_tiny(tmp_path / "tiny")
+    (directory / "tokenizer_config.json").write_text("{}")
+    with LLM(directory) as model, pytest.raises(ValueError, match="chat_template="):
+        model.chat(HELLO)
+
+
+def test_a_template_in_a_file_of_its_own_comes_first(tmp_path: Path) -> None:
+    directory = copy_tiny(tmp_path / "tiny")
+    (directory / "chat_template.jinja").write_text("file")
+    template = load_chat_template(directory, Tokenizer(directory))
+    assert template is not None
+    assert template.render(HELLO) == "file"
+
+
+def test_the_caller_may_bring_a_template(llm: LLM, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jinja"
+    path.write_text(PLAIN)
+    assert llm.chat(HELLO, chat_template=PLAIN)[0].prompt == "[user]hi>"
+    assert llm.chat(HELLO, chat_template=str(path))[0].prompt == "[user]hi>"

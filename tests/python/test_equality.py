@@ -1,0 +1,122 @@
+"""A request's tokens and log-probabilities do not depend on what runs beside it, before it, or how it is cut."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import TINY, write_checkpoint
+from warpjet import LLM, RequestOutput, SamplingParams, build
+
+SEED = 11
+
+
+def make_prompts(vocab: int, lengths: Sequence[int]) -> list[dict[str, list[int]]]:
+    rng = random.Random(SEED)
+    shared = [rng.randrange(3, vocab) for _ in range(40)]  # more than a block that prompts have in common
+    return [
+        {"prompt_token_ids": (shared + [rng.randrange(3, vocab) for _ in range(200)])[:length]} for length in lengths
+    ]
+
+
+def make_params(count: int) -> list[SamplingParams]:
+    """Greedy and seeded ones in turn, with and without penalties."""
+    forms: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"temperature": 1.0, "seed": 5},
+        {"temperature": 0.8, "top_p": 0.9, "seed": 6, "repetition_penalty": 1.2, "prompt_logprobs": 2},
+        {"temperature": 1.2, "top_k": 30, "seed": 7, "n": 2},
+    ]
+    return [SamplingParams(max_tokens=20, ignore_eos=True, logprobs=3, **forms[i % len(forms)]) for i in range(count)]
+
+
+def facts(outputs: Sequence[RequestOutput]) -> list[Any]:
+    """All that must be equal."""
+    return [
+        (
+            output.prompt_logprobs,
+            [(c.index, c.token_ids, c.logprobs, c.cumulative_logprob, c.finish_reason) for c in output.outputs],
+        )
+        for output in outputs
+    ]
+
+
+class Model:
+    """A checkpoint, its prompts, and what each gives alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with LLM(path, skip_tokenizer_init=True, enable_prefix_caching=False) as llm:
+            self.prompts = make_prompts(llm.get_model_info().vocab_size, (1, 50, 17, 33, 90, 64, 41, 7))
+            self.params = make_params(len(self.prompts))
+            pairs = zip(self.prompts, self.params, strict=True)
+            self.alone = facts([llm.generate(p, s, use_tqdm=False)[0] for p, s in pairs])
+
+    def run(self, llm: LLM) -> list[Any]:
+        return facts(llm.generate(self.prompts, self.params, use_tqdm=False))
+
+    def run_with(self, **options: Any) -> list[Any]:
+        with LLM(self.path, skip_tokenizer_init=True, **options) as llm:
+            return self.run(llm)
+
+
+@pytest.fixture(scope="module", params=["tiny", "window", "qwen3_bf16"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("equality")
+    if request.param == "window":
+        return Model(write_checkpoint(path, "mistral", sliding_window=24, max_position_embeddings=256))
+    if request.param == "qwen3_bf16":
+        return Model(write_checkpoint(path, "qwen3", torch_dtype="bfloat16", max_position_embeddings=256))
+    return Model(TINY)
+
+
+def test_batched(model: Model) -> None:
+    assert model.run_with() == model.alone
+
+
+def test_repeated(model: Model) -> None:
+    assert model.run_with() == model.run_with()
+
+
+def test_chunked(model: Model) -> None:
+    assert model.run_with(max_num_batched_tokens=9, max_num_seqs=4) == model.alone
+
+
+def test_other_block_size(model: Model) -> None:
+    assert model.run_with(block_size=16) == model.alone
+
+
+def test_one_thread(model: Model) -> None:
+    assert model.run_with(num_threads=1) == model.alone
+
+
+def test_after_prefix_hit(model: Model) -> None:
+    with LLM(model.path, skip_tokenizer_init=True) as llm:
+        model.run(llm)
+        assert model.run(llm) == model.alone
+        assert llm.get_metrics()["cached_tokens"] > 0
+        llm.reset_prefix_cache()
+        assert model.run(llm) == model.alone
+
+
+def test_after_preemption(model: Model) -> None:
+    with LLM(model.path, skip_tokenizer_init=True, num_gpu_blocks_override=14, block_size=16) as llm:
+        assert model.run(llm) == model.alone
+        assert llm.get_metrics()["preemptions"] > 0
+
+
+def test_built_engine(model: Model, tmp_path: Path) -> None:
+    build(model.path, tmp_path / "engine")
+    with LLM(tmp_path / "engine", skip_tokenizer_init=True) as llm:
+        assert model.run(llm) == model.alone
+
+
+def test_beside_cancelled_requests(model: Model) -> None:
+    with LLM(model.path, skip_tokenizer_init=True) as llm:
+        for _ in range(3):
+            stream = llm.stream(model.prompts, model.params)
+            next(stream)
+            stream.close()  # type: ignore[attr-defined]
+        assert model.run(llm) == model.alone
+        assert llm.get_metrics()["kv_blocks_used"] == 0
