@@ -12,11 +12,11 @@
 
 #include "core/core.h"
 #include "model/model.h"
+#include "plan/plan.h"
 
 namespace warpjet {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Random = std::mt19937_64;
 
 // --- Targets ---------------------------------------------------------------------------------------------------------
@@ -50,6 +50,16 @@ void fuzz_config(std::string_view input) {
   for (const WeightSlot& slot : family.slots(spec)) WJ_CHECK(slot.shape.elements() > 0, slot.name);
 }
 
+void fuzz_plan(std::string_view input) {
+  const Plan plan = plan_from_json(Json::parse(input, {.source = "fuzz"}));
+  const std::string text = plan_to_json(plan).dump();
+  WJ_CHECK(plan_to_json(plan_from_json(Json::parse(text))).dump() == text, "the plan does not read back");
+  std::int64_t bytes = 0;
+  lay_out(plan, 8, 2, bytes);
+  for (const Step& step : plan.steps)
+    step_cost(plan, step, {.rows = 8, .seqs = 2, .max_context = 100, .block_size = 32});
+}
+
 // --- Seeds -----------------------------------------------------------------------------------------------------------
 
 std::string safetensors_seed(std::string_view header, std::size_t data_bytes) {
@@ -58,51 +68,69 @@ std::string safetensors_seed(std::string_view header, std::size_t data_bytes) {
   return file.append(header).append(data_bytes, '\2');
 }
 
-const std::vector<std::string> kJsonSeeds{
-    R"({"a": [1, -2.5e-3, true, false, null, "x\u00e9\ud83d\ude00\n"], "b": {"c": {"d": [[], {}]}}, "": 0})",
-    R"([9223372036854775807, -9223372036854775808, 1e308, 0.1, -0, "\\\"\/\b\f\r\t"])",
-};
+std::vector<std::string> json_seeds() {
+  return {
+      R"({"a": [1, -2.5e-3, true, false, null, "x\u00e9\ud83d\ude00\n"], "b": {"c": {"d": [[], {}]}}, "": 0})",
+      R"([9223372036854775807, -9223372036854775808, 1e308, 0.1, -0, "\\\"\/\b\f\r\t"])",
+  };
+}
 
-const std::vector<std::string> kSafetensorsSeeds{
-    safetensors_seed(R"({"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},)"
-                     R"("b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]},"__metadata__":{"format":"pt"}})",
-                     22),
-    safetensors_seed(R"({"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]},)"
-                     R"("e":{"dtype":"U8","shape":[0,4],"data_offsets":[8,8]}})",
-                     8),
-    safetensors_seed("{}", 0),
-};
+std::vector<std::string> safetensors_seeds() {
+  return {
+      safetensors_seed(R"({"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},)"
+                       R"("b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]},"__metadata__":{"format":"pt"}})",
+                       22),
+      safetensors_seed(R"({"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]},)"
+                       R"("e":{"dtype":"U8","shape":[0,4],"data_offsets":[8,8]}})",
+                       8),
+      safetensors_seed("{}", 0),
+  };
+}
 
-const std::vector<std::string> kConfigSeeds{
-    R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,"intermediate_size":96,)"
-    R"("num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"rms_norm_eps":1e-05,)"
-    R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,)"
-    R"("high_freq_factor":4.0,"original_max_position_embeddings":8192},"eos_token_id":[2,6],"torch_dtype":"bfloat16"})",
-    R"({"model_type":"mistral","hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,"sliding_window":17,)"
-    R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"rope_parameters":{"rope_type":"dynamic",)"
-    R"("rope_theta":10000.0,"factor":2.0},"head_dim":16,"hidden_act":"gelu_pytorch_tanh","dtype":"float16"})",
-    R"({"architectures":["Qwen2ForCausalLM"],"hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,)"
-    R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"use_sliding_window":true,"sliding_window":9,)"
-    R"("max_window_layers":1,"rope_scaling":{"type":"yarn","factor":4.0,"original_max_position_embeddings":4096,)"
-    R"("mscale":1.0,"mscale_all_dim":0.5,"beta_fast":16,"beta_slow":2,"truncate":false}})",
-    R"({"architectures":["Qwen3ForCausalLM"],"hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,)"
-    R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"head_dim":32,"attention_bias":true,)"
-    R"("layer_types":["full_attention","sliding_attention"],"use_sliding_window":true,"tie_word_embeddings":true,)"
-    R"("rope_parameters":{"rope_type":"linear","factor":4}})",
-};
+std::vector<std::string> config_seeds() {
+  return {
+      R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,"intermediate_size":96,)"
+      R"("num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"rms_norm_eps":1e-05,)"
+      R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,)"
+      R"("high_freq_factor":4.0,"original_max_position_embeddings":8192},"eos_token_id":[2,6],"torch_dtype":"bfloat16"})",
+      R"({"model_type":"mistral","hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,"sliding_window":17,)"
+      R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"rope_parameters":{"rope_type":"dynamic",)"
+      R"("rope_theta":10000.0,"factor":2.0},"head_dim":16,"hidden_act":"gelu_pytorch_tanh","dtype":"float16"})",
+      R"({"architectures":["Qwen2ForCausalLM"],"hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,)"
+      R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"use_sliding_window":true,"sliding_window":9,)"
+      R"("max_window_layers":1,"rope_scaling":{"type":"yarn","factor":4.0,"original_max_position_embeddings":4096,)"
+      R"("mscale":1.0,"mscale_all_dim":0.5,"beta_fast":16,"beta_slow":2,"truncate":false}})",
+      R"({"architectures":["Qwen3ForCausalLM"],"hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,)"
+      R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"head_dim":32,"attention_bias":true,)"
+      R"("layer_types":["full_attention","sliding_attention"],"use_sliding_window":true,"tie_word_embeddings":true,)"
+      R"("rope_parameters":{"rope_type":"linear","factor":4}})",
+  };
+}
+
+std::vector<std::string> plan_seeds() {
+  HfConfig config = HfConfig::from_json(Json::parse(config_seeds().front()), "seed");
+  ModelSpec spec = llama_spec(config);
+  spec.layers.resize(1);
+  Catalogs catalogs;
+  register_reference(catalogs);
+  const auto device = make_cpu_device(1);
+  const Scheme& scheme = find_scheme("bf16");
+  return {plan_to_json(make_plan(spec, decoder_slots(spec), scheme, scheme.kv, catalogs, device->info())).dump()};
+}
 
 // --- THE TABLE of targets --------------------------------------------------------------------------------------------
 
 struct Target {
   const char* name;
   void (*run)(std::string_view input);
-  const std::vector<std::string>& seeds;
+  std::vector<std::string> (*seeds)();
 };
 
 const std::array kTargets{
-    Target{"json", fuzz_json, kJsonSeeds},
-    Target{"safetensors", fuzz_safetensors, kSafetensorsSeeds},
-    Target{"config.json", fuzz_config, kConfigSeeds},
+    Target{"json", fuzz_json, json_seeds},
+    Target{"safetensors", fuzz_safetensors, safetensors_seeds},
+    Target{"config.json", fuzz_config, config_seeds},
+    Target{"engine plan", fuzz_plan, plan_seeds},
 };
 
 // --- Mutations -------------------------------------------------------------------------------------------------------
@@ -213,9 +241,10 @@ bool survives(const Target& target, const std::string& input, std::int64_t& acce
 }
 
 bool fuzz(const Target& target, std::uint64_t seed, Clock::duration share) {
-  constexpr std::size_t kMaxCorpus = 256, kMaxBytes = 4096;
+  constexpr std::size_t kMaxCorpus = 256, kMaxBytes = 16384;
   Random random(seed);
-  std::vector<std::string> corpus = target.seeds;
+  std::vector<std::string> corpus = target.seeds();
+  const std::size_t num_seeds = corpus.size();
   std::int64_t runs = 0, accepted = 0;
   for (const std::string& input : corpus) {
     if (!survives(target, input, accepted)) return false;
@@ -238,7 +267,7 @@ bool fuzz(const Target& target, std::uint64_t seed, Clock::duration share) {
     if (corpus.size() < kMaxCorpus) {
       corpus.push_back(std::move(input));
     } else {
-      corpus[target.seeds.size() + below(random, kMaxCorpus - target.seeds.size())] = std::move(input);
+      corpus[num_seeds + below(random, kMaxCorpus - num_seeds)] = std::move(input);
     }
   }
   std::printf("%s: %lld inputs, %lld accepted\n", target.name, static_cast<long long>(runs),
