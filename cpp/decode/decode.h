@@ -8,6 +8,7 @@
 #include "ops/catalog.h"
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>

@@ -3,6 +3,8 @@
 
 #include "ops/ref/reference.h"
 
+#include <algorithm>
+
 namespace warpjet {
 namespace {
 

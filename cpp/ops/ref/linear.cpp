@@ -39,10 +39,12 @@ WJ_INLINE void multiply_rows(const Block& block, std::int64_t first_row) {
   }
 }
 
+static_assert(kTileRows == 4, "multiply() knows what to do with 1 to 4 rows");
 template <class A, class B>
 WJ_CLONES void multiply(const Block& block) {
   if (block.rows == kTileRows) return multiply_rows<kTileRows, A, B>(block, 0);
-  for (std::int64_t r = 0; r < block.rows; ++r) multiply_rows<1, A, B>(block, r);
+  if (block.rows >= 2) multiply_rows<2, A, B>(block, 0);
+  if (block.rows % 2 == 1) multiply_rows<1, A, B>(block, block.rows - 1);
 }
 
 using Multiply = void (*)(const Block&);
