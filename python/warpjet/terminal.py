@@ -24,9 +24,10 @@ def generate(
         params = _params(llm, sampling)
         report = _Report()
         if len(texts) == 1 and params.n == 1:
-            print(texts[0] if echo else "", end="", flush=True)
+            shown = texts[0] if echo else ""  # not before the request is accepted
             for output in report.watch(llm.stream(texts, params)):
-                print(output.outputs[0].text, end="", flush=True)
+                print(shown + output.outputs[0].text, end="", flush=True)
+                shown = ""
                 _check(output)
             print()
         else:
