@@ -26,7 +26,8 @@ void for_each_row(Stream& stream, std::int64_t rows, Row row) {
 }
 
 WJ_INLINE float finite_or_never(float logit) {
-  return (logit <= kLargest) & (logit >= -kLargest) ? logit : kNever;
+  const bool finite = (logit <= kLargest) & (logit >= -kLargest);  // no branch
+  return finite ? logit : kNever;
 }
 
 // The largest finite logit, or kNever.
