@@ -94,15 +94,18 @@ std::optional<Coding> coding_of(const Json& decoder) {
 
 Vocabulary Vocabulary::load(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "tokenizer.json";
-  const Json json = Json::load(file);
+  return parse(read_text_file(file), file.string());
+}
+
+Vocabulary Vocabulary::parse(std::string_view text, const std::string& source) {
+  const Json json = Json::parse(text, {.source = source});
   const Json* decoder = json.find("decoder");
   const std::optional<Coding> coding = decoder ? coding_of(*decoder) : std::nullopt;
-  WJ_REQUIRE(coding, unsupported, file.string(), ": decoder is neither byte-level nor byte-fallback");
+  WJ_REQUIRE(coding, unsupported, source, ": decoder is neither byte-level nor byte-fallback");
 
   Vocabulary vocabulary;
   const auto slot = [&](std::int64_t id) -> std::string& {
-    WJ_REQUIRE(id >= 0 && id < kMaxTokens, corrupt, file.string(), ": token id ", id, " is outside [0, ", kMaxTokens,
-               ")");
+    WJ_REQUIRE(id >= 0 && id < kMaxTokens, corrupt, source, ": token id ", id, " is outside [0, ", kMaxTokens, ")");
     if (id >= vocabulary.size()) vocabulary.bytes_.resize(id + 1);
     return vocabulary.bytes_[id];
   };

@@ -10,6 +10,8 @@
 #include <memory>
 #include <random>
 
+#include <warpjet/vocabulary.h>
+
 #include "core/core.h"
 #include "model/model.h"
 #include "plan/plan.h"
@@ -50,6 +52,39 @@ void fuzz_config(std::string_view input) {
   for (const WeightSlot& slot : family.slots(spec)) WJ_CHECK(slot.shape.elements() > 0, slot.name);
 }
 
+// A plan that was accepted may run: every kernel must stay inside its buffers, whatever the plan says.
+void run_plan(const Plan& plan) {
+  Catalogs catalogs;
+  register_reference(catalogs);
+  const auto device = make_cpu_device(1);
+  Weights weights;
+  weights.owned = device->allocate(plan.weight_bytes());
+  std::vector<std::byte> cache(static_cast<std::size_t>(2 * 16 * plan.kv_bytes_per_token()));
+  const ModelSpec& m = plan.model;
+  KvView kv{.block_size = 16};
+  for (std::size_t i = 0; i < 2 * m.layers.size(); ++i) {
+    const std::int64_t bytes = 2 * 16 * m.kv_width() * dtype_bytes(plan.kv);
+    (i % 2 ? kv.v : kv.k).emplace_back(cache.data() + i * bytes, plan.kv, Shape{2, m.num_kv_heads, 16, m.head_dim});
+  }
+  std::array<std::int32_t, 2> ids{0, m.vocab_size - 1}, positions{0, 1}, lengths{2, 2}, starts{0, 2}, context{2};
+  std::array<std::int32_t, 1> table{1}, rows{1};
+  std::array<std::int64_t, 2> slots{16, 17};
+  const auto view = [](auto& values, DType dtype, Shape shape) { return TensorView(values.data(), dtype, shape); };
+  Runner runner(plan, std::move(weights), catalogs, *device, 2, 1);
+  runner.forward({.tokens = 2,
+                  .seqs = 1,
+                  .max_context = 2,
+                  .token_ids = view(ids, DType::i32, {2}),
+                  .positions = view(positions, DType::i32, {2}),
+                  .rope_lengths = view(lengths, DType::i32, {2}),
+                  .slots = view(slots, DType::i64, {2}),
+                  .query_starts = view(starts, DType::i32, {2}),
+                  .context_lengths = view(context, DType::i32, {1}),
+                  .block_tables = view(table, DType::i32, {1, 1})},
+                 kv);
+  runner.logits(view(rows, DType::i32, {1}));
+}
+
 void fuzz_plan(std::string_view input) {
   const Plan plan = plan_from_json(Json::parse(input, {.source = "fuzz"}));
   const std::string text = plan_to_json(plan).dump();
@@ -58,6 +93,13 @@ void fuzz_plan(std::string_view input) {
   lay_out(plan, 8, 2, bytes);
   for (const Step& step : plan.steps)
     step_cost(plan, step, {.rows = 8, .seqs = 2, .max_context = 100, .block_size = 32});
+  if (bytes + plan.weight_bytes() + plan.kv_bytes_per_token() < 1 << 20 && plan.steps.size() < 64) run_plan(plan);
+}
+
+void fuzz_vocabulary(std::string_view input) {
+  const Vocabulary vocabulary = Vocabulary::parse(input, "fuzz");
+  const std::array<std::int32_t, 6> tokens{-1, 0, 1, 5, 300, 1 << 30};
+  vocabulary.text(tokens);
 }
 
 // --- Seeds -----------------------------------------------------------------------------------------------------------
@@ -118,6 +160,15 @@ std::vector<std::string> plan_seeds() {
   return {plan_to_json(make_plan(spec, decoder_slots(spec), scheme, scheme.kv, catalogs, device->info())).dump()};
 }
 
+std::vector<std::string> vocabulary_seeds() {
+  return {
+      R"({"model":{"vocab":{"a":0,"\u0120b":1,"\u0100":2,"\u00e9":3}},"decoder":{"type":"ByteLevel"},)"
+      R"("added_tokens":[{"id":4,"content":"<s>","special":true},{"id":5,"content":"\u00fc","special":false}]})",
+      R"({"model":{"vocab":{"\u2581a\u2581":0,"<0x0A>":1,"<0xZZ>":2}},"decoder":{"type":"Sequence",)"
+      R"("decoders":[{"type":"Replace"},{"type":"ByteFallback"},{"type":"Fuse"}]}})",
+  };
+}
+
 // --- THE TABLE of targets --------------------------------------------------------------------------------------------
 
 struct Target {
@@ -131,6 +182,7 @@ const std::array kTargets{
     Target{"safetensors", fuzz_safetensors, safetensors_seeds},
     Target{"config.json", fuzz_config, config_seeds},
     Target{"engine plan", fuzz_plan, plan_seeds},
+    Target{"tokenizer.json", fuzz_vocabulary, vocabulary_seeds},
 };
 
 // --- Mutations -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace warpjet {
@@ -17,6 +18,9 @@ class WJ_API Vocabulary {
  public:
   // Throws io, corrupt, or unsupported for another kind of decoder.
   static Vocabulary load(const std::filesystem::path& directory);
+
+  // The same from the text of a tokenizer.json; `source` names it in errors.
+  static Vocabulary parse(std::string_view text, const std::string& source);
 
   // The bytes of these tokens, special tokens left out. A piece of a stream may end within a UTF-8 character; the
   // pieces joined are exact. Ids outside the vocabulary give nothing.
