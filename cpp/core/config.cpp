@@ -63,7 +63,8 @@ void validate_numbers(const SamplingParams& p) {
   WJ_REQUIRE(p.top_p > 0 && p.top_p <= 1, invalid_argument, "top_p must be above 0 and at most 1, got ", p.top_p);
   require_at_least("top_k", p.top_k, -1);
   require_range("min_p", p.min_p, 0, 1);
-  if (p.max_tokens) require_at_least("max_tokens", *p.max_tokens, 1);
+  // No token at all makes sense only for whoever wants the prompt's log-probabilities.
+  if (p.max_tokens) require_at_least("max_tokens", *p.max_tokens, p.prompt_logprobs ? 0 : 1);
   require_at_least("min_tokens", p.min_tokens, 0);
   WJ_REQUIRE(!p.max_tokens || p.min_tokens <= *p.max_tokens, invalid_argument,
              "min_tokens must be at most max_tokens=", *p.max_tokens, ", got ", p.min_tokens);

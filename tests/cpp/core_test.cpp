@@ -413,6 +413,8 @@ TEST(SamplingParams, NumbersOutOfRangeAreRefusedByName) {
   expect_refused<P>("top_k", [](P& p) { p.top_k = -2; });
   for (const int bad : {0, -1}) expect_refused<P>("max_tokens", [&](P& p) { p.max_tokens = bad; });
   expect_refused<P>("min_tokens", [](P& p) { p.min_tokens = -1; });
+  expect_refused<P>("max_tokens", [](P& p) { p.max_tokens = -1, p.prompt_logprobs = 0; });
+  validate(P{.max_tokens = 0, .prompt_logprobs = 1});
   expect_refused<P>("min_tokens", [](P& p) { p.min_tokens = 17; });  // max_tokens is 16
   expect_refused<P>("logprobs", [](P& p) { p.logprobs = -2; });
   expect_refused<P>("prompt_logprobs", [](P& p) { p.prompt_logprobs = -2; });

@@ -194,6 +194,15 @@ TEST(StepLoop, PromptLogprobsComeOnceInOrder) {
   for (std::size_t i = 1; i < prompt.size(); ++i) EXPECT_EQ(scored[i].at(0).token, prompt[i]);
 }
 
+TEST(StepLoop, NoTokensAreGeneratedWhenOnlyThePromptIsWanted) {
+  Loop loop;
+  const RequestId id = loop.submit({3, 4, 5}, {.max_tokens = 0, .prompt_logprobs = 0});
+  auto results = loop.gather(1);
+  EXPECT_TRUE((results[{id, 0}].tokens.empty()));
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::length);
+  EXPECT_EQ((results[{id, 0}].last.prompt_logprobs.size()), 3u);
+}
+
 TEST(StepLoop, ABrokenRowEndsItsRequestAlone) {
   Loop loop;
   const RequestId bad = loop.submit({1, 5}, {.max_tokens = 5});
