@@ -188,6 +188,7 @@ void bind_config(nb::module_& module, const char* class_name, const char* doc) {
   const std::string name = class_name;
   const std::string init = "def __init__(self, *" + parameters<C>() + ") -> None";
   const std::string replace = "def replace(self, **changes: object) -> " + name;
+  const std::string copy_replace = "def __replace__(self, **changes: object) -> " + name;
   const std::string from_dict = "def from_dict(values: dict[str, object]) -> " + name;
   nb::class_<C> type(module, class_name, doc);
   type.def(
@@ -202,9 +203,9 @@ void bind_config(nb::module_& module, const char* class_name, const char* doc) {
       "__eq__", [](const C& self, const C& other) { return self == other; }, nb::is_operator(),
       nb::sig("def __eq__(self, other: object, /) -> bool"));
   type.attr("__hash__") = nb::none();
-  type.def(
-      "replace", [name](const C& self, nb::kwargs changes) { return with_changes(self, name, changes); },
-      nb::sig(replace.c_str()), "A copy with these fields changed.");
+  const auto replaced = [name](const C& self, nb::kwargs changes) { return with_changes(self, name, changes); };
+  type.def("replace", replaced, nb::sig(replace.c_str()), "A copy with these fields changed.");
+  type.def("__replace__", replaced, nb::sig(copy_replace.c_str()));  // copy.replace()
   type.def("__copy__", [](const C& self) { return self; });
   type.def(
       "__deepcopy__", [](const C& self, nb::handle) { return self; }, nb::arg("memo"));

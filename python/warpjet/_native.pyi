@@ -1,3 +1,4 @@
+# Made by `python -m nanobind.stubgen -m warpjet._native`; the errors, __fields__, __hash__ and __version__ by hand.
 """The native half of warpjet: configs, the engine and its errors."""
 
 import os
@@ -58,6 +59,7 @@ class SamplingParams:
     def replace(self, **changes: object) -> SamplingParams:
         """A copy with these fields changed."""
 
+    def __replace__(self, **changes: object) -> SamplingParams: ...
     def __copy__(self) -> SamplingParams: ...
     def __deepcopy__(self, memo: object) -> SamplingParams: ...
     def to_dict(self) -> dict[str, object]:
@@ -147,7 +149,9 @@ class SamplingParams:
     def ignore_eos(self, value: bool | None, /) -> None: ...
     @property
     def max_tokens(self) -> int | None:
-        """most tokens to generate; None is up to the context length"""
+        """
+        most tokens to generate; None is up to the context length, 0 only with prompt_logprobs
+        """
 
     @max_tokens.setter
     def max_tokens(self, value: int | None, /) -> None: ...
@@ -203,7 +207,7 @@ class SamplingParams:
     def output_kind(self, value: str, /) -> None: ...
     @property
     def logit_bias(self) -> Mapping[int, float]:
-        """token id -> value added to its logit, -100 to 100"""
+        """token id -> value added to its logit, -100 to 100 (at most 4096)"""
 
     @logit_bias.setter
     def logit_bias(self, value: Mapping[int, float] | None, /) -> None: ...
@@ -215,13 +219,13 @@ class SamplingParams:
     def allowed_token_ids(self, value: Sequence[int] | None, /) -> None: ...
     @property
     def bad_words(self) -> tuple[str, ...]:
-        """strings that must not be generated; needs a tokenizer"""
+        """strings that must not be generated (at most 128); needs a tokenizer"""
 
     @bad_words.setter
     def bad_words(self, value: str | Sequence[str] | None, /) -> None: ...
     @property
     def bad_words_token_ids(self) -> tuple[tuple[int, ...], ...]:
-        """token sequences that must not be generated"""
+        """token sequences that must not be generated (at most 1024)"""
 
     @bad_words_token_ids.setter
     def bad_words_token_ids(self, value: Sequence[Sequence[int]] | None, /) -> None: ...
@@ -264,6 +268,7 @@ class EngineConfig:
     def replace(self, **changes: object) -> EngineConfig:
         """A copy with these fields changed."""
 
+    def __replace__(self, **changes: object) -> EngineConfig: ...
     def __copy__(self) -> EngineConfig: ...
     def __deepcopy__(self, memo: object) -> EngineConfig: ...
     def to_dict(self) -> dict[str, object]:
@@ -382,6 +387,7 @@ class BuildConfig:
     def replace(self, **changes: object) -> BuildConfig:
         """A copy with these fields changed."""
 
+    def __replace__(self, **changes: object) -> BuildConfig: ...
     def __copy__(self) -> BuildConfig: ...
     def __deepcopy__(self, memo: object) -> BuildConfig: ...
     def to_dict(self) -> dict[str, object]:

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from warpjet import LLM, SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,4 +41,5 @@ def test_public_headers_compile_alone(tmp_path: Path) -> None:
     for header in sorted((ROOT / "cpp" / "include" / "warpjet").glob("*.h")):
         source = tmp_path / "one.cpp"
         source.write_text(f"#include <warpjet/{header.name}>\nint main() {{}}\n")
-        run("g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT / 'cpp' / 'include'}", source)
+        flags = ("-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only")
+        run("g++", *flags, f"-I{ROOT / 'cpp' / 'include'}", source)

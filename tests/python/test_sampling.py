@@ -1,5 +1,6 @@
 """Every field of SamplingParams against an independent computation, or against what its documentation promises."""
 
+import ast
 import copy
 import pickle
 from collections.abc import Iterator
@@ -9,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from warpjet import LLM, CompletionOutput, RequestOutput, RequestOutputKind, SamplingParams
+import warpjet
+from warpjet import (
+    LLM,
+    BuildConfig,
+    CompletionOutput,
+    EngineConfig,
+    RequestOutput,
+    RequestOutputKind,
+    SamplingParams,
+)
 
 PROMPT = [1, 5, 9, 5, 33, 60, 7]
 SEED = 7
@@ -155,6 +165,12 @@ def test_prompt_logprobs_come_with_a_cached_prefix_too(small: LLM) -> None:
 def test_max_tokens_ends_with_length(small: LLM) -> None:
     completion = first(run(small, temperature=0, max_tokens=3, ignore_eos=True))
     assert (len(completion.token_ids), completion.finish_reason, completion.stop_reason) == (3, "length", None)
+
+
+def test_max_tokens_zero_scores_the_prompt(small: LLM) -> None:
+    scored = run(small, max_tokens=0, prompt_logprobs=3)
+    assert first(scored).token_ids == [] and scored.finished
+    assert scored.prompt_logprobs == run(small, max_tokens=1, prompt_logprobs=3).prompt_logprobs
 
 
 def test_max_tokens_none_goes_to_the_context(small: LLM) -> None:
@@ -329,6 +345,14 @@ def test_defaults_are_those_of_vllm() -> None:
     assert (params.max_tokens, params.min_tokens, params.seed, params.logprobs) == (16, 0, None, None)
     assert (params.stop, params.detokenize, params.output_kind) == ((), True, RequestOutputKind.CUMULATIVE)
     assert repr(params) == "SamplingParams()"
+
+
+def test_the_stub_knows_every_field() -> None:
+    stub = ast.parse((Path(warpjet.__file__).parent / "_native.pyi").read_text())
+    for config in (SamplingParams, EngineConfig, BuildConfig):
+        class_of = next(n for n in stub.body if isinstance(n, ast.ClassDef) and n.name == config.__name__)
+        init = next(n for n in class_of.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+        assert [argument.arg for argument in init.args.kwonlyargs] == [row[0] for row in config.__fields__]
 
 
 def test_copies_are_equal_and_independent() -> None:
