@@ -50,9 +50,10 @@ bool spin_until(Done done) {
 // The team. A job is cut into chunks; whoever is awake claims the next one, the caller too, so a worker that sleeps or
 // is held up by the system costs speed and nothing else. Everything shared is atomic and nothing locks.
 //
-// ticket_ holds the job's number in its upper half and the next unclaimed chunk in its lower half. A claim is a
-// compare-and-swap of both: it succeeds only while that job still has chunks, and until then the caller does not touch
-// the job's fields, so what a claimer read of them before its claim is the job that it claimed.
+// ticket_ holds the job's number in its upper half and the number of unclaimed chunks in its lower half. A claim is a
+// compare-and-swap that takes one off: it succeeds only while that job has chunks left, and as long as it has, the
+// caller does not touch the job's fields, so what a claimer read of them before its claim is the job that it claimed. A
+// ticket without chunks can never be claimed, whatever the fields say: they may already be the next job's.
 class ThreadTeam final : public CpuStream {
  public:
   explicit ThreadTeam(int num_threads) {
@@ -86,11 +87,11 @@ class ThreadTeam final : public CpuStream {
     ++job_;
     // Sequentially consistent with the count of sleepers: either a worker sees this job before it sleeps, or it is
     // counted here and woken.
-    ticket_.store(static_cast<std::uint64_t>(job_) << 32);
+    const std::int64_t chunks = ceil_div(count, chunk);
+    ticket_.store(static_cast<std::uint64_t>(job_) << 32 | static_cast<std::uint64_t>(chunks));
     if (sleepers_.load() > 0) wake_all();
     while (run_chunk(job_)) {
     }
-    const std::int64_t chunks = ceil_div(count, chunk);
     const auto all_done = [&] { return finished_.load(std::memory_order_acquire) == chunks; };
     while (!spin_until(all_done)) std::this_thread::yield();
   }
@@ -103,9 +104,10 @@ class ThreadTeam final : public CpuStream {
       const RangeFunction* body = body_.load(std::memory_order_relaxed);
       const std::int64_t count = count_.load(std::memory_order_relaxed);
       const std::int64_t chunk = chunk_.load(std::memory_order_relaxed);
-      const std::int64_t begin = static_cast<std::int64_t>(ticket & 0xffffffffu) * chunk;
-      if (ticket >> 32 != job || begin >= count) return false;
-      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+      const auto left = static_cast<std::int64_t>(ticket & 0xffffffffu);
+      if (ticket >> 32 != job || left == 0) return false;
+      if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+      const std::int64_t begin = (ceil_div(count, chunk) - left) * chunk;
       (*body)(begin, std::min(begin + chunk, count));
       finished_.fetch_add(1, std::memory_order_release);
       return true;

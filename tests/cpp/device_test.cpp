@@ -102,6 +102,27 @@ TEST(ThreadTeam, SeesEveryWriteOfTheCallBeforeAndShowsItsOwnAfter) {
   }
 }
 
+// A thread that is late for a job must not take a chunk of the next one, whose fields it may already see.
+TEST(ThreadTeam, LateThreadsNeverRunTheNextJobEarly) {
+  for (const int threads : {2, 3, 4}) {
+    const auto device = make_cpu_device(threads);
+    auto& team = static_cast<CpuStream&>(device->stream());
+    std::vector<int> hits(512, 0);
+    std::uint32_t random = 1;
+    for (int job = 0; job < 100'000; ++job) {
+      random = random * 1664525u + 1013904223u;
+      const std::int64_t count = 1 + (random >> 8) % 511;
+      team.parallel_for(count, 1 + (random >> 20) % 3, [&](std::int64_t begin, std::int64_t end) {
+        for (; begin < end; ++begin) __atomic_fetch_add(&hits[begin], 1, __ATOMIC_RELAXED);
+      });
+      for (std::int64_t i = 0; i < count; ++i) {
+        ASSERT_EQ(hits[i], 1) << "job " << job << ", index " << i << ", " << threads << " threads";
+        hits[i] = 0;
+      }
+    }
+  }
+}
+
 TEST(ThreadTeam, WakesUpAfterBeingIdle) {
   const auto device = make_cpu_device(3);
   for (const int pause_us : {0, 10, 40, 60, 100, 1000, 20000}) {
