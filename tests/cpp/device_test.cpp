@@ -10,6 +10,7 @@
 #include <chrono>
 #include <limits>
 #include <mutex>
+#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -119,6 +120,22 @@ TEST(ThreadTeam, LateThreadsNeverRunTheNextJobEarly) {
         ASSERT_EQ(hits[i], 1) << "job " << job << ", index " << i << ", " << threads << " threads";
         hits[i] = 0;
       }
+    }
+  }
+}
+
+// A worker that looks at a call just as it ends must not run a piece of the next one in its name.
+TEST(ThreadTeam, RunsEveryIndexOnceWhenSizesChangeFromCallToCall) {
+  for (int threads = 2; threads <= 4; ++threads) {
+    const auto device = make_cpu_device(threads);
+    std::minstd_rand random(1);
+    std::vector<std::atomic<int>> runs(512);
+    for (int call = 0; call < 60'000; ++call) {
+      const std::int64_t count = 1 + static_cast<std::int64_t>(random() % runs.size()), grain = 1 + random() % 3;
+      stream_of(*device).parallel_for(count, grain, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) runs[i].fetch_add(1, std::memory_order_relaxed);
+      });
+      for (std::int64_t i = 0; i < count; ++i) ASSERT_EQ(runs[i].exchange(0), 1) << "call " << call << ", index " << i;
     }
   }
 }
