@@ -142,7 +142,7 @@ class AsyncLLM:
         name = session.next_request_id() if request_id is None else request_id
         if name in self._by_name:
             raise ValueError(f"request_id {name!r} is live already")
-        params = sampling_params or session.default_params
+        params = session.default_params if sampling_params is None else sampling_params
         native_id = session.submit(prompt, session.native_params(params), hub.queue, priority)
         request = _Live(native_id, Assembly(name, prompt, params, session.tokenizer, params.output_kind))
         hub.live[native_id] = self._by_name[name] = request

@@ -1,21 +1,18 @@
 """LLM: generate text from many prompts at once."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from warpjet._native import ModelInfo, OutputQueue, QueueFullError, SamplingParams
-from warpjet.assembly import Assembly
+from warpjet._native import ModelInfo, SamplingParams
+from warpjet.batch import Batch, ParamsType
 from warpjet.chat import Conversation
 from warpjet.outputs import RequestOutput
 from warpjet.prompts import Prompt, PromptsType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
-
-_POLL_SECONDS = 0.1  # how late Ctrl-C may be noticed while nothing happens
-
-ParamsType = SamplingParams | Sequence[SamplingParams]
 
 
 class LLM:
@@ -151,92 +148,17 @@ class LLM:
     ) -> list[RequestOutput]:
         """Runs all and returns the final outputs in order, with a progress bar if it takes more than a second."""
         done: dict[int, RequestOutput] = {}
-        stream = self._run(prompts, sampling_params, priority, kind="final_only")
-        try:
-            with _progress_bar(len(prompts), use_tqdm) as bar:
-                for index, output in stream:
-                    done[index] = output
-                    bar.update()
-        finally:
-            stream.close()
+        batch = Batch(self._session, prompts, sampling_params, priority, kind="final_only")
+        with contextlib.closing(batch.run()) as stream, _progress_bar(len(prompts), use_tqdm) as bar:
+            for index, output in stream:
+                done[index] = output
+                bar.update()
         return [done[index] for index in range(len(prompts))]
 
     def _stream(
         self, prompts: list[Prompt], sampling_params: ParamsType | None, priority: int | Sequence[int] | None
     ) -> Iterator[RequestOutput]:
-        for _, output in self._run(prompts, sampling_params, priority):
-            yield output
-
-    def _run(
-        self,
-        prompts: list[Prompt],
-        sampling_params: ParamsType | None,
-        priority: int | Sequence[int] | None,
-        kind: str | None = None,
-    ) -> Generator[tuple[int, RequestOutput], None, None]:
-        """Submits as many as the engine takes, polls, and yields (prompt index, output). Cancels what is left when it
-        is closed or fails."""
-        session, queue = self._session, OutputQueue()
-        params = _one_each("sampling_params", sampling_params or session.default_params, len(prompts))
-        native = _lower(session, params)
-        priorities = _one_each("priority", priority or 0, len(prompts))
-        live: dict[int, tuple[int, Assembly]] = {}
-        waiting = iter(range(len(prompts)))
-        index = next(waiting, None)
-        try:
-            while live or index is not None:
-                while index is not None:
-                    try:
-                        native_id = session.submit(prompts[index], native[index], queue, priorities[index])
-                    except QueueFullError:
-                        if not live:
-                            raise
-                        break  # some of ours will finish
-                    except Exception as error:
-                        error.add_note(f"while submitting prompt {index} of {len(prompts)}")
-                        raise
-                    mode = kind or params[index].output_kind
-                    assembly = Assembly(
-                        session.next_request_id(), prompts[index], params[index], session.tokenizer, mode
-                    )
-                    live[native_id] = (index, assembly)
-                    index = next(waiting, None)
-                yield from self._advance(queue, live)
-        finally:
-            for native_id in live:
-                session.engine.cancel(native_id)
-
-    def _advance(
-        self, queue: OutputQueue, live: dict[int, tuple[int, Assembly]]
-    ) -> Iterator[tuple[int, RequestOutput]]:
-        """One poll: feeds the assemblies, lets go of finished requests, yields what is to be shown."""
-        touched: dict[int, tuple[int, Assembly]] = {}
-        for output in queue.poll(_POLL_SECONDS):
-            if entry := live.get(output.id):
-                entry[1].feed(output)
-                touched[output.id] = entry
-        for native_id, (_, assembly) in touched.items():
-            if assembly.finished:
-                del live[native_id]
-                if not assembly.native_done:
-                    self._session.engine.cancel(native_id)
-        for index, assembly in touched.values():
-            if shown := assembly.take():
-                yield index, shown
-
-
-def _one_each(name: str, values: Any, count: int) -> list[Any]:
-    if isinstance(values, Sequence):
-        if len(values) != count:
-            raise ValueError(f"{name} has {len(values)} entries for {count} prompts")
-        return list(values)
-    return [values] * count
-
-
-def _lower(session: Session, params: list[SamplingParams]) -> list[SamplingParams]:
-    """native_params() of each, computed once for an object that is shared."""
-    lowered = {id(p): session.native_params(p) for p in {id(p): p for p in params}.values()}
-    return [lowered[id(p)] for p in params]
+        return Batch(self._session, prompts, sampling_params, priority).outputs()
 
 
 def _require_none(**values: object) -> None:

@@ -5,7 +5,9 @@ that can make a long value checks a size, so a template can neither hang nor fil
 
 import datetime
 import json
+import math
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -44,9 +46,9 @@ class _Generation(Extension):
 
 class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
-    deadline = float("inf")
 
     def __init__(self) -> None:
+        self._clock = threading.local()  # a template may be rendered by several threads at once
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         self.filters = {name: self.filters[name] for name in _FILTERS}
         self.filters |= {"tojson": _to_json, "join": _join, "replace": _replace, "indent": _indent}
@@ -71,8 +73,13 @@ class _Sandbox(ImmutableSandboxedEnvironment):
                     child[:] = [_filtered(c, "_sized") if isinstance(c, nodes.Concat) else c for c in child]
         return tree
 
+    def set_deadline(self) -> None:
+        """Of this thread, from now."""
+        self._clock.deadline = time.monotonic() + MAX_SECONDS
+
     def check_deadline(self) -> None:
-        if time.monotonic() > self.deadline:
+        # Without a deadline the compiler is folding constants, which it does before set_deadline().
+        if time.monotonic() > getattr(self._clock, "deadline", math.inf):
             raise SecurityError(f"it takes longer than {MAX_SECONDS:g} s")
 
     def _turns(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -177,16 +184,15 @@ def compile_template(source: str) -> Callable[[dict[str, Any]], str]:
     """A function from variables to text. Both steps raise ValueError, rendering within MAX_SECONDS."""
     if len(source) > MAX_TEMPLATE_BYTES:
         raise ValueError(f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_BYTES}")
+    sandbox = _Sandbox()
     try:
-        _Sandbox().from_string(source)  # the syntax is checked now, and once
+        template = sandbox.from_string(source)
     except (jinja2.TemplateError, RecursionError) as error:
         raise ValueError(f"the chat template does not compile: {error}") from None
 
     def render(variables: dict[str, Any]) -> str:
-        sandbox = _Sandbox()  # one a call: its deadline is of this call, on this thread
+        sandbox.set_deadline()
         try:
-            template = sandbox.from_string(source)
-            sandbox.deadline = time.monotonic() + MAX_SECONDS
             pieces, size = [], 0
             for piece in template.generate(variables):
                 sandbox.check_deadline()
