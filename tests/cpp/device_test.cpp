@@ -130,7 +130,7 @@ TEST(ThreadTeam, RunsEveryIndexOnceWhenSizesChangeFromCallToCall) {
     const auto device = make_cpu_device(threads);
     std::minstd_rand random(1);
     std::vector<std::atomic<int>> runs(512);
-    for (int call = 0; call < 60'000; ++call) {
+    for (int call = 0; call < 200'000; ++call) {
       const std::int64_t count = 1 + static_cast<std::int64_t>(random() % runs.size()), grain = 1 + random() % 3;
       stream_of(*device).parallel_for(count, grain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) runs[i].fetch_add(1, std::memory_order_relaxed);
