@@ -118,11 +118,13 @@ bool is_engine_directory(const fs::path& path) {
 Plan read_engine_plan(const fs::path& directory) {
   const fs::path file = directory / kEngineJson;
   const Json engine = Json::load(file);
-  const std::int64_t format = engine.at("format").as_int();
+  const Json* format = engine.find("format");
+  WJ_REQUIRE(format && format->is_integer() && engine.find("plan"), corrupt, file.string(),
+             ": not the description of an engine; rebuild it: ", rebuild_command(engine, directory));
   const Json* version = engine.find("warpjet");
-  WJ_REQUIRE(format == kEngineFormat, unsupported, file.string(), " has format ", format, ", written by warpjet ",
-             version && version->is_string() ? version->as_string() : "of an unknown version", "; this is warpjet ",
-             WARPJET_VERSION, ", which reads format ", kEngineFormat,
+  WJ_REQUIRE(format->as_int() == kEngineFormat, unsupported, file.string(), " has format ", format->as_int(),
+             ", written by warpjet ", version && version->is_string() ? version->as_string() : "of an unknown version",
+             "; this is warpjet ", WARPJET_VERSION, ", which reads format ", kEngineFormat,
              "; rebuild it: ", rebuild_command(engine, directory));
   try {
     return plan_from_json(engine.at("plan"));

@@ -76,11 +76,15 @@ struct Runner::Launch {
 
 namespace {
 
+// An engine file names its kernels; here they must exist, run on this device and support what the plan asks of them.
 template <class Op>
-const Kernel<Op>* resolve(const Catalogs& catalogs, const std::string& name, const DeviceInfo& device) {
-  const Kernel<Op>& row = catalogs.of<Op>().find(name);
-  WJ_REQUIRE(device.sm >= row.sm_min && device.sm < row.sm_max, unsupported, "kernel ", name, " does not run on ",
-             device.name, "; rebuild the engine for this device");
+const Kernel<Op>* resolve(const Catalogs& catalogs, const Step& step, const typename Op::Problem& problem,
+                          const DeviceInfo& device) {
+  const Kernel<Op>& row = catalogs.of<Op>().find(step.kernel);
+  WJ_REQUIRE(device.sm >= row.sm_min && device.sm < row.sm_max, unsupported, "kernel ", step.kernel,
+             " does not run on ", device.name, "; rebuild the engine for this device");
+  WJ_REQUIRE(row.supports(problem), unsupported, "step ", step.name, ": kernel ", step.kernel, " does not support ",
+             Op::name, to_string(problem), "; rebuild the engine");
   return &row;
 }
 
@@ -108,8 +112,8 @@ Runner::Runner(Plan plan, Weights weights, const Catalogs& catalogs, Device& dev
 
   for (const Step& step : plan_.steps) {
     kernels_.push_back(std::visit(
-        [&]<class S>(const S&) -> KernelRow {
-          return resolve<typename OpOf<S>::type>(catalogs, step.kernel, device.info());
+        [&]<class S>(const S& op) -> KernelRow {
+          return resolve<typename OpOf<S>::type>(catalogs, step, problem(plan_, op, {}), device.info());
         },
         step.op));
   }

@@ -428,7 +428,7 @@ TEST(SamplingParams, ListsAreBoundedAndTheirEntriesChecked) {
   expect_refused<P>("stop", [](P& p) { p.stop = {"\xff"}; });
   expect_refused<P>("stop_token_ids", [](P& p) { p.stop_token_ids.assign(257, 1); });
   expect_refused<P>("stop_token_ids", [](P& p) { p.stop_token_ids = {-1}; });
-  expect_refused<P>("allowed_token_ids", [](P& p) { p.allowed_token_ids.emplace(); });
+  expect_refused<P>("allowed_token_ids", [](P& p) { p.allowed_token_ids = std::vector<std::int32_t>(); });
   expect_refused<P>("allowed_token_ids", [](P& p) { p.allowed_token_ids = {-1}; });
   expect_refused<P>("bad_words", [](P& p) { p.bad_words.assign(129, "x"); });
   expect_refused<P>("bad_words", [](P& p) { p.bad_words = {""}; });

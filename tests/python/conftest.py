@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import write_checkpoint
+
 from warpjet import LLM
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from checkpoints import config_of, tensors_of
+
 from warpjet import SamplingParams
 
 _MASK64 = (1 << 64) - 1

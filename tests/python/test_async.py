@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+
 from warpjet import LLM, AsyncLLM, RequestOutput, SamplingParams
 
 STORY = "Once upon a time"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from checkpoints import copy_tiny, write_checkpoint
 from safetensors.numpy import load_file, save_file
+
 from warpjet import LLM, ModelFormatError, SamplingParams, build
 
 PROMPT = "The fox said:"
@@ -459,7 +460,7 @@ def test_F6_other_version(engine: Path, canary: LLM) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_F6_engine_json_is_malformed(text: str, engine: Path, canary: LLM) -> None:
     (engine / "engine.json").write_text(text)
-    refuse_model(engine, r"engine\.json|format", (ModelFormatError, NotImplementedError))
+    refuse_model(engine, r"engine\.json")
 
 
 def test_F6_truncated_weights(engine: Path, canary: LLM) -> None:

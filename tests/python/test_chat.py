@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import copy_tiny
+
 from warpjet import LLM, ModelFormatError
 from warpjet.chat import ChatTemplate, load_chat_template
 from warpjet.template import compile_template

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import TINY, write_checkpoint
+
 from warpjet import LLM, SamplingParams, __version__
 
 WARPJET = [sys.executable, "-m", "warpjet"]

@@ -1,28 +1,67 @@
-"""The C++ tests, built and run from here, so that one command runs everything."""
+"""The C++ library: its own tests, and a native program that uses it as a stranger would. One build serves both."""
 
+import fcntl
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from warpjet import LLM, SamplingParams
+
 ROOT = Path(__file__).resolve().parents[2]
-GOOGLETEST = any(
-    (Path(prefix) / "include" / "gtest" / "gtest.h").is_file() for prefix in ("/usr", "/usr/local", "/opt/homebrew")
-)
+TINY = ROOT / "python" / "warpjet" / "models" / "tiny"
+BUILD = ROOT / "build" / "tests"
+GENERATOR = ["-G", "Ninja"] if shutil.which("ninja") else []
+GOOGLETEST = any((Path(prefix) / "include" / "gtest" / "gtest.h").is_file() for prefix in ("/usr", "/usr/local"))
+
+needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake (pip install '.[test]' brings it)")
 
 
-@pytest.mark.skipif(not GOOGLETEST, reason="GoogleTest is not installed (Debian: apt-get install libgtest-dev)")
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed (pip install '.[test]')")
-def test_cpp() -> None:
-    build = ROOT / "build" / "tests"
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    configure = ["cmake", "-S", ROOT, "-B", build, *generator, "-DWARPJET_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release"]
-    commands = [
-        configure,
-        ["cmake", "--build", build, "--parallel", "2"],
-        ["ctest", "--test-dir", build, "--output-on-failure", "-j", "2"],
-    ]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+def run(*command: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def build() -> Iterator[Path]:
+    """The build folder, with the library built; locked, because tests may run in several processes."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tests = "ON" if GOOGLETEST else "OFF"
+        run("cmake", "-S", ROOT, "-B", BUILD, *GENERATOR, "-DCMAKE_BUILD_TYPE=Release", f"-DWARPJET_TESTS={tests}")
+        run("cmake", "--build", BUILD, "--parallel", 2, "--target", "warpjet")
+        yield BUILD
+
+
+@needs_cmake
+@pytest.mark.skipif(not GOOGLETEST, reason="no GoogleTest (Debian: apt-get install libgtest-dev)")
+def test_cpp(build: Path) -> None:
+    run("cmake", "--build", build, "--parallel", 2)
+    run("ctest", "--test-dir", build, "--output-on-failure", "--parallel", 2)
+
+
+@needs_cmake
+def test_a_native_program_generates_the_same_text(build: Path, tmp_path: Path) -> None:
+    prefix, program = tmp_path / "prefix", tmp_path / "program"
+    run("cmake", "--install", build, "--prefix", prefix, "--component", "sdk")
+    run("cmake", "-S", ROOT / "tests" / "native", "-B", program, *GENERATOR, f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", program)
+    text = run(program / "generate", TINY, 24)
+
+    with LLM() as llm:
+        bos = llm.get_tokenizer().bos_token_id
+        params = SamplingParams(temperature=0.0, max_tokens=24)
+        expected = llm.generate({"prompt_token_ids": [bos]}, params, use_tqdm=False)[0].outputs[0].text
+    assert text.strip() == expected.strip() != ""
+
+
+def test_public_headers_compile_alone(tmp_path: Path) -> None:
+    for header in sorted((ROOT / "cpp" / "include" / "warpjet").glob("*.h")):
+        source = tmp_path / "one.cpp"
+        source.write_text(f"#include <warpjet/{header.name}>\nint main() {{}}\n")
+        flags = ("-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only")
+        run("g++", *flags, f"-I{ROOT / 'cpp' / 'include'}", source)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from checkpoints import TINY, write_checkpoint
+
 from warpjet import LLM, RequestOutput, SamplingParams, build
 
 SEED = 11

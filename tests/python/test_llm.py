@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import warpjet
 from checkpoints import TINY, copy_tiny, write_checkpoint
+
+import warpjet
 from warpjet import LLM, EngineError, QueueFullError, RequestOutputKind, SamplingParams
 
 STORY = "Once upon a time"

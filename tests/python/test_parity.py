@@ -1,7 +1,7 @@
 """Log-probabilities and greedy tokens against Hugging Face transformers, for random tiny models of every family.
 
-fp32: relative L2 distance of the log-probabilities at most 1e-5, prompt and decode. bf16: as close to the fp32 result of
-the same weights as torch's own bf16 computation is (times 1.5, since both are noise), and fp16 likewise.
+fp32: relative L2 distance of the log-probabilities at most 1e-5, prompt and decode. bf16: as close to the fp32 result
+of the same weights as torch's own bf16 computation is (times 1.5, since both are noise), and fp16 likewise.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def dense(entry: dict[int, Any]) -> np.ndarray[Any, Any]:
 
 
 def our_logprobs(output: Any) -> np.ndarray[Any, Any]:
-    """Rows 0 .. : the distribution after token 0, 1, ... of the prompt, then after each generated token but the last."""
+    """Row i: the distribution after token i of the prompt, then after each generated token but the last."""
     rows = [dense(entry) for entry in output.prompt_logprobs[1:]]
     return np.stack(rows + [dense(entry) for entry in output.outputs[0].logprobs])
 

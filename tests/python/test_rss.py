@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from checkpoints import config_of, tensors_of
+
 from warpjet._native import BuildConfig, build_peak_rss_bound
 
 MIB = 1 << 20

@@ -9,6 +9,7 @@ import pytest
 from checkpoints import copy_tiny
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
+
 from warpjet import ModelFormatError
 from warpjet.stopping import StopStrings
 from warpjet.tokenizer import Tokenizer
