@@ -196,11 +196,12 @@ void bind_engine_class(nb::module_& module) {
            "Either raises and has no effect, or returns an id that gets one final output for each sample.")
       .def(
           "cancel",
-          [](const EngineHandle& self, RequestId id) {
+          [](const EngineHandle& self, RequestId id, std::optional<int> sample) {
             const nb::gil_scoped_release release;
-            self.get().cancel(id);
+            self.get().cancel(id, sample);
           },
-          nb::arg("id"), "Ends the request's live samples; an unknown or finished id is no error.")
+          nb::arg("id"), nb::arg("sample") = nb::none(),
+          "Ends the request's live samples, or one of them; an unknown or finished id is no error.")
       .def(
           "reset_prefix_cache",
           [](const EngineHandle& self) {

@@ -137,8 +137,8 @@ Engine::~Engine() = default;
 RequestId Engine::submit(Request request, OutputQueue& queue) {
   return impl_->loop->submit(std::move(request), queue.state_);
 }
-void Engine::cancel(RequestId id) {
-  impl_->loop->cancel(id);
+void Engine::cancel(RequestId id, std::optional<int> sample) {
+  impl_->loop->cancel(id, sample);
 }
 void Engine::reset_prefix_cache() {
   impl_->loop->reset_prefix_cache();

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -94,7 +95,7 @@ class StepLoop {
 
   // The contracts are those of Engine.
   RequestId submit(Request request, std::shared_ptr<OutputQueue::State> queue);
-  void cancel(RequestId id);
+  void cancel(RequestId id, std::optional<int> sample = std::nullopt);
   void reset_prefix_cache();
   Stats stats() const;
   Health health() const;

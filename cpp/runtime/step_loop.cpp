@@ -28,7 +28,9 @@ class StepLoop::State {
   ~State() { close(); }
 
   RequestId submit(Request request, std::shared_ptr<OutputQueue::State> queue);
-  void cancel(RequestId id) { post({.kind = Command::Kind::cancel, .id = id}); }
+  void cancel(RequestId id, std::optional<int> sample) {
+    post({.kind = Command::Kind::cancel, .id = id, .sample = sample});
+  }
   void reset_prefix_cache();
   Stats stats() const;
   Health health() const { return health_.load(std::memory_order_acquire); }
@@ -58,6 +60,7 @@ class StepLoop::State {
   struct Command {
     enum class Kind : std::uint8_t { submit, cancel, reset_prefix_cache } kind;
     RequestId id = 0;
+    std::optional<int> sample = std::nullopt;
     std::unique_ptr<Live> live = {};
     std::promise<void>* done = nullptr;
   };
@@ -81,6 +84,7 @@ class StepLoop::State {
   void take_prompt_logprobs(Live& live, const Chunk& chunk, std::size_t& next_scored);
   void take_token(Sample& sample, SampledRow& row);
   void finish(Sample& sample, FinishReason reason, ErrorCode code = ErrorCode::internal, std::string error = {});
+  void finish_sample(RequestId id, int index);
   void finish_request(RequestId id, FinishReason reason, ErrorCode code = ErrorCode::internal, std::string error = {});
   void finish_all(FinishReason reason, ErrorCode code, const std::string& error);
   Output& pending_output(Sample& sample);
@@ -255,7 +259,8 @@ void StepLoop::State::obey(Command& command) {
     case Command::Kind::submit:
       return start(adopt(std::move(command.live)));
     case Command::Kind::cancel:
-      return finish_request(command.id, FinishReason::abort);
+      return command.sample ? finish_sample(command.id, *command.sample)
+                            : finish_request(command.id, FinishReason::abort);
     case Command::Kind::reset_prefix_cache:
       pool_.drop_cached(tree_);
       command.done->set_value();
@@ -450,6 +455,13 @@ void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code
   live_.erase(found);
 }
 
+void StepLoop::State::finish_sample(RequestId id, int index) {
+  const auto found = live_.find(id);
+  if (found == live_.end() || index < 0 || index >= std::ssize(found->second->samples)) return;
+  Sample& sample = found->second->samples[index];
+  if (!sample.ended) finish(sample, FinishReason::abort);
+}
+
 void StepLoop::State::finish_request(RequestId id, FinishReason reason, ErrorCode code, std::string error) {
   const auto found = live_.find(id);
   if (found == live_.end()) return;
@@ -518,8 +530,8 @@ StepLoop::~StepLoop() = default;
 RequestId StepLoop::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
   return state_->submit(std::move(request), std::move(queue));
 }
-void StepLoop::cancel(RequestId id) {
-  state_->cancel(id);
+void StepLoop::cancel(RequestId id, std::optional<int> sample) {
+  state_->cancel(id, sample);
 }
 void StepLoop::reset_prefix_cache() {
   state_->reset_prefix_cache();

@@ -520,9 +520,9 @@ class Engine:
         Either raises and has no effect, or returns an id that gets one final output for each sample.
         """
 
-    def cancel(self, id: int) -> None:
+    def cancel(self, id: int, sample: int | None = None) -> None:
         """
-        Ends the request's live samples; an unknown or finished id is no error.
+        Ends the request's live samples, or one of them; an unknown or finished id is no error.
         """
 
     def reset_prefix_cache(self) -> None:

@@ -40,7 +40,6 @@ class _Sample:
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.delivered = (0, 0)  # tokens and characters that a delta stream has given out
-        self.native_done = False
         self._index = index
         self._params = params
         text_wanted = tokenizer is not None and params.detokenize
@@ -49,9 +48,6 @@ class _Sample:
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
 
     def feed(self, output: Output) -> None:
-        self.native_done = output.finish is not None
-        if self.finish_reason is not None:
-            return  # surplus after a stop string
         tokens, logprobs = output.tokens, output.logprobs
         for i, token in enumerate(tokens):
             ends = output.finish == "stop" and i == len(tokens) - 1
@@ -118,17 +114,12 @@ class Assembly:
         return all(sample.finish_reason is not None for sample in self._samples)
 
     @property
-    def native_done(self) -> bool:
-        """The engine will say no more of it. When finished without this, cancel it."""
-        return all(sample.native_done for sample in self._samples)
-
-    @property
     def tokens(self) -> int:
         """Tokens generated so far, over all completions."""
         return sum(len(sample.token_ids) for sample in self._samples)
 
-    def feed(self, output: Output) -> None:
-        """Takes what the engine says."""
+    def feed(self, output: Output) -> bool:
+        """Takes what the engine says. True when this ended the sample while the engine goes on with it: cancel it."""
         if self._wants_prompt_logprobs and self._prompt_logprobs is None and output.prompt_logprobs:
             rows = output.prompt_logprobs
             self._prompt_logprobs = [entries_to_dict(row, self._tokenizer) if row else None for row in rows]
@@ -136,8 +127,12 @@ class Assembly:
         self._metrics.ttft_ms = output.ttft_ms or self._metrics.ttft_ms
         self._cached_tokens = max(self._cached_tokens, output.cached_tokens)
         self._error = self._error or output.error
-        self._samples[output.sample].feed(output)
+        sample = self._samples[output.sample]
+        if sample.finish_reason is not None:
+            return False  # surplus after a stop string
+        sample.feed(output)
         self._changed.add(output.sample)
+        return sample.finish_reason is not None and output.finish is None
 
     def take(self) -> RequestOutput | None:
         """What the stream shows now: everything, what is new since the last call, or nothing before the end."""

@@ -40,12 +40,11 @@ class _Hub:
         for output in self.queue.poll():
             if (request := self.live.get(output.id)) is None:
                 continue
-            request.assembly.feed(output)
+            if request.assembly.feed(output):
+                self._engine.cancel(output.id, output.sample)
             request.changed.set()
             if request.assembly.finished:
                 del self.live[output.id]
-                if not request.assembly.native_done:
-                    self._engine.cancel(output.id)
 
 
 class AsyncLLM:

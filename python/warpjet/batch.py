@@ -78,13 +78,12 @@ class Batch:
         touched: dict[int, tuple[int, Assembly]] = {}
         for output in self._queue.poll(_POLL_SECONDS):
             if entry := self._live.get(output.id):
-                entry[1].feed(output)
+                if entry[1].feed(output):
+                    self._session.engine.cancel(output.id, output.sample)
                 touched[output.id] = entry
         for native_id, (_, assembly) in touched.items():
             if assembly.finished:
                 del self._live[native_id]
-                if not assembly.native_done:
-                    self._session.engine.cancel(native_id)
         return [(index, shown) for index, assembly in touched.values() if (shown := assembly.take())]
 
 

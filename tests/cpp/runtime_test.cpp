@@ -268,6 +268,17 @@ TEST(StepLoop, CancelEndsEverySampleOnce) {
   EXPECT_EQ((results[{id, 1}].last.finish), FinishReason::abort);
 }
 
+TEST(StepLoop, CancelOfOneSampleLeavesTheOthers) {
+  Loop loop(small_config(), 0, 1ms);
+  const RequestId id = loop.submit({5, 6}, {.n = 3, .seed = 1, .ignore_eos = true, .max_tokens = 60});
+  loop.loop->cancel(id, 1);
+  loop.loop->cancel(id, 7);
+  auto results = loop.gather(3);
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::length);
+  EXPECT_EQ((results[{id, 1}].last.finish), FinishReason::abort);
+  EXPECT_EQ((results[{id, 2}].last.finish), FinishReason::length);
+}
+
 TEST(StepLoop, DeadlinesEndRequests) {
   Loop loop(small_config(), 0, 2ms);
   const RequestId id = loop.loop->submit(

@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -146,8 +147,9 @@ class WJ_API Engine {
   // final output for each of its n samples, and nothing after it. Any thread.
   RequestId submit(Request request, OutputQueue& queue);
 
-  // Ends the request's live samples with finish = abort. Idempotent; an unknown or finished id is no error. Any thread.
-  void cancel(RequestId id);
+  // Ends the request's live samples, or only the named one, with finish = abort. Idempotent; an unknown or finished id
+  // or sample is no error. Any thread.
+  void cancel(RequestId id, std::optional<int> sample = std::nullopt);
 
   // Drops every cached prefix block that no live sequence holds.
   void reset_prefix_cache();
