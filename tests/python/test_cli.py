@@ -200,3 +200,8 @@ def test_the_environment_is_not_consulted_for_more_than_the_log(monkeypatch: pyt
     monkeypatch.setitem(os.environ, "WARPJET_LOG", "debug")
     done = warpjet("generate", "x", *GREEDY)
     assert done.returncode == 0 and "warpjet" in done.stderr
+
+
+def test_the_table_in_the_readme_is_made_from_the_results() -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, root / "bench" / "table.py", "--check"]).returncode == 0

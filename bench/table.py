@@ -1,0 +1,53 @@
+"""Writes the README's table of numbers from bench/results: python bench/table.py [--check]"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
+
+# (what, result file's end, key, how it is shown)
+ROWS = [
+    ("embedded model, one request: tokens a second", "latency", "tokens_per_s", "{:,.0f}"),
+    ("the same, with its prompt of 32 tokens, against transformers", "compare", "ratio", "{:.1f} x"),
+    ("embedded model, queue of 64 requests: output tokens a second", "throughput", "output_tokens_per_s", "{:,.0f}"),
+    ("`pip install .`, seconds", "startup", "install_s", "{:.0f}"),
+    ("`import warpjet`, milliseconds, Python's own start included", "startup", "import_s", "{:.0f}"),
+    ("`warpjet --help`, milliseconds", "startup", "help_s", "{:.0f}"),
+    ("`warpjet generate`, whole command, milliseconds", "startup", "first_command_s", "{:.0f}"),
+    ("its peak memory, MiB", "startup", "first_command_rss_mib", "{:.0f}"),
+]
+
+
+def newest(kind: str) -> dict[str, Any]:
+    path = max((ROOT / "bench" / "results").glob(f"*-{kind}.json"))
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def table() -> str:
+    lines = ["| what | result | machine | command |", "| --- | --: | --- | --- |"]
+    for what, kind, key, form in ROWS:
+        record = newest(kind)
+        value = record["results"][key] * (1000 if "milliseconds" in what else 1)
+        machine = f"{record['cores']} cores of an {record['cpu']}"
+        lines.append(f"| {what} | {form.format(value)} | {machine} | `{record['command']}` |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    wanted = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    if "--check" in sys.argv:
+        return int(text != wanted)
+    readme.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
