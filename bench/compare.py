@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import transformers
+
 import warpjet
 from warpjet.machine import cpu_name
 
