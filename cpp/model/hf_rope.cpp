@@ -2,6 +2,7 @@
 // ...}; transformers 5 writes all of it into rope_parameters. Defaults and precedence are those of transformers 5.
 #include "model/model.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -70,7 +71,7 @@ RopeSpec HfConfig::rope(int head_dim, int& max_positions) {
     rope.beta_fast = beta(params, "beta_fast", 32);
     rope.beta_slow = beta(params, "beta_slow", 1);
     rope.truncate = params.flag_or("truncate", true);
-    max_positions = scaled(params, static_cast<double>(original) * rope.factor);
+    max_positions = std::max(max_positions, scaled(params, static_cast<double>(original) * rope.factor));
   } else if (type == "llama3") {
     rope.original_max_positions = static_cast<int>(original);
     rope.factor = params.real("factor", kPositive);

@@ -321,6 +321,7 @@ TEST(Rope, ScalingSetsTheContext) {
   EXPECT_EQ(context(R"({"type":"dynamic","factor":2.5})", 1000), 2500);
   EXPECT_EQ(context(R"({"type":"yarn","factor":4.0,"original_max_position_embeddings":32768})", 131072), 131072);
   EXPECT_EQ(context(R"({"type":"yarn","factor":4.0})", 32768), 131072);
+  EXPECT_EQ(context(R"({"type":"yarn","factor":2.0,"original_max_position_embeddings":1024})", 4096), 4096);
   EXPECT_EQ(context(R"({"type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4})", 131072), 131072);
 }
 

@@ -1,0 +1,44 @@
+"""What the README shows works as it stands, with the embedded model for the path."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from checkpoints import TINY
+
+from warpjet.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
+VERBS = [line for line in COMMANDS if line.startswith("warpjet ")]
+
+
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = [body for kind, body in BLOCKS if kind == "python"]
+    code = compile(example.replace("path/to/Llama-3.2-1B", str(TINY)), "README.md", "exec")
+    names: dict[str, object] = {}
+    exec(code, names)
+    names["llm"].shutdown()  # type: ignore[attr-defined]
+    assert "12" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", VERBS)
+def test_every_command_parses(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in shlex.split(line)[1:] if word not in ("DIR", "ENGINE", "A prompt")]
+    verb = words[0]
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in words[1:] if word.startswith("--"))
+
+
+def test_files_and_folders_of_the_tour_exist() -> None:
+    table = TEXT.split("## A tour of the tree")[1]
+    paths = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert len(paths) > 10
+    assert all((ROOT / path).exists() for path in paths + links)
