@@ -313,7 +313,7 @@ TEST(StepLoop, CloseAnswersEveryone) {
 
 TEST(StepLoop, ManyThreadsManyRequestsOneFinalEach) {
   StepLoop::Config config = small_config();
-  config.num_blocks = 20;  // tight: preemption happens
+  config.num_blocks = 20;  // tight
   Loop loop(config);
   constexpr int kThreads = 4, kEach = 100;
   std::mutex mutex;
@@ -343,6 +343,20 @@ TEST(StepLoop, ManyThreadsManyRequestsOneFinalEach) {
       EXPECT_EQ(result.tokens, expected[key.first]);
     }
   }
+  EXPECT_EQ(loop.loop->stats().kv_blocks_used, 0);
+}
+
+TEST(StepLoop, PreemptionChangesNoToken) {
+  StepLoop::Config config = small_config();
+  config.num_blocks = 20;
+  Loop loop(config, 0, 500us);  // slow enough that all are there before the blocks run out
+  std::map<RequestId, std::vector<std::int32_t>> expected;
+  for (std::int32_t i = 0; i < 8; ++i) {
+    const std::vector<std::int32_t> prompt(16, 10 + i);
+    const RequestId id = loop.submit(prompt, {.seed = i, .max_tokens = 150});
+    expected[id] = expected_tokens(prompt, random_key(i, 0), 150);
+  }
+  for (auto& [key, result] : loop.gather(8, 60s)) EXPECT_EQ(result.tokens, expected[key.first]);
   EXPECT_GT(loop.loop->stats().preemptions, 0);
   EXPECT_EQ(loop.loop->stats().kv_blocks_used, 0);
 }
