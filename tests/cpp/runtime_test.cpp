@@ -26,7 +26,7 @@ std::int32_t next_token(std::span<const std::int32_t> prefix, std::uint64_t key)
 class MockExecutor final : public Executor {
  public:
   void execute(const Batch& batch, std::span<const SampleState> states, StepResult& result) override {
-    if (fail_at_step > 0 && ++steps >= fail_at_step) WJ_FAIL(device, "injected fault");
+    if (fail.load()) WJ_FAIL(device, "injected fault");
     if (delay > 0us) std::this_thread::sleep_for(delay);
     result.sampled.clear();
     result.scored.clear();
@@ -43,7 +43,7 @@ class MockExecutor final : public Executor {
       result.sampled.push_back({broken ? -1 : next_token(chunk.sequence->tokens, states[i].key), {}});
     }
   }
-  int fail_at_step = 0, steps = 0;
+  std::atomic<bool> fail{false};
   std::chrono::microseconds delay = 0us;
 };
 
@@ -62,11 +62,10 @@ StepLoop::Config small_config() {
 }
 
 struct Loop {
-  explicit Loop(const StepLoop::Config& config = small_config(), int fail_at_step = 0,
-                std::chrono::microseconds delay = 0us) {
+  explicit Loop(const StepLoop::Config& config = small_config(), std::chrono::microseconds delay = 0us) {
     auto executor = std::make_unique<MockExecutor>();
-    executor->fail_at_step = fail_at_step;
     executor->delay = delay;
+    mock = executor.get();
     loop = std::make_unique<StepLoop>(config, std::move(executor));
   }
 
@@ -106,6 +105,7 @@ struct Loop {
   }
 
   std::shared_ptr<OutputQueue::State> queue = std::make_shared<OutputQueue::State>();
+  MockExecutor* mock = nullptr;  // owned by the loop
   std::unique_ptr<StepLoop> loop;
 
  private:
@@ -244,8 +244,8 @@ TEST(StepLoop, RefusesBadRequestsWithoutEffect) {
 TEST(StepLoop, QueueLimitsAreErrorsAndRecover) {
   StepLoop::Config config = small_config();
   config.engine.max_num_queued_reqs = 3;
-  Loop loop(config, 0, 2ms);
-  for (int i = 0; i < 3; ++i) loop.submit({5, 6}, {.seed = i, .max_tokens = 20});
+  Loop loop(config, 2ms);
+  for (int i = 0; i < 3; ++i) loop.submit({5, 6}, {.seed = i, .ignore_eos = true, .max_tokens = 150});
   try {
     loop.submit({5, 6}, {});
     ADD_FAILURE() << "the fourth request was accepted";
@@ -258,7 +258,7 @@ TEST(StepLoop, QueueLimitsAreErrorsAndRecover) {
 }
 
 TEST(StepLoop, CancelEndsEverySampleOnce) {
-  Loop loop(small_config(), 0, 1ms);
+  Loop loop(small_config(), 5ms);
   const RequestId id = loop.submit({5, 6}, {.n = 2, .seed = 1, .ignore_eos = true, .max_tokens = 150});
   loop.loop->cancel(id);
   loop.loop->cancel(id);
@@ -269,7 +269,7 @@ TEST(StepLoop, CancelEndsEverySampleOnce) {
 }
 
 TEST(StepLoop, CancelOfOneSampleLeavesTheOthers) {
-  Loop loop(small_config(), 0, 1ms);
+  Loop loop(small_config(), 5ms);
   const RequestId id = loop.submit({5, 6}, {.n = 3, .seed = 1, .ignore_eos = true, .max_tokens = 60});
   loop.loop->cancel(id, 1);
   loop.loop->cancel(id, 7);
@@ -280,7 +280,7 @@ TEST(StepLoop, CancelOfOneSampleLeavesTheOthers) {
 }
 
 TEST(StepLoop, DeadlinesEndRequests) {
-  Loop loop(small_config(), 0, 2ms);
+  Loop loop(small_config(), 2ms);
   const RequestId id = loop.loop->submit(
       {.prompt = {5}, .sampling = {.ignore_eos = true, .max_tokens = 190}, .deadline = Clock::now() + 20ms},
       loop.queue);
@@ -290,9 +290,10 @@ TEST(StepLoop, DeadlinesEndRequests) {
 }
 
 TEST(StepLoop, AFaultAnswersEveryoneAndClosesTheDoor) {
-  Loop loop(small_config(), 6);
+  Loop loop(small_config(), 5ms);
   std::vector<RequestId> ids;
   for (int i = 0; i < 20; ++i) ids.push_back(loop.submit({5, 6, i + 7}, {.ignore_eos = true, .max_tokens = 100}));
+  loop.mock->fail = true;
   auto results = loop.gather(20);
   for (RequestId id : ids) {
     EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::error);
@@ -303,7 +304,7 @@ TEST(StepLoop, AFaultAnswersEveryoneAndClosesTheDoor) {
 }
 
 TEST(StepLoop, CloseAnswersEveryone) {
-  Loop loop(small_config(), 0, 1ms);
+  Loop loop(small_config(), 1ms);
   for (int i = 0; i < 30; ++i) loop.submit({5, i}, {.ignore_eos = true, .max_tokens = 150});
   loop.loop->close();
   for (auto& [key, result] : loop.gather(30, 1s)) EXPECT_EQ(result.last.finish, FinishReason::abort);
@@ -349,7 +350,7 @@ TEST(StepLoop, ManyThreadsManyRequestsOneFinalEach) {
 TEST(StepLoop, PreemptionChangesNoToken) {
   StepLoop::Config config = small_config();
   config.num_blocks = 20;
-  Loop loop(config, 0, 500us);  // slow enough that all are there before the blocks run out
+  Loop loop(config, 500us);  // slow enough that all are there before the blocks run out
   std::map<RequestId, std::vector<std::int32_t>> expected;
   for (std::int32_t i = 0; i < 8; ++i) {
     const std::vector<std::int32_t> prompt(16, 10 + i);
