@@ -249,9 +249,7 @@ void bind_functions(nb::module_& module) {
       nb::sig("def build_engine(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], config: BuildConfig, "
               "progress: collections.abc.Callable[[int, int], object] | None = None) -> BuildReport"),
       "Compiles a checkpoint directory into an engine directory; progress gets (bytes done, bytes in all).");
-  module.def("build_peak_rss_bound", &build_peak_rss_bound, nb::arg("checkpoint"), nb::arg("config"),
-             nb::sig("def build_peak_rss_bound(checkpoint: str | os.PathLike[str], config: BuildConfig) -> int"),
-             nb::call_guard<nb::gil_scoped_release>(), "The bound that build_engine() will keep, in bytes.");
+  module.def("build_peak_rss_bound", &build_peak_rss_bound, "The bound that build_engine() keeps, in bytes.");
   module.def(
       "describe",
       [](const std::filesystem::path& model, const std::string& gpu, int tokens, int context) {

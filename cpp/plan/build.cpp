@@ -13,7 +13,7 @@ DType kv_dtype(const std::string& name, const Scheme& scheme) {
 
 }  // namespace
 
-std::int64_t build_peak_rss_bound(const std::filesystem::path&, const BuildConfig&) {
+std::int64_t build_peak_rss_bound() {
   return kPeakRssBound;
 }
 

@@ -250,7 +250,6 @@ class Runner {
 
   const Plan& plan() const { return plan_; }
   std::int64_t max_sampled() const { return max_sampled_; }
-  std::int64_t arena_bytes() const { return static_cast<std::int64_t>(arena_.bytes()); }
 
  private:
   using KernelRow =

@@ -565,8 +565,8 @@ def build_engine(
     Compiles a checkpoint directory into an engine directory; progress gets (bytes done, bytes in all).
     """
 
-def build_peak_rss_bound(checkpoint: str | os.PathLike[str], config: BuildConfig) -> int:
-    """The bound that build_engine() will keep, in bytes."""
+def build_peak_rss_bound() -> int:
+    """The bound that build_engine() keeps, in bytes."""
 
 def describe(model: str | os.PathLike[str], *, gpu: str = "H100", tokens: int = 1, context: int = 1024) -> str:
     """What a model is, as JSON text, without loading weights."""

@@ -5,11 +5,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from warpjet._native import BuildConfig, SamplingParams, build_peak_rss_bound
+from warpjet._native import SamplingParams, build_peak_rss_bound
 from warpjet.building import build
 from warpjet.llm import LLM
 from warpjet.outputs import RequestOutput
-from warpjet.session import find_model
 from warpjet.tables import bytes_text
 
 _MAX_TOKENS = 200
@@ -105,7 +104,7 @@ def build_engine(checkpoint: str, out: str, config: Mapping[str, Any]) -> int:
     """Builds with a progress bar and prints what it did."""
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-    bound = build_peak_rss_bound(find_model(checkpoint), BuildConfig.from_dict(dict(config)))
+    bound = build_peak_rss_bound()
     print(f"memory: at most {bytes_text(bound)}", file=sys.stderr)
     with tqdm(desc="weights", unit="B", unit_scale=True, unit_divisor=1024, disable=None) as bar:
 

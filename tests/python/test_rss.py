@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkpoints import config_of, tensors_of
 
-from warpjet._native import BuildConfig, build_peak_rss_bound
+from warpjet._native import build_peak_rss_bound
 
 MIB = 1 << 20
 
@@ -66,7 +66,7 @@ def test_the_first_command_takes_at_most_200_mb() -> None:
 def test_building_streams(tmp_path: Path) -> None:
     size = write_sparse_checkpoint(tmp_path / "model", layers=5)
     assert size > 2 << 30
-    bound = build_peak_rss_bound(tmp_path / "model", BuildConfig())
+    bound = build_peak_rss_bound()
     assert bound < size // 2
     peak = peak_rss("build", tmp_path / "model", "-o", tmp_path / "engine")
     assert peak <= bound
@@ -81,6 +81,6 @@ def test_the_printed_bound_is_the_one_that_is_kept(tmp_path: Path) -> None:
     printed = re.search(r"at most ([\d.]+) (MiB|GiB)", done.stderr)
     assert printed
     megabytes = float(printed[1]) * (1 if printed[2] == "MiB" else 1024)
-    bound = build_peak_rss_bound(tmp_path / "model", BuildConfig())
+    bound = build_peak_rss_bound()
     assert abs(megabytes - bound / MIB) <= 0.06 * 1024
     (tmp_path / "engine" / "weights.bin").unlink()

@@ -183,8 +183,8 @@ struct BuildReport {
 WJ_API BuildReport build_engine(const std::filesystem::path& checkpoint, const std::filesystem::path& out,
                                 const BuildConfig& config, const BuildProgress& progress = {});
 
-// The bound that build_engine() will keep for this checkpoint, in bytes.
-WJ_API std::int64_t build_peak_rss_bound(const std::filesystem::path& checkpoint, const BuildConfig& config);
+// The bound that build_engine() keeps, in bytes: the same for every checkpoint, since tensors are never held whole.
+WJ_API std::int64_t build_peak_rss_bound();
 
 // What a checkpoint or an engine is, as JSON text, without loading weights: the model, its parameters, KV memory by
 // context length, and the plan step by step with bytes, flops and roofline time for `gpu` ("H100", "H200", "B200", ...)
