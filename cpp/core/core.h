@@ -6,6 +6,7 @@
 #include <warpjet/fields.h>
 #include <warpjet/tensor.h>
 
+#include <atomic>
 #include <concepts>
 #include <cstdint>
 #include <cstring>
@@ -107,6 +108,33 @@ class Checksum {
   std::uint64_t length_ = 0;
   std::vector<std::byte> piece_;
 };
+
+// --- Faults ----------------------------------------------------------------------------------------------------------
+
+// Tests: what can go wrong, by enumeration. Code asks hit() where the world may fail; production has no plan. Counts
+// every question and says yes to the chosen one. Any thread.
+class FaultPlan {
+ public:
+  explicit FaultPlan(std::int64_t fail_at = -1) : fail_at_(fail_at) {}
+  bool hit() { return hits_.fetch_add(1, std::memory_order_relaxed) == fail_at_.load(std::memory_order_relaxed); }
+  std::int64_t hits() const { return hits_.load(std::memory_order_relaxed); }
+  void fail_next() { fail_at_.store(hits_.load()); }
+
+ private:
+  std::atomic<std::int64_t> hits_{0}, fail_at_;
+};
+
+// --- GPUs ------------------------------------------------------------------------------------------------------------
+
+// What one can do, for estimates.
+struct GpuSpec {
+  std::string_view name;
+  double gb_per_s;     // memory bandwidth
+  double bf16_tflops;  // dense
+  double memory_gib;
+  std::string_view source;
+};
+const GpuSpec& find_gpu(std::string_view name);  // in any case; throws invalid_argument listing the names
 
 // --- Concepts --------------------------------------------------------------------------------------------------------
 

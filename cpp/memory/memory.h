@@ -1,161 +1,393 @@
-// KV memory: a pool of fixed-size blocks with reference counts, a content-addressed prefix tree over them, and the
-// paged cache itself. Owned by the engine thread; no locks, no device calls.
+// KV memory: pools of fixed-size blocks with reference counts, a content-addressed prefix tree over them, and the paged
+// cache itself. Owned by the engine thread; no locks, no device calls: what must be copied is written into a list that
+// the next step carries out.
 //
-// A block is in exactly one state, and every change goes through BlockPool:
+// The device runs plans in the order in which they were made. So a block belongs to whom the newest plan says: it can
+// be given away while a step that reads it is still in flight, because whatever its new holder does comes later.
+//
+// A block of a tier is in exactly one state, and every change goes through BlockPool:
 //   free    nobody holds it, nothing is known of its contents
-//   active  held by one or more sequences
-//   cached  published in the tree and held by nobody: reusable, and evicted in least-recently-used order
+//   held    by sequences, or by a lease that looks at it
+//   cached  published in the tree and held by nobody: reusable; evicted in least-recently-used order within its class
 //
-// Who holds a published block holds its ancestors in the tree too, and lets go of descendants first. So a cached block
-// has cached descendants only, and they are evicted before it: what is evicted is a leaf.
+// With full attention, who holds a published block holds its ancestors too and lets go of descendants first, so what is
+// evicted is a leaf. With a sliding window the front of a text is let go first; its nodes stay while they have
+// children.
 #pragma once
+
+#include <warpjet/engine.h>
 
 #include "core/core.h"
 #include "device/device.h"
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace warpjet {
 
 using BlockId = std::int32_t;
-constexpr BlockId kNullBlock = 0;  // reserved: rows that must write nowhere write here
+using NodeId = std::int32_t;
+constexpr BlockId kNullBlock = 0;  // reserved in every tier: rows that must write nowhere write here
 constexpr BlockId kNoBlock = -1;
+constexpr NodeId kNoNode = -1;
 
-class PrefixTree;
+// Where a block lies. The host tier keeps what the device has no room for.
+enum class Tier : std::uint8_t { device, host };
+constexpr int kNumTiers = 2;
 
-// Everything is O(1) a block and allocates nothing.
+// A block to be copied, all layers of it. The copies of a step run in order, before the step writes anything itself.
+struct Copy {
+  Tier from = Tier::device, to = Tier::device;
+  BlockId source = kNoBlock, target = kNoBlock;
+};
+
+// Eviction classes: a higher one goes later. Preempted sequences get one more than they asked for.
+constexpr int kNumCacheClasses = 8;
+constexpr int kDefaultCacheClass = 3;
+
+// The blocks of one tier. Everything is O(1) and allocates nothing; misuse throws internal.
 class BlockPool {
  public:
-  // num_blocks counts the null block. Throws invalid_argument unless num_blocks >= 2.
+  // num_blocks counts the null block. Throws invalid_argument unless num_blocks >= 1.
   explicit BlockPool(int num_blocks);
 
-  // Appends n blocks to `out`, each with one reference, or none: false = not enough free and cached blocks. Cached
-  // blocks are evicted (removed from `tree`) when the free list is empty.
-  bool try_acquire(int n, std::vector<BlockId>& out, PrefixTree& tree);
+  BlockId take();               // a free block, held once; there must be one
+  BlockId coldest() const;      // the cached block to evict next: longest unused in the lowest class; kNoBlock = none
+  void hold(BlockId block);     // one more holder; takes it off its list when it was cached
+  void release(BlockId block);  // one holder less; the last one leaves it cached when it is published, else free
 
-  // Both throw internal when nobody holds the block; retain() also takes cached blocks.
-  void retain(BlockId block);   // one more reference; takes it off the LRU list when it was cached
-  void release(BlockId block);  // at zero: cached when published, else free
+  // Undo of hold(), in reverse order of several: a block that was cached goes back to its very place.
+  // `after` is what follows_in_list() said before hold().
+  void release_to(BlockId block, BlockId after);
+  BlockId follows_in_list(BlockId block) const { return blocks_[block].previous; }
 
-  int references(BlockId block) const { return blocks_[block].references; }
-  bool published(BlockId block) const { return blocks_[block].published; }
+  // What the tree says: a held block was published as this node, or a held or cached one is no longer.
+  void publish(BlockId block, NodeId node);
+  void unpublish(BlockId block);
+  void raise_class(BlockId block, int cache_class);  // of a held block; never lowers it while it is published
+
+  NodeId node(BlockId block) const { return blocks_[block].node; }
+  int holders(BlockId block) const { return blocks_[block].holders; }
+  int cache_class(BlockId block) const { return blocks_[block].cache_class; }
   int num_blocks() const { return static_cast<int>(blocks_.size()); }
   int num_free() const { return num_free_; }
   int num_cached() const { return num_cached_; }
-  int num_active() const { return num_blocks() - 1 - num_free_ - num_cached_; }
+  int num_held() const { return num_blocks() - 1 - num_free_ - num_cached_; }
   int num_available() const { return num_free_ + num_cached_; }
-
-  // Empties the LRU list into the free list.
-  void drop_cached(PrefixTree& tree);
 
   // Throws internal when lists, counts and states disagree. O(num_blocks); tests call it after every change.
   void check() const;
+  // Of everything: equal before and after what had no effect.
+  std::uint64_t digest() const;
 
  private:
-  friend class PrefixTree;  // says what is published, and nothing else
-  enum class State : std::uint8_t { reserved, free, active, cached };
+  enum class State : std::uint8_t { reserved, free, held, cached };
   struct Block {
-    std::int32_t references = 0;
-    BlockId previous = kNoBlock, next = kNoBlock;  // free list or LRU list
+    std::int32_t holders = 0;
+    BlockId previous = kNoBlock, next = kNoBlock;  // free list or the LRU list of its class
+    NodeId node = kNoNode;
     State state = State::free;
-    bool published = false;
+    std::uint8_t cache_class = 0;
   };
   struct List {
     BlockId head = kNoBlock, tail = kNoBlock;
   };
-
-  void publish(BlockId block);    // an active block entered the tree
-  void unpublish(BlockId block);  // it left the tree: a cached one becomes free
-  void push_back(List& list, BlockId block);
-  void push_front(List& list, BlockId block);
+  void insert(List& list, BlockId block, BlockId after);  // kNoBlock: at the head
   void unlink(List& list, BlockId block);
   void make_free(BlockId block);
-  int check_list(const List& list, State state) const;
+  void cache(BlockId block, BlockId after);  // into the list of its class
+  void uncache(BlockId block);               // and out of it; the state is the caller's
+  int check_list(const List& list, State state, int cache_class) const;
 
   std::vector<Block> blocks_;
-  List free_;  // last in, first out: warm reuse
-  List lru_;   // least recently released at the head
+  List free_;                               // last in, first out: warm reuse
+  std::array<List, kNumCacheClasses> lru_;  // longest unused at the head
+  std::uint32_t occupied_ = 0;              // bit c: lru_[c] is not empty
   int num_free_ = 0, num_cached_ = 0;
 };
 
-// Full blocks by content. A node is a published block; its identity is (parent node, its tokens, and for the first
-// block the salt): the hash is an index only, everything is compared exactly. Nodes never change once published.
+// What must be equal besides tokens for keys and values to be equal. The format of the cache is the engine's, so there
+// is only one.
+struct PrefixDomain {
+  std::string salt;           // of the request, and what else changes its KV
+  std::uint64_t adapter = 0;  // LoRA adapter; 0 = none
+  bool operator==(const PrefixDomain&) const = default;
+};
+
+// Full blocks by content. A node is a text of whole blocks: (parent node, tokens of its last block), and the roots are
+// domains. The hash is an index only, everything is compared exactly; nodes never change. A node knows the block that
+// keeps it in each tier, if any; one without blocks and children is removed by whoever took the last.
 class PrefixTree {
  public:
-  // Tests make hashes collide by masking their bits away. The pool must outlive the tree.
-  PrefixTree(BlockPool& pool, int block_size, std::uint64_t hash_mask = ~std::uint64_t{0});
+  // hash_key makes collisions unpredictable; tests make them certain by masking the hash's bits away.
+  struct Config {
+    int max_nodes = 0, block_size = 0;
+    std::uint64_t hash_key = 0, hash_mask = ~std::uint64_t{0};
+  };
+  explicit PrefixTree(const Config& config);
 
-  // Appends the longest chain of published blocks that covers a prefix of `tokens`, at most `max_blocks`, each retained
-  // on return: there is no such thing as an unpinned match. Returns their number.
-  int match_and_retain(std::span<const std::int32_t> tokens, std::string_view salt, int max_blocks,
-                       std::vector<BlockId>& out);
+  NodeId find_root(const PrefixDomain& domain) const;                      // kNoNode = nothing of this domain is known
+  NodeId make_root(const PrefixDomain& domain);                            // finds or makes it; kNoNode = no node left
+  NodeId find(NodeId parent, std::span<const std::int32_t> tokens) const;  // one block of tokens; kNoNode = not there
+  NodeId insert(NodeId parent, std::span<const std::int32_t> tokens);      // it is not there; kNoNode = no node left
 
-  // Publishes the full block `block`, which the caller holds, with `tokens` after `parent`, which the caller holds too
-  // (kNoBlock = first; the salt counts there and is inherited by what follows). Returns the block to use from now on:
-  // when an equal node is already there, that one, retained, and `block` is released. So contents are kept once, and a
-  // holder's published blocks are always a chain of the tree.
-  BlockId publish(BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt, BlockId block);
+  // Removes nodes that have neither blocks nor children, from this one upwards.
+  void prune(NodeId node);
 
-  // Called by the pool when it evicts: forgets the block, and its descendants, which cannot be reached any more.
-  void evict(BlockId block);
+  // The child of `parent` with a block in `tier` that begins with most of `tokens`, of the newest few; length 0 = none.
+  struct Overlap {
+    NodeId node = kNoNode;
+    int length = 0;
+  };
+  Overlap best_overlap(NodeId parent, std::span<const std::int32_t> tokens, Tier tier) const;
 
+  BlockId block(NodeId node, Tier tier) const { return nodes_[node].blocks[static_cast<int>(tier)]; }
+  void set_block(NodeId node, Tier tier, BlockId block) { nodes_[node].blocks[static_cast<int>(tier)] = block; }
+  NodeId parent(NodeId node) const { return nodes_[node].parent; }
+  bool is_root(NodeId node) const { return nodes_[node].parent == kNoNode; }
+  bool has_children(NodeId node) const { return nodes_[node].first_child != kNoNode; }
+  std::span<const std::int32_t> tokens(NodeId node) const;
+  std::uint64_t key(NodeId node) const { return nodes_[node].key; }  // of the whole text, for events
   int block_size() const { return block_size_; }
-  int size() const { return size_; }
-  BlockId parent(BlockId block) const { return nodes_[block].parent; }
+  int size() const { return size_; }  // roots included
+  int max_nodes() const { return static_cast<int>(nodes_.size()); }
+  bool live(NodeId node) const { return nodes_[node].live; }
   void check() const;  // as BlockPool::check
+  std::uint64_t digest() const;
 
  private:
   struct Node {
-    std::uint64_t hash = 0;
-    std::string salt;  // of a first block
-    BlockId parent = kNoBlock, first_child = kNoBlock;
-    BlockId previous_sibling = kNoBlock, next_sibling = kNoBlock;
-    BlockId next_in_bucket = kNoBlock;
+    std::uint64_t key = 0;
+    NodeId parent = kNoNode, first_child = kNoNode, previous_sibling = kNoNode, next_sibling = kNoNode;
+    NodeId next_in_bucket = kNoNode;  // the free list, when not live
+    std::array<BlockId, kNumTiers> blocks = {kNoBlock, kNoBlock};
     bool live = false;
   };
-  std::span<std::int32_t> tokens_of(BlockId block) const;
-  std::uint64_t hash(BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt) const;
-  BlockId find(std::uint64_t hash, BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt) const;
-  BlockId& bucket(std::uint64_t hash) { return buckets_[hash & (buckets_.size() - 1)]; }
-  BlockId bucket(std::uint64_t hash) const { return buckets_[hash & (buckets_.size() - 1)]; }
-  void link(BlockId block);
-  void forget(BlockId block);
-  void check_node(BlockId block) const;
+  struct DomainHash {
+    std::uint64_t key = 0;
+    std::size_t operator()(const PrefixDomain& domain) const;
+  };
+  NodeId make(NodeId parent, std::uint64_t key);
+  void forget(NodeId node);
+  std::uint64_t root_key(const PrefixDomain& domain) const;
+  std::uint64_t child_key(NodeId parent, std::span<const std::int32_t> tokens) const;
+  NodeId& bucket(std::uint64_t key) { return buckets_[key & (buckets_.size() - 1)]; }
 
-  BlockPool& pool_;
   int block_size_;
-  std::uint64_t hash_mask_;
-  std::vector<Node> nodes_;                 // by block id
-  std::unique_ptr<std::int32_t[]> tokens_;  // [blocks, block_size]; pages are touched when first used
-  std::vector<BlockId> buckets_;            // heads of chains; a power of two
+  std::uint64_t hash_key_, hash_mask_;
+  std::vector<Node> nodes_;
+  std::unique_ptr<std::int32_t[]> tokens_;  // [max_nodes, block_size]; pages are touched when first used
+  std::vector<NodeId> buckets_;             // heads of chains; a power of two
+  std::unordered_map<PrefixDomain, NodeId, DomainHash> roots_;
+  std::unordered_map<NodeId, const PrefixDomain*> domains_;  // of roots
+  NodeId free_ = kNoNode;
   int size_ = 0;
 };
 
-// The tensors that the block ids index: per layer k and v, [blocks, kv_heads, block_size, head_dim].
+// What a sequence holds.
+struct BlockTable {
+  std::vector<BlockId> blocks;   // block i holds tokens [i * block_size, ...); kNullBlock before `first`
+  int first = 0;                 // blocks before it lie behind the window and were let go
+  int published = 0;             // leading blocks that are in the tree
+  NodeId node = kNoNode;         // of the last published one
+  std::vector<BlockId> swapped;  // on the host, of a preempted sequence: its blocks from swapped_first on
+  int swapped_first = 0;
+};
+
+class KvBlocks;
+
+// The longest known prefix of a text, held: nobody can take it away while it is looked at. Dropping a lease leaves
+// everything as it was before, order of eviction included.
+class Lease {
+ public:
+  Lease() = default;
+  Lease(Lease&& other) noexcept;
+  Lease& operator=(Lease&&) = delete;
+  ~Lease() { drop(); }
+
+  int tokens() const { return tokens_; }         // that need not be computed
+  int blocks_needed() const { return needed_; }  // device blocks to be taken for them: restored or copied ones
+  int num_blocks() const { return static_cast<int>(nodes_.size()) + (overlap_ > 0); }  // in the table, once adopted
+  NodeId node() const { return nodes_.empty() ? kNoNode : nodes_.back(); }             // of the last whole block
+  void drop();
+
+ private:
+  friend class KvBlocks;
+  struct Held {
+    Tier tier;
+    BlockId block, after;  // after: for BlockPool::release_to
+    bool was_cached;
+  };
+  KvBlocks* kv_ = nullptr;
+  std::vector<NodeId> nodes_;  // by block; those before first_ are behind the window
+  int first_ = 0;
+  int overlap_ = 0;  // tokens of the block after the whole ones, found at the start of the last held one
+  int tokens_ = 0, needed_ = 0;
+  std::uint64_t change_ = 0;  // the number of KvBlocks::changes_ that this is
+  std::vector<Held> held_;    // block first_, first_ + 1, ..., and the one to be copied from
+};
+
+// Both tiers and the tree, as one: the only place where blocks change hands. Who needs blocks first looks
+// (match: everything found is held by the lease; num_available), then takes (adopt, try_grow): taking what was counted
+// cannot fail, and nothing that is held can be evicted by it.
+class KvBlocks {
+ public:
+  struct Config {
+    int num_blocks = 0;       // the null block included, >= 2
+    int num_host_blocks = 0;  // usable ones; 0 = no host tier
+    int block_size = 32;
+    int window = 0;  // > 0: a token sees this many keys, its own included, in every layer
+    bool prefix_caching = true;
+    int max_events = 0;  // KvEvents to keep; 0 = none
+    std::uint64_t hash_key = 0, hash_mask = ~std::uint64_t{0};
+    FaultPlan* faults = nullptr;  // tests: makes blocks scarce
+  };
+  explicit KvBlocks(const Config& config);
+  KvBlocks(const KvBlocks&) = delete;
+
+  // The longest prefix of `tokens`, at most max_tokens long, that is in either tier: whole blocks, then the beginning
+  // of another block that is worth copying (at least kMinOverlap tokens). With a window, only what later tokens see
+  // must be there.
+  Lease match(std::span<const std::int32_t> tokens, const PrefixDomain& domain, int max_tokens);
+  static constexpr int kMinOverlap = 4;
+
+  // The empty table takes over what the lease holds. There must be lease.blocks_needed() available.
+  void adopt(Lease lease, BlockTable& table);
+
+  // Blocks for `tokens` tokens, or false and nothing. Evicts what is cached, keeping it on the host if there is room.
+  bool try_grow(BlockTable& table, int tokens);
+  int growth(const BlockTable& table, int tokens) const;  // blocks that try_grow() would take
+
+  // Publishes the blocks of `table` that `computed` tokens fill; the table's text begins with `tokens`. A block that is
+  // in the tree already is exchanged for that one, so contents are kept once; changed(index, block) tells.
+  template <class Changed>
+  void publish(BlockTable& table, std::span<const std::int32_t> tokens, int computed, const PrefixDomain& domain,
+               Changed&& changed);
+
+  // Lets go of blocks that no token from `position` on can see. No effect without a window.
+  void release_behind_window(BlockTable& table, int position, int cache_class);
+
+  // THE release path: everything that the table holds, on both tiers, last block first.
+  void release(BlockTable& table, int cache_class);
+
+  // Moves the unpublished blocks of `computed` tokens to the host and releases the rest. False: no room there, and
+  // nothing happened.
+  bool try_swap_out(BlockTable& table, int computed, int cache_class);
+  // Gives a swapped-out table its blocks back; the lease holds what is published of it. Blocks needed:
+  // swap_in_needed().
+  int swap_in_needed(const BlockTable& table, const Lease& lease) const;
+  bool can_swap_in(const BlockTable& table, const Lease& lease) const;  // its front is still known
+  void swap_in(Lease lease, BlockTable& table);
+
+  // A table that shares the whole blocks of the first `tokens` tokens and has a copy of the rest. False: no block for
+  // the copy. The copy runs in the next step.
+  bool try_fork(const BlockTable& parent, int tokens, BlockTable& child);
+
+  void reset_cache();  // forgets every block that nobody holds
+
+  std::vector<Copy>& copies() { return copies_; }  // to be moved into the next plan
+  // Appends events from `number` on that are still kept; returns the number of the next event to come.
+  std::uint64_t events_since(std::uint64_t number, std::vector<KvEvent>& out) const;
+
+  const BlockPool& device() const { return pools_[0]; }
+  const BlockPool& host() const { return pools_[1]; }
+  const PrefixTree& tree() const { return tree_; }
+  int block_size() const { return config_.block_size; }
+  int window() const { return config_.window; }
+  bool prefix_caching() const { return config_.prefix_caching; }
+  int blocks_for(int tokens) const { return static_cast<int>(ceil_div<std::int64_t>(tokens, config_.block_size)); }
+  int num_available() const { return pools_[0].num_available(); }
+  std::int64_t num_offloaded() const { return offloaded_; }  // blocks copied to the host so far
+  std::int64_t num_restored() const { return restored_; }    // and back
+
+  // Throws internal when pools, tree and these tables disagree: every holder is a table, I1 to I5. O(everything).
+  void check(std::span<const BlockTable* const> tables) const;
+  std::uint64_t digest() const;
+
+ private:
+  friend class Lease;
+  BlockPool& pool(Tier tier) { return pools_[static_cast<int>(tier)]; }
+  const BlockPool& pool(Tier tier) const { return pools_[static_cast<int>(tier)]; }
+  static constexpr int kSpareNodes = 64;  // roots, and texts whose blocks are gone on the way to ones that are not
+
+  void find_chain(NodeId root, std::span<const std::int32_t> tokens, std::vector<NodeId>& chain) const;
+  int first_visible(int position) const;  // the first block that a token at `position` sees
+  int first_needed(int whole) const;      // of a text's first `whole` blocks, to continue after them
+  void hold(Lease& lease, Tier tier, BlockId block);
+  int restores(const Lease& lease, int whole) const;  // of its first `whole` blocks, those on the host
+  void trim(Lease& lease, int whole);
+  void take_over(Lease& lease, BlockTable& table);
+
+  BlockId take(Tier tier);  // evicts if it must; the caller counted
+  void evict(Tier tier);    // the coldest block
+  void offload(NodeId node, BlockId block);
+  BlockId restore(NodeId node, BlockId kept);
+  void copy(Tier from, BlockId source, Tier to, BlockId target);
+  bool scarce();  // only pretended
+
+  BlockId publish_block(BlockTable& table, int index, std::span<const std::int32_t> tokens, const PrefixDomain& domain);
+  void store(NodeId node, Tier tier, BlockId block);
+  void forget(Tier tier, BlockId block);
+  void release_block(Tier tier, BlockId block, int cache_class);
+  void release_device(BlockTable& table, int cache_class);
+  void record(KvEvent::Kind kind, Tier tier, NodeId node);
+  void check_block(Tier tier, BlockId block, int holders) const;
+  void check_node(NodeId node) const;
+
+  Config config_;
+  std::array<BlockPool, kNumTiers> pools_;
+  PrefixTree tree_;
+  std::vector<Copy> copies_;
+  std::vector<KvEvent> events_;  // a ring
+  std::uint64_t next_event_ = 0;
+  std::int64_t offloaded_ = 0, restored_ = 0;
+  std::uint64_t changes_ = 0;  // of the eviction order; a lease is one, and dropping the latest change undoes it
+};
+
+template <class Changed>
+void KvBlocks::publish(BlockTable& table, std::span<const std::int32_t> tokens, int computed,
+                       const PrefixDomain& domain, Changed&& changed) {
+  if (!config_.prefix_caching) return;
+  while ((table.published + 1) * config_.block_size <= computed) {
+    const int index = table.published;
+    const BlockId before = table.blocks[index];
+    const BlockId after = publish_block(table, index, tokens, domain);
+    if (after == kNoBlock) return;  // the tree is full: this text ends here for others
+    if (after != before) changed(index, after);
+  }
+}
+
+// The tensors that the block ids index: per layer k and v, [blocks, kv_heads, block_size, head_dim], and room for as
+// many blocks on the host as asked for.
 class KvCache {
  public:
   struct Config {
     int layers = 0, kv_heads = 0, head_dim = 0, block_size = 0, num_blocks = 0;
     DType dtype = DType::f32;
+    int num_host_blocks = 0;  // the null block included; 0 = no host tier
   };
 
-  // Throws invalid_argument unless every number is positive, and out_of_memory as the device does.
+  // Throws invalid_argument unless the sizes are positive, and out_of_memory as the device does.
   KvCache(const Config& config, Device& device);
 
   static std::int64_t bytes_per_block(const Config& config);
   TensorView k(int layer) const { return view(layer, 0); }
   TensorView v(int layer) const { return view(layer, 1); }
+  void copy(const Copy& copy, Stream& stream);
   const Config& config() const { return config_; }
 
  private:
   TensorView view(int layer, int which) const;
+  std::byte* address(Tier tier, BlockId block, int tensor) const;
   Config config_;
   Buffer memory_;
+  Buffer host_;  // [blocks, layers, 2, kv_heads, block_size, head_dim]
 };
 
 }  // namespace warpjet

@@ -4,143 +4,177 @@
 #include <bit>
 
 namespace warpjet {
+namespace {
 
-PrefixTree::PrefixTree(BlockPool& pool, int block_size, std::uint64_t hash_mask)
-    : pool_(pool), block_size_(block_size), hash_mask_(hash_mask) {
-  WJ_REQUIRE(block_size > 0, invalid_argument, "block_size must be positive, got ", block_size);
-  const std::size_t num_blocks = pool.num_blocks();
-  nodes_.resize(num_blocks);
-  tokens_ = std::make_unique_for_overwrite<std::int32_t[]>(num_blocks * block_size);
-  buckets_.assign(std::bit_ceil(num_blocks), kNoBlock);
+// Of a node's children, those that may be worth a copy: a bound, as a popular node has thousands.
+constexpr int kMaxOverlapCandidates = 16;
+
+}  // namespace
+
+PrefixTree::PrefixTree(const Config& config)
+    : block_size_(config.block_size),
+      hash_key_(config.hash_key),
+      hash_mask_(config.hash_mask),
+      roots_(0, DomainHash{config.hash_key}) {
+  WJ_REQUIRE(config.block_size > 0, invalid_argument, "block_size must be positive, got ", config.block_size);
+  WJ_REQUIRE(config.max_nodes > 0, invalid_argument, "max_nodes must be positive, got ", config.max_nodes);
+  const std::size_t max_nodes = config.max_nodes;
+  nodes_.resize(max_nodes);
+  tokens_ = std::make_unique_for_overwrite<std::int32_t[]>(max_nodes * block_size_);
+  buckets_.assign(std::bit_ceil(max_nodes), kNoNode);
+  for (NodeId node = config.max_nodes - 1; node >= 0; --node) nodes_[node].next_in_bucket = std::exchange(free_, node);
 }
 
-int PrefixTree::match_and_retain(std::span<const std::int32_t> tokens, std::string_view salt, int max_blocks,
-                                 std::vector<BlockId>& out) {
-  const int limit = std::min(max_blocks, static_cast<int>(tokens.size()) / block_size_);
-  BlockId parent = kNoBlock;
-  for (int matched = 0; matched < limit; ++matched) {
-    const auto part = tokens.subspan(static_cast<std::size_t>(matched) * block_size_, block_size_);
-    const BlockId block = find(hash(parent, part, salt), parent, part, salt);
-    if (block == kNoBlock) return matched;
-    out.push_back(block);  // may throw, so before the reference is taken
-    pool_.retain(block);
-    parent = block;
+std::size_t PrefixTree::DomainHash::operator()(const PrefixDomain& domain) const {
+  return hash64(std::as_bytes(std::span(domain.salt)), hash64(std::as_bytes(std::span(&domain.adapter, 1)), key));
+}
+
+NodeId PrefixTree::find_root(const PrefixDomain& domain) const {
+  const auto at = roots_.find(domain);
+  return at == roots_.end() ? kNoNode : at->second;
+}
+
+NodeId PrefixTree::make_root(const PrefixDomain& domain) {
+  if (const NodeId root = find_root(domain); root != kNoNode) return root;
+  if (free_ == kNoNode) return kNoNode;
+  const auto at = roots_.emplace(domain, kNoNode).first;
+  domains_.emplace(free_, &at->first);
+  return at->second = make(kNoNode, root_key(domain));
+}
+
+NodeId PrefixTree::find(NodeId parent, std::span<const std::int32_t> tokens) const {
+  const std::uint64_t key = child_key(parent, tokens);
+  for (NodeId at = buckets_[key & (buckets_.size() - 1)]; at != kNoNode; at = nodes_[at].next_in_bucket) {
+    if (nodes_[at].key == key && nodes_[at].parent == parent && std::ranges::equal(this->tokens(at), tokens)) return at;
   }
-  return std::max(limit, 0);
+  return kNoNode;
 }
 
-BlockId PrefixTree::publish(BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt,
-                            BlockId block) {
-  WJ_CHECK(static_cast<int>(tokens.size()) == block_size_, "only full blocks are published, got ", tokens.size());
-  WJ_CHECK(parent == kNoBlock || (pool_.published(parent) && pool_.references(parent) > 0), "parent=", parent);
-  const std::uint64_t key = hash(parent, tokens, salt);
-  const BlockId equal = find(key, parent, tokens, salt);
-  if (equal != kNoBlock) {
-    pool_.retain(equal);
-    pool_.release(block);
-    return equal;
-  }
-  Node& node = nodes_[block];
-  if (parent == kNoBlock) node.salt = salt;
-  pool_.publish(block);
-  std::ranges::copy(tokens, tokens_of(block).begin());
-  node.parent = parent;
-  node.hash = key;
-  link(block);
-  return block;
+NodeId PrefixTree::insert(NodeId parent, std::span<const std::int32_t> tokens) {
+  const std::uint64_t key = child_key(parent, tokens);
+  if (free_ == kNoNode) return kNoNode;
+  const NodeId node = make(parent, key);
+  std::ranges::copy(tokens, tokens_.get() + static_cast<std::size_t>(node) * block_size_);
+  return node;
 }
 
-// Leaves first and without recursion: a chain may be as long as the pool.
-void PrefixTree::evict(BlockId block) {
-  WJ_CHECK(nodes_[block].live, "block=", block);
-  for (BlockId at = block;;) {
-    while (nodes_[at].first_child != kNoBlock) at = nodes_[at].first_child;
-    const BlockId parent = nodes_[at].parent;
-    forget(at);
-    if (at == block) return;
-    at = parent;
+// Upwards and without recursion: a chain may be as long as the tree.
+void PrefixTree::prune(NodeId node) {
+  while (node != kNoNode && !has_children(node) && block(node, Tier::device) == kNoBlock &&
+         block(node, Tier::host) == kNoBlock) {
+    const NodeId above = parent(node);
+    forget(node);
+    node = above;
   }
 }
 
-void PrefixTree::link(BlockId block) {
-  Node& node = nodes_[block];
-  node.live = true;
-  node.next_in_bucket = std::exchange(bucket(node.hash), block);
-  if (node.parent != kNoBlock) {
-    node.next_sibling = std::exchange(nodes_[node.parent].first_child, block);
-    if (node.next_sibling != kNoBlock) nodes_[node.next_sibling].previous_sibling = block;
+PrefixTree::Overlap PrefixTree::best_overlap(NodeId parent, std::span<const std::int32_t> tokens, Tier tier) const {
+  Overlap best;
+  NodeId child = nodes_[parent].first_child;
+  for (int i = 0; i < kMaxOverlapCandidates && child != kNoNode; ++i, child = nodes_[child].next_sibling) {
+    if (block(child, tier) == kNoBlock) continue;
+    const auto mismatch = std::ranges::mismatch(tokens, this->tokens(child));
+    const int length = static_cast<int>(mismatch.in1 - tokens.begin());
+    if (length > best.length) best = {child, length};
+  }
+  return best;
+}
+
+std::span<const std::int32_t> PrefixTree::tokens(NodeId node) const {
+  if (is_root(node)) return {};
+  return {tokens_.get() + static_cast<std::size_t>(node) * block_size_, static_cast<std::size_t>(block_size_)};
+}
+
+NodeId PrefixTree::make(NodeId parent, std::uint64_t key) {
+  const NodeId id = std::exchange(free_, nodes_[free_].next_in_bucket);
+  Node& node = nodes_[id];
+  node = {.key = key, .parent = parent, .live = true};
+  node.next_in_bucket = std::exchange(bucket(key), id);
+  if (parent != kNoNode) {
+    node.next_sibling = std::exchange(nodes_[parent].first_child, id);
+    if (node.next_sibling != kNoNode) nodes_[node.next_sibling].previous_sibling = id;
   }
   ++size_;
+  return id;
 }
 
-void PrefixTree::forget(BlockId block) {
-  Node& node = nodes_[block];
-  BlockId* at = &bucket(node.hash);
-  while (*at != block) at = &nodes_[*at].next_in_bucket;
+void PrefixTree::forget(NodeId id) {
+  Node& node = nodes_[id];
+  NodeId* at = &bucket(node.key);
+  while (*at != id) at = &nodes_[*at].next_in_bucket;
   *at = node.next_in_bucket;
-  if (node.next_sibling != kNoBlock) nodes_[node.next_sibling].previous_sibling = node.previous_sibling;
-  if (node.previous_sibling != kNoBlock) {
+  if (node.next_sibling != kNoNode) nodes_[node.next_sibling].previous_sibling = node.previous_sibling;
+  if (node.previous_sibling != kNoNode) {
     nodes_[node.previous_sibling].next_sibling = node.next_sibling;
-  } else if (node.parent != kNoBlock) {
+  } else if (node.parent != kNoNode) {
     nodes_[node.parent].first_child = node.next_sibling;
+  } else {
+    const auto domain = domains_.find(id);
+    roots_.erase(roots_.find(*domain->second));
+    domains_.erase(domain);
   }
-  node = Node{};
+  node = {.next_in_bucket = std::exchange(free_, id)};
   --size_;
-  pool_.unpublish(block);
 }
 
-std::span<std::int32_t> PrefixTree::tokens_of(BlockId block) const {
-  return {tokens_.get() + static_cast<std::size_t>(block) * block_size_, static_cast<std::size_t>(block_size_)};
+std::uint64_t PrefixTree::root_key(const PrefixDomain& domain) const {
+  return DomainHash{hash_key_}(domain)&hash_mask_;
 }
 
-// The parent's id stands for everything before it, so each block is hashed alone.
-std::uint64_t PrefixTree::hash(BlockId parent, std::span<const std::int32_t> tokens, std::string_view salt) const {
-  const std::uint64_t before = parent == kNoBlock ? hash64(std::as_bytes(std::span(salt))) : parent;
-  return hash64(std::as_bytes(tokens), before) & hash_mask_;
-}
-
-BlockId PrefixTree::find(std::uint64_t hash, BlockId parent, std::span<const std::int32_t> tokens,
-                         std::string_view salt) const {
-  for (BlockId block = bucket(hash); block != kNoBlock; block = nodes_[block].next_in_bucket) {
-    const Node& node = nodes_[block];
-    if (node.hash != hash || node.parent != parent) continue;
-    if (parent == kNoBlock && node.salt != salt) continue;
-    if (std::ranges::equal(tokens_of(block), tokens)) return block;
-  }
-  return kNoBlock;
+// The parent's key stands for everything before it, so each block is hashed alone.
+std::uint64_t PrefixTree::child_key(NodeId parent, std::span<const std::int32_t> tokens) const {
+  WJ_CHECK(nodes_[parent].live && static_cast<int>(tokens.size()) == block_size_, "parent=", parent,
+           " tokens=", tokens.size());
+  return hash64(std::as_bytes(tokens), nodes_[parent].key ^ hash_key_) & hash_mask_;
 }
 
 void PrefixTree::check() const {
-  int live = 0, indexed = 0;
-  for (BlockId block = 0; block < pool_.num_blocks(); ++block) {
-    WJ_CHECK(nodes_[block].live == pool_.published(block), "block=", block);
-    if (!nodes_[block].live) continue;
-    ++live;
-    check_node(block);
-  }
-  for (const BlockId head : buckets_) {
-    for (BlockId block = head; block != kNoBlock; block = nodes_[block].next_in_bucket) {
-      WJ_CHECK(++indexed <= size_, "a bucket runs in a circle or is shared");
+  int known = 0, indexed = 0, free = 0;
+  for (const Node& node : nodes_) known += node.live;
+  for (const NodeId head : buckets_) {
+    for (NodeId node = head; node != kNoNode; node = nodes_[node].next_in_bucket) {
+      WJ_CHECK(nodes_[node].live && ++indexed <= size_, "a bucket runs in a circle or is shared");
     }
   }
-  WJ_CHECK(live == size_ && indexed == size_, "live=", live, " indexed=", indexed, " size=", size_);
+  for (NodeId node = free_; node != kNoNode; node = nodes_[node].next_in_bucket) {
+    WJ_CHECK(!nodes_[node].live && ++free <= max_nodes(), "the free list runs in a circle");
+  }
+  WJ_CHECK(known == size_ && indexed == size_ && free == max_nodes() - size_, "live=", known, " indexed=", indexed,
+           " free=", free, " size=", size_);
+
+  // What the roots reach is everything, so nothing runs in a circle.
+  WJ_CHECK(roots_.size() == domains_.size());
+  std::vector<NodeId> reached;
+  for (const auto& [domain, root] : roots_) {
+    WJ_CHECK(live(root) && is_root(root) && *domains_.at(root) == domain && key(root) == root_key(domain),
+             "root=", root);
+    reached.push_back(root);
+  }
+  for (std::size_t i = 0; i < reached.size(); ++i) {
+    WJ_CHECK(reached.size() <= static_cast<std::size_t>(size_), "a node has two parents");
+    NodeId previous = kNoNode;
+    for (NodeId child = nodes_[reached[i]].first_child; child != kNoNode; child = nodes_[child].next_sibling) {
+      const Node& node = nodes_[child];
+      WJ_CHECK(node.live && node.parent == reached[i] && node.previous_sibling == previous, "node=", child);
+      WJ_CHECK(find(node.parent, tokens(child)) == child, "node ", child, " is not unique or has a wrong key");
+      previous = child;
+      reached.push_back(child);
+    }
+  }
+  WJ_CHECK(reached.size() == static_cast<std::size_t>(size_), "reached=", reached.size(), " size=", size_);
 }
 
-void PrefixTree::check_node(BlockId block) const {
-  const Node& node = nodes_[block];
-  WJ_CHECK(node.hash == hash(node.parent, tokens_of(block), node.salt), "block=", block);
-  WJ_CHECK(find(node.hash, node.parent, tokens_of(block), node.salt) == block, "block ", block, " is not unique");
-  if (node.parent != kNoBlock) {
-    WJ_CHECK(nodes_[node.parent].live && node.salt.empty(), "block=", block);
-    const bool held = pool_.references(block) > 0;
-    WJ_CHECK(!held || pool_.references(node.parent) > 0, "block ", block, " is held and its parent is not");
+std::uint64_t PrefixTree::digest() const {
+  std::uint64_t digest = hash64(std::as_bytes(std::span(buckets_)), free_);
+  for (NodeId id = 0; id < max_nodes(); ++id) {
+    const Node& node = nodes_[id];
+    const std::array<std::int32_t, 8> words = {
+        node.parent,         node.first_child, node.previous_sibling, node.next_sibling,
+        node.next_in_bucket, node.blocks[0],   node.blocks[1],        node.live};
+    digest = hash64(std::as_bytes(std::span(words)), digest ^ node.key);
+    if (node.live) digest = hash64(std::as_bytes(tokens(id)), digest);
   }
-  if (node.first_child != kNoBlock) WJ_CHECK(nodes_[node.first_child].previous_sibling == kNoBlock, "block=", block);
-  for (BlockId child = node.first_child; child != kNoBlock; child = nodes_[child].next_sibling) {
-    WJ_CHECK(nodes_[child].live && nodes_[child].parent == block, "child=", child, " of ", block);
-    const BlockId next = nodes_[child].next_sibling;
-    WJ_CHECK(next == kNoBlock || nodes_[next].previous_sibling == child, "child=", child, " of ", block);
-  }
+  return digest;
 }
 
 }  // namespace warpjet

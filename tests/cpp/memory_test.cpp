@@ -1,11 +1,11 @@
 #include "memory/memory.h"
 
+#include "error_kit.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -13,364 +13,314 @@ namespace warpjet {
 namespace {
 
 using Tokens = std::vector<std::int32_t>;
+using Blocks = std::vector<BlockId>;
 constexpr int kBlockSize = 4;
 
-ErrorCode code_of(const auto& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  ADD_FAILURE() << "did not throw";
-  return ErrorCode::internal;
+void expect_bug(const auto& call) {
+  expect_error(ErrorCode::internal, "", call);
 }
 
-// `count` blocks of tokens that differ by `seed`.
-Tokens tokens_of(int count, int seed) {
-  Tokens tokens(count * kBlockSize);
-  for (int i = 0; i < count * kBlockSize; ++i) tokens[i] = 1000 * seed + i;
-  return tokens;
+// --- BlockPool ------------------------------------------------------------------------------------------------------
+
+// Published blocks 1, 2, ... in the order in which they are to be evicted.
+BlockPool cached_pool(int count) {
+  BlockPool pool(count + 1);
+  for (int i = 0; i < count; ++i) pool.publish(pool.take(), i);
+  for (int i = 0; i < count; ++i) pool.release(i + 1);
+  return pool;
 }
 
-struct Memory {
-  explicit Memory(int num_blocks, std::uint64_t hash_mask = ~std::uint64_t{0})
-      : pool(num_blocks), tree(pool, kBlockSize, hash_mask) {}
-
-  std::vector<BlockId> acquire(int n) {
-    std::vector<BlockId> out;
-    EXPECT_TRUE(pool.try_acquire(n, out, tree));
-    return out;
-  }
-  // What a sequence does: finds what is there, computes and publishes the rest.
-  std::vector<BlockId> hold(const Tokens& tokens, std::string_view salt = "") {
-    std::vector<BlockId> chain;
-    const int blocks = static_cast<int>(tokens.size()) / kBlockSize;
-    const int found = tree.match_and_retain(tokens, salt, blocks, chain);
-    EXPECT_TRUE(pool.try_acquire(blocks - found, chain, tree));
-    for (int i = found; i < blocks; ++i) {
-      const auto part = std::span(tokens).subspan(i * kBlockSize, kBlockSize);
-      chain[i] = tree.publish(i == 0 ? kNoBlock : chain[i - 1], part, salt, chain[i]);
-    }
-    return chain;
-  }
-  void drop(const std::vector<BlockId>& chain) {
-    for (auto block = chain.rbegin(); block != chain.rend(); ++block) pool.release(*block);
-  }
-  int match(const Tokens& tokens, std::string_view salt = "") {
-    std::vector<BlockId> chain;
-    const int found = tree.match_and_retain(tokens, salt, 1 << 20, chain);
-    EXPECT_EQ(found, static_cast<int>(chain.size()));
-    drop(chain);
-    return found;
-  }
-  void check() const {
-    pool.check();
-    tree.check();
-  }
-
-  BlockPool pool;
-  PrefixTree tree;
-};
-
-TEST(BlockPool, RefusesFewerThanTwoBlocks) {
-  EXPECT_EQ(code_of([] { BlockPool pool(1); }), ErrorCode::invalid_argument);
-  EXPECT_EQ(code_of([] { BlockPool pool(-5); }), ErrorCode::invalid_argument);
+Blocks eviction_order(BlockPool pool) {
+  Blocks order;
+  for (; pool.coldest() != kNoBlock; pool.unpublish(order.back())) order.push_back(pool.coldest());
+  return order;
 }
 
-TEST(BlockPool, AcquireIsAllOrNothing) {
-  Memory m(6);
-  std::vector<BlockId> out = m.acquire(3);
-  EXPECT_FALSE(m.pool.try_acquire(3, out, m.tree));
-  EXPECT_EQ(out.size(), 3u);
-  EXPECT_EQ(m.pool.num_free(), 2);
-  EXPECT_TRUE(m.pool.try_acquire(2, out, m.tree));
-  EXPECT_EQ(m.pool.num_active(), 5);
-  m.check();
+TEST(BlockPool, NeedsTheNullBlock) {
+  expect_error(ErrorCode::invalid_argument, "null block", [] { BlockPool pool(0); });
+  BlockPool pool(1);
+  EXPECT_EQ(pool.num_available(), 0);
+  pool.check();
 }
 
 TEST(BlockPool, NeverHandsOutTheNullBlockNorOneBlockTwice) {
-  Memory m(9);
-  std::vector<BlockId> out = m.acquire(8);
+  BlockPool pool(9);
+  Blocks out;
+  while (pool.num_free() > 0) out.push_back(pool.take());
   std::ranges::sort(out);
-  EXPECT_EQ(out, (std::vector<BlockId>{1, 2, 3, 4, 5, 6, 7, 8}));
+  EXPECT_EQ(out, (Blocks{1, 2, 3, 4, 5, 6, 7, 8}));
+  EXPECT_EQ(pool.num_held(), 8);
+  expect_bug([&] { pool.take(); });
+  pool.check();
 }
 
-TEST(BlockPool, FreesAPrivateBlockWithItsLastReference) {
-  Memory m(4);
-  const BlockId block = m.acquire(1)[0];
-  m.pool.retain(block);
-  m.pool.release(block);
-  EXPECT_EQ(m.pool.references(block), 1);
-  EXPECT_EQ(m.pool.num_free(), 2);
-  m.pool.release(block);
-  EXPECT_EQ(m.pool.num_free(), 3);
-  EXPECT_EQ(m.pool.num_cached(), 0);
-  m.check();
+TEST(BlockPool, TakesTheBlockThatWasFreedLast) {
+  BlockPool pool(6);
+  for (int i = 0; i < 5; ++i) pool.take();
+  for (const BlockId block : {2, 4}) pool.release(block);
+  EXPECT_EQ(pool.take(), 4);
+  EXPECT_EQ(pool.take(), 2);
 }
 
-TEST(BlockPool, ReusesTheBlockThatWasFreedLast) {
-  Memory m(6);
-  const std::vector<BlockId> out = m.acquire(5);
-  for (const BlockId block : {out[1], out[3]}) m.pool.release(block);
-  EXPECT_EQ(m.acquire(1)[0], out[3]);
+TEST(BlockPool, FreesAnUnpublishedBlockWithItsLastHolder) {
+  BlockPool pool(4);
+  const BlockId block = pool.take();
+  EXPECT_EQ(pool.holders(block), 1);
+  pool.hold(block);
+  pool.release(block);
+  EXPECT_EQ(pool.num_free(), 2);
+  pool.release(block);
+  EXPECT_EQ(pool.num_free(), 3);
+  EXPECT_EQ(pool.num_cached(), 0);
+  pool.check();
 }
 
-TEST(BlockPool, CallsADoubleReleaseABug) {
-  Memory m(4);
-  const BlockId block = m.acquire(1)[0];
-  m.pool.release(block);
-  EXPECT_EQ(code_of([&] { m.pool.release(block); }), ErrorCode::internal);
-  EXPECT_EQ(code_of([&] { m.pool.retain(block); }), ErrorCode::internal);
-  EXPECT_EQ(code_of([&] { m.pool.release(kNullBlock); }), ErrorCode::internal);
-  m.check();
+TEST(BlockPool, CachesAPublishedBlockUntilItIsUnpublished) {
+  BlockPool pool(4);
+  const BlockId block = pool.take();
+  pool.publish(block, 7);
+  EXPECT_EQ(pool.node(block), 7);
+  pool.release(block);
+  EXPECT_EQ(pool.num_cached(), 1);
+  EXPECT_EQ(pool.num_available(), 3);
+  EXPECT_EQ(pool.coldest(), block);
+  pool.check();
+  pool.unpublish(block);
+  EXPECT_EQ(pool.node(block), kNoNode);
+  EXPECT_EQ(pool.num_free(), 3);
+  EXPECT_EQ(pool.coldest(), kNoBlock);
+  pool.check();
 }
 
-TEST(BlockPool, KeepsAPublishedBlockCachedUntilItIsNeeded) {
-  Memory m(4);
-  const Tokens tokens = tokens_of(1, 1);
-  m.drop(m.hold(tokens));
-  EXPECT_EQ(m.pool.num_cached(), 1);
-  m.acquire(2);  // the free ones go first
-  EXPECT_EQ(m.match(tokens), 1);
-  m.acquire(1);
-  EXPECT_EQ(m.match(tokens), 0);
-  EXPECT_EQ(m.tree.size(), 0);
-  m.check();
+TEST(BlockPool, LetsAHeldBlockBeUnpublished) {
+  BlockPool pool(4);
+  const BlockId block = pool.take();
+  pool.publish(block, 7);
+  pool.raise_class(block, 5);
+  pool.unpublish(block);
+  EXPECT_EQ(pool.holders(block), 1);
+  EXPECT_EQ(pool.cache_class(block), 0);
+  pool.release(block);
+  EXPECT_EQ(pool.num_free(), 3);
+  pool.check();
 }
 
-TEST(BlockPool, EvictsTheLeastRecentlyUsedFirst) {
-  Memory m(4);
-  for (int seed : {1, 2, 3}) m.drop(m.hold(tokens_of(1, seed)));
-  EXPECT_EQ(m.match(tokens_of(1, 1)), 1);  // touched: now 2 is the oldest
-  m.acquire(1);
-  EXPECT_EQ(m.match(tokens_of(1, 2)), 0);
-  EXPECT_EQ(m.match(tokens_of(1, 1)), 1);
-  EXPECT_EQ(m.match(tokens_of(1, 3)), 1);
-}
-
-TEST(BlockPool, EvictsTailsBeforeHeads) {
-  Memory m(6);
-  const Tokens tokens = tokens_of(5, 1);
-  m.drop(m.hold(tokens));
-  for (int left = 4; left >= 0; --left) {
-    m.acquire(1);
-    EXPECT_EQ(m.match(tokens), left);
-    EXPECT_EQ(m.tree.size(), left);
-    m.check();
+TEST(BlockPool, EvictsTheLongestUnusedOfTheLowestClass) {
+  BlockPool pool = cached_pool(5);
+  for (const auto& [block, cache_class] : {std::pair{2, 7}, {1, 3}, {4, 3}, {3, 0}}) {
+    pool.hold(block);
+    pool.raise_class(block, cache_class);
+    pool.release(block);
+    pool.check();
   }
+  EXPECT_EQ(eviction_order(pool), (Blocks{5, 3, 1, 4, 2}));
 }
 
-TEST(BlockPool, TakesAMatchedBlockOffTheEvictionList) {
-  Memory m(4);
-  const Tokens tokens = tokens_of(2, 1);
-  m.drop(m.hold(tokens));
-  const std::vector<BlockId> chain = m.hold(tokens);
-  std::vector<BlockId> out;
-  EXPECT_FALSE(m.pool.try_acquire(2, out, m.tree));
-  EXPECT_TRUE(m.pool.try_acquire(1, out, m.tree));
-  EXPECT_EQ(std::ranges::count(chain, out[0]), 0);
-  EXPECT_EQ(m.match(tokens), 2);
+TEST(BlockPool, TakesAHeldBlockOffItsList) {
+  BlockPool pool = cached_pool(3);
+  pool.hold(1);
+  EXPECT_EQ(pool.num_held(), 1);
+  EXPECT_EQ(eviction_order(pool), (Blocks{2, 3}));
+  pool.release(1);
+  EXPECT_EQ(eviction_order(pool), (Blocks{2, 3, 1}));
 }
 
-TEST(BlockPool, DropCachedSparesHeldBlocks) {
-  Memory m(8);
-  const std::vector<BlockId> held = m.hold(tokens_of(2, 1));
-  m.drop(m.hold(tokens_of(3, 2)));
-  m.pool.drop_cached(m.tree);
-  m.check();
-  EXPECT_EQ(m.pool.num_cached(), 0);
-  EXPECT_EQ(m.pool.num_free(), 5);
-  EXPECT_EQ(m.match(tokens_of(3, 2)), 0);
-  EXPECT_EQ(m.match(tokens_of(2, 1)), 2);
-  m.drop(held);
-  m.pool.drop_cached(m.tree);
-  EXPECT_EQ(m.pool.num_free(), 7);
-  EXPECT_EQ(m.tree.size(), 0);
+TEST(BlockPool, NeverLowersAClass) {
+  BlockPool pool = cached_pool(1);
+  pool.hold(1);
+  pool.raise_class(1, 5);
+  pool.raise_class(1, 2);
+  EXPECT_EQ(pool.cache_class(1), 5);
 }
 
-TEST(PrefixTree, MatchesTheLongestCommonPrefixInWholeBlocks) {
-  Memory m(16);
-  Tokens tokens = tokens_of(3, 1);
-  m.drop(m.hold(tokens));
-  EXPECT_EQ(m.match(tokens), 3);
-  tokens.pop_back();
-  EXPECT_EQ(m.match(tokens), 2);
-  tokens[kBlockSize] = -1;
-  EXPECT_EQ(m.match(tokens), 1);
-  tokens[0] = -1;
-  EXPECT_EQ(m.match(tokens), 0);
-}
-
-TEST(PrefixTree, MatchesNoMoreThanAskedFor) {
-  Memory m(16);
-  m.drop(m.hold(tokens_of(3, 1)));
-  std::vector<BlockId> chain;
-  EXPECT_EQ(m.tree.match_and_retain(tokens_of(3, 1), "", 2, chain), 2);
-  EXPECT_EQ(m.tree.match_and_retain(tokens_of(3, 1), "", 0, chain), 0);
-  EXPECT_EQ(chain.size(), 2u);
-}
-
-TEST(PrefixTree, RetainsWhatItMatched) {
-  Memory m(16);
-  const std::vector<BlockId> mine = m.hold(tokens_of(2, 1));
-  std::vector<BlockId> theirs;
-  m.tree.match_and_retain(tokens_of(2, 1), "", 2, theirs);
-  EXPECT_EQ(theirs, mine);
-  EXPECT_EQ(m.pool.references(mine[0]), 2);
-  EXPECT_EQ(m.pool.references(mine[1]), 2);
-}
-
-TEST(PrefixTree, KeepsSaltsApart) {
-  Memory m(16);
-  const Tokens tokens = tokens_of(2, 1);
-  const auto plain = m.hold(tokens), salted = m.hold(tokens, "tenant a");
-  EXPECT_EQ(m.tree.size(), 4);
-  EXPECT_EQ(m.match(tokens, "tenant b"), 0);
-  EXPECT_NE(m.hold(tokens, "tenant a"), plain);
-  EXPECT_EQ(m.hold(tokens, "tenant a"), salted);
-}
-
-TEST(PrefixTree, ComparesContentsWhenAllHashesCollide) {
-  Memory m(64, /*hash_mask=*/0);
-  std::vector<std::vector<BlockId>> chains;
-  for (int seed = 0; seed < 8; ++seed) chains.push_back(m.hold(tokens_of(3, seed)));
-  const auto salted = m.hold(tokens_of(3, 0), "salt");
-  m.check();
-  for (int seed = 0; seed < 8; ++seed) EXPECT_EQ(m.hold(tokens_of(3, seed)), chains[seed]);
-  EXPECT_EQ(m.hold(tokens_of(3, 0), "salt"), salted);
-  EXPECT_EQ(m.match(tokens_of(3, 9)), 0);
-  EXPECT_EQ(m.match(tokens_of(3, 1), "salt"), 0);
-}
-
-TEST(PrefixTree, TellsEqualTokensAfterDifferentParentsApart) {
-  Memory m(16, /*hash_mask=*/0);
-  Tokens a = tokens_of(2, 1), b = tokens_of(2, 1);
-  b[0] = -1;  // the second blocks are equal
-  const auto first = m.hold(a), second = m.hold(b);
-  EXPECT_NE(first[1], second[1]);
-  EXPECT_EQ(m.match(a), 2);
-  EXPECT_EQ(m.match(b), 2);
-}
-
-TEST(PrefixTree, ExchangesADuplicateForThePublishedBlock) {
-  Memory m(16);
-  const Tokens tokens = tokens_of(2, 1);
-  const auto a = m.acquire(2), b = m.acquire(2);  // both computed the same, neither saw the other
-  const auto part = [&](int i) { return std::span(tokens).subspan(i * kBlockSize, kBlockSize); };
-  EXPECT_EQ(m.tree.publish(kNoBlock, part(0), "", a[0]), a[0]);
-  EXPECT_EQ(m.tree.publish(kNoBlock, part(0), "", b[0]), a[0]);
-  EXPECT_EQ(m.pool.references(a[0]), 2);
-  EXPECT_EQ(m.pool.num_active(), 3);  // b[0] is free again
-  // Now b is ahead: its next block goes under the shared parent, and a follows.
-  EXPECT_EQ(m.tree.publish(a[0], part(1), "", b[1]), b[1]);
-  EXPECT_EQ(m.tree.publish(a[0], part(1), "", a[1]), b[1]);
-  m.check();
-  m.drop({a[0], b[1]});
-  m.check();
-  EXPECT_EQ(m.match(tokens), 2);
-  m.drop({a[0], b[1]});
-  EXPECT_EQ(m.pool.num_cached(), 2);
-}
-
-TEST(PrefixTree, ExchangesForACachedBlockToo) {
-  Memory m(16);
-  const auto cached = m.hold(tokens_of(1, 1));
-  m.drop(cached);
-  const BlockId mine = m.acquire(1)[0];
-  EXPECT_EQ(m.tree.publish(kNoBlock, tokens_of(1, 1), "", mine), cached[0]);
-  EXPECT_EQ(m.pool.num_cached(), 0);
-  EXPECT_EQ(m.pool.references(cached[0]), 1);
-  m.check();
-}
-
-TEST(PrefixTree, RefusesAParentThatNobodyHoldsOrIsNotPublished) {
-  Memory m(16);
-  const auto chain = m.hold(tokens_of(1, 1));
-  m.drop(chain);
-  const auto mine = m.acquire(2);
-  const auto publish = [&](BlockId parent) { m.tree.publish(parent, tokens_of(1, 2), "", mine[1]); };
-  EXPECT_EQ(code_of([&] { publish(chain[0]); }), ErrorCode::internal);
-  EXPECT_EQ(code_of([&] { publish(mine[0]); }), ErrorCode::internal);
-  EXPECT_EQ(code_of([&] { m.tree.publish(kNoBlock, Tokens{1}, "", mine[1]); }), ErrorCode::internal);
-  m.check();
-}
-
-TEST(PrefixTree, ForgetsWhatCannotBeReachedAnyMore) {
-  Memory m(16);
-  Tokens fork = tokens_of(4, 1);
-  const auto chain = m.hold(fork);
-  fork.back() = -1;
-  const auto other = m.hold(fork);
-  EXPECT_EQ(m.tree.size(), 5);
-  m.drop(chain);
-  m.pool.release(other[3]);
-  m.pool.release(other[0]);  // against the rule: the head before the rest
-  m.tree.evict(other[0]);
-  EXPECT_EQ(m.tree.size(), 0);
-  EXPECT_EQ(m.pool.num_cached(), 0);
-  EXPECT_EQ(m.pool.num_active(), 2);  // still held, no longer published
-  EXPECT_FALSE(m.pool.published(other[1]));
-  m.check();
-  m.drop({other[1], other[2]});
-  EXPECT_EQ(m.pool.num_free(), 15);
-}
-
-TEST(PrefixTree, EvictsAChainAsLongAsThePool) {
-  Memory m(100001);
-  const auto chain = m.hold(tokens_of(100000, 0));
-  m.drop(chain);
-  m.tree.evict(chain[0]);
-  EXPECT_EQ(m.pool.num_free(), 100000);
-  m.check();
-}
-
-// Random holders against a naive model: what each published block was published as, searched from end to end.
-TEST(PrefixTree, AgreesWithANaiveModelUnderRandomUse) {
-  const unsigned seed = 20240607;
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
-  for (const std::uint64_t mask : {~std::uint64_t{0}, std::uint64_t{1}}) {
-    std::mt19937 random(seed);
-    const auto draw = [&](int n) { return static_cast<int>(random() % n); };
-    Memory m(40, mask);
-    std::vector<std::vector<BlockId>> holders;
-    std::map<BlockId, std::string> contents;
-    const auto find = [&](const std::string& text) {
-      for (const auto& [block, content] : contents) {
-        if (content == text && m.pool.published(block)) return block;
-      }
-      return kNoBlock;
-    };
-    for (int step = 0; step < 20000; ++step) {
-      if (!holders.empty() && (draw(2) == 0 || holders.size() > 5)) {
-        const int victim = draw(static_cast<int>(holders.size()));
-        m.drop(holders[victim]);
-        holders.erase(holders.begin() + victim);
-      } else {
-        Tokens tokens((1 + draw(5)) * kBlockSize);
-        std::string text(draw(2), 's');
-        std::vector<std::string> texts;  // of each block: the salt and one digit a block up to here
-        for (std::size_t i = 0; i < tokens.size(); i += kBlockSize) {
-          tokens[i] = draw(2);
-          texts.push_back(text += static_cast<char>('0' + tokens[i]));
-        }
-        std::vector<BlockId> expected;
-        while (expected.size() < texts.size() && find(texts[expected.size()]) != kNoBlock) {
-          expected.push_back(find(texts[expected.size()]));
-        }
-        const std::string salt = text.substr(0, text.size() - texts.size());
-        ASSERT_EQ(m.match(tokens, salt), static_cast<int>(expected.size()));
-        const auto& chain = holders.emplace_back(m.hold(tokens, salt));
-        ASSERT_TRUE(std::equal(expected.begin(), expected.end(), chain.begin()));
-        for (std::size_t i = 0; i < chain.size(); ++i) contents[chain[i]] = texts[i];
-      }
-      if (draw(500) == 0) m.pool.drop_cached(m.tree);
-      m.check();
+TEST(BlockPool, PutsBlocksBackToTheirVeryPlaces) {
+  BlockPool pool = cached_pool(5);
+  const std::uint64_t before = pool.digest();
+  for (const Blocks& blocks : {Blocks{1}, {5}, {3, 2}, {1, 2, 3, 4, 5}, {5, 3, 4, 1, 2}}) {
+    Blocks after;
+    for (const BlockId block : blocks) {
+      after.push_back(pool.follows_in_list(block));
+      pool.hold(block);
+      EXPECT_NE(pool.digest(), before);
     }
-    for (const auto& chain : holders) m.drop(chain);
-    m.pool.drop_cached(m.tree);
-    EXPECT_EQ(m.pool.num_free(), 39);
+    for (std::size_t i = blocks.size(); i-- > 0;) pool.release_to(blocks[i], after[i]);
+    pool.check();
+    EXPECT_EQ(pool.digest(), before);
   }
 }
+
+TEST(BlockPool, CallsMisuseABug) {
+  BlockPool pool = cached_pool(2);
+  pool.hold(2);
+  pool.unpublish(2);
+  const std::uint64_t before = pool.digest();
+  expect_bug([&] { pool.hold(kNullBlock); });
+  expect_bug([&] { pool.release(kNullBlock); });
+  expect_bug([&] { pool.release(1); });
+  expect_bug([&] { pool.publish(1, 3); });        // cached
+  expect_bug([&] { pool.publish(2, kNoNode); });  // as nothing
+  expect_bug([&] { pool.unpublish(2); });         // not published
+  expect_bug([&] { pool.raise_class(1, 3); });    // cached
+  expect_bug([&] { pool.raise_class(2, kNumCacheClasses); });
+  expect_bug([&] { pool.release_to(2, kNoBlock); });  // was never cached
+  EXPECT_EQ(pool.digest(), before);
+  pool.release(2);
+  expect_bug([&] { pool.release(2); });
+  expect_bug([&] { pool.hold(2); });
+  pool.check();
+}
+
+// --- PrefixTree -----------------------------------------------------------------------------------------------------
+
+PrefixTree::Config tree_config(int max_nodes, std::uint64_t hash_mask = ~std::uint64_t{0}) {
+  return {.max_nodes = max_nodes, .block_size = kBlockSize, .hash_key = 1, .hash_mask = hash_mask};
+}
+
+// One block: `value` and zeros.
+Tokens block_of(std::int32_t value) {
+  Tokens tokens(kBlockSize);
+  tokens[0] = value;
+  return tokens;
+}
+
+TEST(PrefixTree, RefusesEmptySizes) {
+  expect_error(ErrorCode::invalid_argument, "max_nodes", [] { PrefixTree tree(tree_config(0)); });
+  expect_error(ErrorCode::invalid_argument, "block_size", [] { PrefixTree tree({.max_nodes = 1}); });
+}
+
+TEST(PrefixTree, FindsWhatWasInserted) {
+  PrefixTree tree(tree_config(8));
+  const NodeId root = tree.make_root({});
+  EXPECT_EQ(tree.make_root({}), root);
+  EXPECT_EQ(tree.find(root, block_of(1)), kNoNode);
+  const NodeId first = tree.insert(root, block_of(1)), second = tree.insert(first, block_of(2));
+  EXPECT_EQ(tree.find(root, block_of(1)), first);
+  EXPECT_EQ(tree.find(first, block_of(2)), second);
+  EXPECT_EQ(tree.find(first, block_of(1)), kNoNode);
+  EXPECT_EQ(tree.parent(second), first);
+  EXPECT_TRUE(tree.is_root(root) && !tree.is_root(first));
+  EXPECT_TRUE(std::ranges::equal(tree.tokens(second), block_of(2)));
+  EXPECT_EQ(tree.size(), 3);
+  tree.check();
+}
+
+TEST(PrefixTree, KeepsDomainsApart) {
+  PrefixTree tree(tree_config(8));
+  const PrefixDomain plain, salted{.salt = "tenant a"}, adapted{.adapter = 3};
+  EXPECT_EQ(tree.find_root(salted), kNoNode);
+  const NodeId a = tree.make_root(plain), b = tree.make_root(salted), c = tree.make_root(adapted);
+  EXPECT_TRUE(a != b && b != c && a != c);
+  EXPECT_EQ(tree.find_root({.salt = "tenant b"}), kNoNode);
+  EXPECT_EQ(tree.find_root({.salt = "tenant a"}), b);
+  tree.insert(a, block_of(1));
+  EXPECT_EQ(tree.find(b, block_of(1)), kNoNode);
+  tree.check();
+}
+
+TEST(PrefixTree, ComparesContentsWhenAllKeysCollide) {
+  PrefixTree tree(tree_config(64, /*hash_mask=*/0));
+  const NodeId a = tree.make_root({}), b = tree.make_root({.salt = "b"});
+  std::vector<NodeId> nodes;
+  for (const NodeId root : {a, b}) {
+    for (int value = 0; value < 8; ++value) nodes.push_back(tree.insert(root, block_of(value)));
+    for (int value = 0; value < 8; ++value) nodes.push_back(tree.insert(nodes[value], block_of(root)));
+  }
+  tree.check();
+  EXPECT_EQ(tree.find(a, block_of(5)), nodes[5]);
+  EXPECT_EQ(tree.find(b, block_of(5)), nodes[16 + 5]);
+  EXPECT_EQ(tree.find(nodes[3], block_of(a)), nodes[8 + 3]);
+  EXPECT_EQ(tree.find(a, block_of(8)), kNoNode);
+}
+
+TEST(PrefixTree, GivesEveryTextAKeyOfItsOwnThatNobodyCanForesee) {
+  PrefixTree tree(tree_config(8)), same(tree_config(8)), other({.max_nodes = 8, .block_size = 4, .hash_key = 2});
+  std::vector<std::uint64_t> keys;
+  for (PrefixTree* t : {&tree, &same, &other}) {
+    const NodeId root = t->make_root({}), node = t->insert(root, block_of(1));
+    for (const NodeId id : {root, node, t->insert(root, block_of(2)), t->insert(node, block_of(1))}) {
+      keys.push_back(t->key(id));
+    }
+  }
+  EXPECT_TRUE(std::equal(keys.begin(), keys.begin() + 4, keys.begin() + 4));
+  keys.erase(keys.begin(), keys.begin() + 4);
+  std::ranges::sort(keys);
+  EXPECT_EQ(std::ranges::adjacent_find(keys), keys.end());
+}
+
+TEST(PrefixTree, TakesWholeBlocksOnly) {
+  PrefixTree tree(tree_config(8));
+  const NodeId root = tree.make_root({});
+  expect_bug([&] { tree.insert(root, Tokens{1}); });
+  expect_bug([&] { tree.find(root, Tokens(kBlockSize + 1)); });
+}
+
+TEST(PrefixTree, PrunesUpwardsWhatHasNeitherBlocksNorChildren) {
+  PrefixTree tree(tree_config(8));
+  const NodeId a = tree.insert(tree.make_root({}), block_of(1)), b = tree.insert(a, block_of(2));
+  const NodeId c = tree.insert(b, block_of(3)), sibling = tree.insert(b, block_of(4));
+  tree.set_block(sibling, Tier::host, 9);
+  tree.set_block(a, Tier::device, 5);
+  tree.prune(b);  // it has children
+  EXPECT_EQ(tree.size(), 5);
+  tree.prune(c);
+  EXPECT_TRUE(tree.live(b) && !tree.live(c));
+  tree.prune(sibling);  // it has a block
+  EXPECT_TRUE(tree.live(sibling));
+  tree.set_block(sibling, Tier::host, kNoBlock);
+  tree.prune(sibling);
+  EXPECT_TRUE(tree.live(a) && !tree.live(b));
+  tree.check();
+  tree.set_block(a, Tier::device, kNoBlock);
+  tree.prune(a);
+  EXPECT_EQ(tree.size(), 0);
+  EXPECT_EQ(tree.find_root({}), kNoNode);
+  tree.check();
+}
+
+TEST(PrefixTree, PrunesAChainAsLongAsTheTree) {
+  PrefixTree tree(tree_config(100'000));
+  NodeId node = tree.make_root({});
+  while (tree.size() < tree.max_nodes()) node = tree.insert(node, block_of(1));
+  tree.prune(node);
+  EXPECT_EQ(tree.size(), 0);
+  tree.check();
+}
+
+TEST(PrefixTree, SaysWhenItIsFull) {
+  PrefixTree tree(tree_config(2));
+  const NodeId root = tree.make_root({}), node = tree.insert(root, block_of(1));
+  const std::uint64_t before = tree.digest();
+  EXPECT_EQ(tree.insert(node, block_of(2)), kNoNode);
+  EXPECT_EQ(tree.make_root({.salt = "x"}), kNoNode);
+  EXPECT_EQ(tree.digest(), before);
+  tree.prune(node);
+  EXPECT_NE(tree.make_root({.salt = "x"}), kNoNode);
+  tree.check();
+}
+
+TEST(PrefixTree, FindsTheLongestOverlapOfTheNewestFewChildren) {
+  PrefixTree tree(tree_config(64));
+  const NodeId root = tree.make_root({});
+  const auto add = [&](const Tokens& tokens, Tier tier) {
+    const NodeId node = tree.insert(root, tokens);
+    tree.set_block(node, tier, 1);
+    return node;
+  };
+  const auto best = [&](const Tokens& tokens) { return tree.best_overlap(root, tokens, Tier::device); };
+  const NodeId two = add({1, 2, 0, 0}, Tier::device), three = add({1, 2, 3, 0}, Tier::device);
+  add({1, 2, 3, 4}, Tier::host);
+  EXPECT_EQ(best({1, 2, 3, 4}).node, three);
+  EXPECT_EQ(best({1, 2, 3, 4}).length, 3);
+  EXPECT_EQ(best({1, 2, 3, 4, 5, 6}).length, 3);
+  EXPECT_EQ(best({1, 2}).length, 2);
+  EXPECT_EQ(best({1, 2, 0, 1}).node, two);
+  EXPECT_EQ(best({2}).length, 0);
+  EXPECT_EQ(best({}).node, kNoNode);
+  for (int i = 0; i < 16; ++i) add({1, 5, i, 0}, Tier::device);
+  EXPECT_EQ(best({1, 2, 3, 4}).length, 1);  // the old ones are not looked at
+}
+
+// --- KvCache --------------------------------------------------------------------------------------------------------
 
 TEST(KvCache, GivesEveryLayerItsOwnMemory) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
@@ -394,17 +344,47 @@ TEST(KvCache, GivesEveryLayerItsOwnMemory) {
 TEST(KvCache, RefusesEmptyShapesByName) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
   KvCache::Config config{.layers = 1, .kv_heads = 0, .head_dim = 8, .block_size = 4, .num_blocks = 5};
-  try {
-    const KvCache kv(config, *device);
-    FAIL() << "did not throw";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
-    EXPECT_NE(error.message().find("kv_heads"), std::string::npos);
-  }
+  expect_error(ErrorCode::invalid_argument, "kv_heads", [&] { KvCache(config, *device); });
   config.kv_heads = 1;
+  config.num_host_blocks = -1;
+  expect_error(ErrorCode::invalid_argument, "num_host_blocks", [&] { KvCache(config, *device); });
+  config.num_host_blocks = 0;
   const KvCache kv(config, *device);
-  EXPECT_EQ(code_of([&] { kv.k(1); }), ErrorCode::internal);
-  EXPECT_EQ(code_of([&] { kv.v(-1); }), ErrorCode::internal);
+  expect_bug([&] { kv.k(1); });
+  expect_bug([&] { kv.v(-1); });
+}
+
+TEST(KvCache, CopiesBlocksOfAllLayersWithinAndBetweenTiers) {
+  const std::unique_ptr<Device> device = make_cpu_device(1);
+  KvCache kv({.layers = 2, .kv_heads = 1, .head_dim = 2, .block_size = 2, .num_blocks = 4, .num_host_blocks = 3},
+             *device);
+  const auto value = [&](int tensor, BlockId block, int i) -> float& {
+    const TensorView view = tensor % 2 == 0 ? kv.k(tensor / 2) : kv.v(tensor / 2);
+    return static_cast<float*>(view.data)[block * 4 + i];
+  };
+  const auto fill = [&](BlockId block, float base) {
+    for (int tensor = 0; tensor < 4; ++tensor) {
+      for (int i = 0; i < 4; ++i) value(tensor, block, i) = base + static_cast<float>(10 * tensor + i);
+    }
+  };
+  const auto expect_filled = [&](BlockId block, float base) {
+    for (int tensor = 0; tensor < 4; ++tensor) {
+      for (int i = 0; i < 4; ++i) EXPECT_EQ(value(tensor, block, i), base + static_cast<float>(10 * tensor + i));
+    }
+  };
+  fill(1, 100);
+  fill(2, 200);
+  kv.copy({Tier::device, Tier::host, 1, 1}, device->stream());
+  kv.copy({Tier::device, Tier::host, 2, 2}, device->stream());
+  kv.copy({Tier::device, Tier::device, 2, 1}, device->stream());
+  expect_filled(1, 200);
+  kv.copy({Tier::host, Tier::device, 1, 3}, device->stream());
+  kv.copy({Tier::host, Tier::device, 2, 0}, device->stream());
+  expect_filled(3, 100);
+  expect_filled(2, 200);
+  expect_filled(0, 200);
+  expect_bug([&] { kv.copy({Tier::device, Tier::host, 1, 3}, device->stream()); });
+  expect_bug([&] { kv.copy({Tier::device, Tier::device, 4, 1}, device->stream()); });
 }
 
 }  // namespace

@@ -32,9 +32,35 @@ WJ_API std::string_view to_string(FinishReason reason);
 struct Request {
   std::vector<std::int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
-  int priority = 0;        // lower runs first under the policy "priority"; else it must be 0
+  int priority = 0;        // lower runs first under the policies "priority" and "fair"; else it must be 0
+  std::string tenant;      // whose request it is: the policy "fair" shares the engine between tenants
   std::string cache_salt;  // requests share prefix blocks only if their salts are equal
+  int cache_priority = 3;  // 0 to 7: its blocks leave the prefix cache after those of lower ones
   Clock::time_point deadline = Clock::time_point::max();  // ends with error when passed
+};
+
+// Where the time of one sample went, in milliseconds. The parts add up to the total.
+struct RequestTimes {
+  double queue_ms = 0;      // waiting to run for the first time
+  double prefix_ms = 0;     // waiting for another request to compute their common prefix
+  double prefill_ms = 0;    // running, until the first token
+  double decode_ms = 0;     // running, after that
+  double preempted_ms = 0;  // waiting for KV blocks after having run
+  double paused_ms = 0;     // paused by the caller, or because nobody read its outputs
+  double total_ms = 0;      // submit -> final output
+  int preemptions = 0;
+
+  static constexpr auto fields() {
+    using C = RequestTimes;
+    return std::tuple{Field{"queue_ms", &C::queue_ms, "waiting to run for the first time"},
+                      Field{"prefix_ms", &C::prefix_ms, "waiting for another request's prefix"},
+                      Field{"prefill_ms", &C::prefill_ms, "running, until the first token"},
+                      Field{"decode_ms", &C::decode_ms, "running, after the first token"},
+                      Field{"preempted_ms", &C::preempted_ms, "waiting again after a preemption"},
+                      Field{"paused_ms", &C::paused_ms, "paused"},
+                      Field{"total_ms", &C::total_ms, "from submission to the final output"},
+                      Field{"preemptions", &C::preemptions, "times it lost its KV blocks"}};
+  }
 };
 
 struct TokenLogprob {
@@ -57,9 +83,11 @@ struct Output {
   ErrorCode error_code = ErrorCode::internal;              // meaningful when finish == error
   std::string error;
   int prompt_tokens = 0;
-  int cached_tokens = 0;  // prompt tokens found in the prefix cache
-  double queue_ms = 0;    // submit -> first scheduled
-  double ttft_ms = 0;     // submit -> first token
+  int cached_tokens = 0;          // prompt tokens found in the prefix cache
+  double queue_ms = 0;            // submit -> first scheduled
+  double ttft_ms = 0;             // submit -> first token
+  double cumulative_logprob = 0;  // of a beam; else 0
+  RequestTimes times;             // in the final output
 
   bool is_final() const { return finish != FinishReason::none; }
 };
@@ -86,7 +114,8 @@ class WJ_API OutputQueue {
   std::shared_ptr<State> state_;
 };
 
-enum class Health : std::uint8_t { serving, failed, closed };
+// degraded: there is work, and no step has ended for longer than ten expected steps and 2 s.
+enum class Health : std::uint8_t { serving, degraded, failed, closed };
 WJ_API std::string_view to_string(Health health);
 
 struct Stats {
@@ -101,6 +130,15 @@ struct Stats {
   int kv_blocks = 0;
   int kv_blocks_used = 0;  // referenced by a live sequence
   int kv_blocks_cached = 0;
+  int paused = 0;
+  int steps_in_flight = 0;
+  int kv_host_blocks = 0;
+  int kv_host_blocks_used = 0;           // keeping something: swapped sequences or cached blocks
+  std::int64_t kv_blocks_offloaded = 0;  // copied to the host
+  std::int64_t kv_blocks_restored = 0;   // and back
+  std::int64_t swaps = 0;                // preemptions that kept the KV
+  std::int64_t device_us = 0;            // the device worked
+  std::int64_t host_us = 0;              // the engine thread worked
 
   static constexpr auto fields() {
     using C = Stats;
@@ -116,8 +154,28 @@ struct Stats {
         Field{"kv_blocks", &C::kv_blocks, "KV blocks in the pool"},
         Field{"kv_blocks_used", &C::kv_blocks_used, "KV blocks held by live sequences"},
         Field{"kv_blocks_cached", &C::kv_blocks_cached, "KV blocks kept for reuse"},
+        Field{"paused", &C::paused, "sequences paused now"},
+        Field{"steps_in_flight", &C::steps_in_flight, "steps planned and not yet retired"},
+        Field{"kv_host_blocks", &C::kv_host_blocks, "KV blocks in host memory"},
+        Field{"kv_host_blocks_used", &C::kv_host_blocks_used, "KV blocks in host memory that keep something"},
+        Field{"kv_blocks_offloaded", &C::kv_blocks_offloaded, "KV blocks copied to host memory"},
+        Field{"kv_blocks_restored", &C::kv_blocks_restored, "KV blocks copied back"},
+        Field{"swaps", &C::swaps, "preemptions that kept the KV in host memory"},
+        Field{"device_us", &C::device_us, "microseconds that the device worked"},
+        Field{"host_us", &C::host_us, "microseconds that the engine thread worked"},
     };
   }
+};
+
+// What the prefix cache holds, told as changes.
+struct KvEvent {
+  enum class Kind : std::uint8_t { stored, removed };
+  enum class Where : std::uint8_t { device, host };
+  std::uint64_t number = 0;  // 0, 1, 2, ...
+  Kind kind = Kind::stored;
+  Where where = Where::device;
+  std::uint64_t key = 0, parent_key = 0;  // of the text up to and before this block; a first block's parent is its salt
+  int num_tokens = 0;                     // of the block
 };
 
 // What a caller needs to know of the model it opened.
@@ -151,10 +209,20 @@ class WJ_API Engine {
   // or sample is no error. Any thread.
   void cancel(RequestId id, std::optional<int> sample = std::nullopt);
 
+  // Takes a request off the device until resume(); its KV may be lost and computed anew. Idempotent, as cancel() is.
+  void pause(RequestId id);
+  void resume(RequestId id);
+
   // Drops every cached prefix block that no live sequence holds.
   void reset_prefix_cache();
 
+  // The changes of the prefix cache from `number` on (config.kv_events of them are kept), oldest first. Replayed from
+  // 0 on an empty set they give the cache's contents; a first number above the one asked for means that some are lost:
+  // start anew from what reset_prefix_cache() leaves, or treat the cache as unknown.
+  std::vector<KvEvent> kv_events(std::uint64_t number = 0) const;
+
   Stats stats() const;
+  std::string metrics() const;  // in Prometheus' text format
   Health health() const;
   const ModelInfo& model() const;
   const EngineConfig& config() const;  // as resolved: no zeros left
