@@ -1,21 +1,34 @@
+// Who goes first.
 #include "schedule/schedule.h"
 
 namespace warpjet {
 
 namespace {
 
-bool before_fcfs(const Sequence& a, const Sequence& b) {
-  return a.arrival < b.arrival;
+// A step of priority is worth this much service: a request waits for later ones of the next better priority only as
+// long as they started less than this many tokens after it.
+constexpr std::int64_t kTokensPerPriority = 1 << 16;
+
+std::int64_t key_fcfs(Sequence&, TenantClocks&) {
+  return 0;
 }
 
-bool before_priority(const Sequence& a, const Sequence& b) {
-  return a.priority != b.priority ? a.priority < b.priority : a.arrival < b.arrival;
+std::int64_t key_priority(Sequence& sequence, TenantClocks&) {
+  return sequence.priority;
+}
+
+// A token of output costs a step of its own, one of a prompt shares a step with many.
+std::int64_t key_fair(Sequence& sequence, TenantClocks& clocks) {
+  const std::int64_t cost = sequence.prompt_length + 2ll * (sequence.max_length - sequence.prompt_length);
+  sequence.start = clocks.start(sequence.tenant, cost);
+  return sequence.start + sequence.priority * kTokensPerPriority;
 }
 
 // THE TABLE of policies.
 constexpr Policy kPolicies[] = {
-    {"fcfs", before_fcfs},          // first come, first served
-    {"priority", before_priority},  // lower value first, then first come
+    {"fcfs", key_fcfs},          // first come, first served
+    {"priority", key_priority},  // lower value first, then first come; a low one waits as long as higher ones come
+    {"fair", key_fair},          // tenants share the engine, and priorities age
 };
 
 }  // namespace
@@ -31,6 +44,24 @@ const Policy& find_policy(std::string_view name) {
     known += cat(known.empty() ? "" : ", ", policy.name);
   }
   WJ_FAIL(invalid_argument, "unknown scheduling_policy \"", name, "\"; choose one of: ", known);
+}
+
+std::int64_t TenantClocks::start(const std::string& tenant, std::int64_t cost) {
+  std::int64_t& end = tenants_[tenant].end;
+  const std::int64_t start = std::max(now_, end);
+  end = start + cost;
+  return start;
+}
+
+// Who has nothing to do is forgotten once that is no advantage. When nobody has, all start anew.
+void TenantClocks::leave(const std::string& tenant) {
+  constexpr int kSweep = 1024;
+  --tenants_.at(tenant).live;
+  if (--live_ == 0) {
+    tenants_.clear();
+  } else if (++leaves_ % kSweep == 0) {
+    std::erase_if(tenants_, [&](const auto& entry) { return entry.second.live == 0 && entry.second.end <= now_; });
+  }
 }
 
 }  // namespace warpjet

@@ -1,9 +1,14 @@
-// The scheduler: which tokens of which sequences run in the next step. Pure host logic over the block pool and the
-// prefix tree: no device, no clock, no thread of its own. There are no phases: a sequence has tokens it knows and
-// tokens it has computed, and a step computes some of the difference (a chunk of a prompt, or the one new token of a
-// decode).
+// The scheduler: which tokens of which sequences run in the next step. Pure host logic over KvBlocks: no device, no
+// thread, and the time is told to it, so the same code runs in production, in the simulator and under the fuzzer.
 //
-//   schedule() -> Batch -> (the model runs) -> commit(batch, results) -> finished sequences
+// There are no phases: a sequence has tokens that are known (or on their way) and tokens whose keys and values have
+// been planned, and a step plans some of the difference: a chunk of a prompt, or the one next token of a decode.
+//
+//   schedule() -> StepPlan -> the device runs it -> retire(tokens), in the same order; several plans may be in flight
+//
+// Planning runs ahead of knowing: the token that a step samples is the next step's input, and stays on the device. What
+// the host learns at retire() are the tokens themselves; only then are blocks published and sequences ended. A row
+// that was planned for a sequence which turns out to have ended is surplus: its token is dropped.
 //
 // Progress. Sequences have one strict order (the policy's). Only the last running one is ever preempted, and add()
 // refused what the empty pool could not hold, so the first running one always gets its blocks and at least one token a
@@ -15,7 +20,10 @@
 
 #include "memory/memory.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <set>
 #include <span>
@@ -27,148 +35,379 @@
 namespace warpjet {
 
 using SequenceId = std::uint64_t;
+using Micros = std::int64_t;  // a monotonic time or a duration
+using Slot = std::int32_t;    // where a running sequence's state lies on the device
+constexpr Slot kNoSlot = -1;
 
-// One sample of one request. The upper half is set by whoever adds it, the lower half belongs to the scheduler.
+// Slots that a device needs: those of sequences that ended while a step was in flight are not free yet.
+constexpr int num_slots(int max_num_seqs, int max_in_flight) {
+  return max_in_flight > 1 ? 2 * max_num_seqs : max_num_seqs;
+}
+struct SampleState;  // how to sample; decode's, opaque here
+
+// --- The plan of a step ---------------------------------------------------------------------------------------------
+
+// One change of the device's slots. The device applies them in order, before anything else in the step. The list of
+// decoding slots, and each slot's text and block table, live on the device: steady decoding changes nothing.
+struct SlotChange {
+  enum class Kind : std::uint8_t {
+    join,    // the slot takes up joins[a]
+    block,   // its block table[a] = b
+    token,   // its text's token a is b, and its last
+    decode,  // to the end of the list of decoding slots: from now on one token in every step
+    pause,   // off that list; the last one takes its place
+    leave,   // nobody is here any more
+  };
+  Kind kind = Kind::join;
+  Slot slot = kNoSlot;
+  std::int32_t a = 0, b = 0;
+};
+
+// The text of a new slot: `prefix` tokens of another slot's, then tokens[first, first + count) of the plan.
+struct Join {
+  Slot source = kNoSlot;
+  std::int32_t prefix = 0, first = 0, count = 0;
+  std::int32_t prompt_length = 0;
+  const SampleState* sampling = nullptr;  // valid until the last step that uses the slot has retired
+};
+
+// tokens[start, start + count) of a slot's text. The last row's logits are sampled for the next `num_samples` of
+// sample_slots: the slot itself, and siblings that start from the same prompt.
+struct Chunk {
+  Slot slot = kNoSlot;
+  std::int32_t start = 0, count = 0, num_samples = 0;
+};
+
+// One step's work, plain data. Order: changes, copies, then one token for every decoding slot, then the chunks. Samples
+// come in that order too. `num_decodes` repeats the length of the list of decoding slots.
+struct StepPlan {
+  std::uint64_t step = 0;
+  std::vector<SlotChange> changes;
+  std::vector<Join> joins;
+  std::vector<std::int32_t> tokens;
+  std::vector<Copy> copies;
+  std::vector<Chunk> chunks;
+  std::vector<Slot> sample_slots;  // of the chunks' samples
+  int num_decodes = 0, num_tokens = 0;
+
+  int num_samples() const { return num_decodes + static_cast<int>(sample_slots.size()); }
+  void clear();
+};
+std::uint64_t digest(const StepPlan& plan);  // equal plans, equal digests: what ranks compare
+
+// --- Sequences ------------------------------------------------------------------------------------------------------
+
+enum class SequenceState : std::uint8_t { parked, waiting, running, paused, draining, finished };
+std::string_view to_string(SequenceState state);
+constexpr int kNumSequenceStates = 6;
+
+// Why a sequence is not running.
+enum class WaitReason : std::uint8_t { none, queue, seqs, blocks, prefix, preempted, reader };
+std::string_view to_string(WaitReason reason);
+
+// One sample of one request.
 struct Sequence {
+  // Set by whoever adds it.
   SequenceId id = 0;                 // unique among those in the scheduler
-  std::vector<std::int32_t> tokens;  // prompt, then output
+  std::vector<std::int32_t> tokens;  // prompt, then output as far as it is known
   int prompt_length = 0;
   int max_length = 0;  // prompt + max_tokens, at most the model's limit
-  int priority = 0;
-  std::string salt;               // exact part of the prefix key: cache salt and what else changes the KV
+  int priority = 0;    // lower goes first, under the policies that look at it
+  std::string tenant;
+  PrefixDomain domain;
+  int cache_class = kDefaultCacheClass;
   bool read_prefix_cache = true;  // off: computes everything itself; what it computes is still published
-  SequenceId leader = 0;          // a sibling (n > 1) waits until its leader's prompt is computed; 0 = none
-  void* user = nullptr;           // the runtime's record
+  bool lockstep = false;          // is planned only when nothing of it is in flight: its next token is chosen outside
+  SequenceId leader = 0;          // a sibling (n > 1) starts from its leader's prompt; 0 = none
+  const SampleState* sampling = nullptr;
+  void* user = nullptr;  // the runtime's record
 
-  enum class State : std::uint8_t { parked, waiting, running, finished };  // parked: waits for its leader
-  State state = State::waiting;
-  std::uint64_t arrival = 0;  // order of add(); kept over preemption
-  int computed = 0;           // tokens whose keys and values are in the cache
-  int cached = 0;             // prompt tokens found in the prefix cache at first admission
-  int published = 0;          // leading blocks that are in the tree: a chain of it, all held by this sequence
-  bool admitted = false;      // has been scheduled before
-  std::vector<BlockId> blocks;
+  // The scheduler's. Public to be read.
+  SequenceState state = SequenceState::waiting;
+  WaitReason reason = WaitReason::queue;
+  std::int64_t key = 0;       // the policy's; smaller goes first
+  std::int64_t start = 0;     // when its service starts, under "fair"
+  std::uint64_t arrival = 0;  // order of add(); breaks ties, kept over preemption
+  Slot slot = kNoSlot;
+  int decode_index = -1;    // in the list of decoding slots; -1 = not there
+  int planned = 0;          // tokens whose keys and values are computed, or will be by a step in flight
+  int computed = 0;         // those of retired steps
+  int pending = 0;          // sampled tokens in flight
+  int in_flight = 0;        // rows in flight
+  int cached = 0;           // prompt tokens that it found in the cache, at first admission
+  int expected_length = 0;  // what admission counted on
+  int reserved = 0;         // blocks of that still to be taken
+  int preemptions = 0;
+  bool admitted = false;       // has been scheduled before
+  int wake_at = 0;             // parked for a prefix: published tokens of the other that are worth waiting for
+  int swapped_tokens = 0;      // tokens whose keys and values lie in table.swapped and in what was published
+  bool waited_prefix = false;  // has waited for another's prefix once
+  BlockTable table;
+  Micros queued = 0;                               // spent waiting before it ran for the first time
+  Micros since = 0;                                // of the state
+  std::array<Micros, kNumSequenceStates> spent{};  // in each state before this one
 
   int length() const { return static_cast<int>(tokens.size()); }
   int output_length() const { return length() - prompt_length; }
-};
-
-// A run of one sequence's tokens in a step: tokens[start, start + count). When it reaches the last known token the row
-// is sampled.
-struct Chunk {
-  Sequence* sequence = nullptr;
-  int start = 0, count = 0;
-  bool sampled = false;
-};
-
-// One step's work. First the chunks of sequences that were running, then those of newly admitted ones, each in the
-// policy's order.
-struct Batch {
-  std::vector<Chunk> chunks;
-  int num_tokens = 0;
-  int num_sampled = 0;
-  void clear() {
-    chunks.clear();
-    num_tokens = num_sampled = 0;
-  }
-  void add(Sequence& sequence, int count) {
-    const bool last = sequence.computed + count == sequence.length();
-    chunks.push_back({&sequence, sequence.computed, count, last});
-    num_tokens += count;
-    num_sampled += last;
+  Micros time_in(SequenceState which, Micros now) const {
+    return spent[static_cast<int>(which)] + (state == which ? now - since : 0);
   }
 };
 
-// A row of THE TABLE of policies: true when `a` goes before `b`. A strict total order: arrivals are unique.
+// A row of THE TABLE of policies: the key is fixed when a sequence is added. Ties go by arrival.
+class TenantClocks;
 struct Policy {
   std::string_view name;
-  bool (*before)(const Sequence& a, const Sequence& b);
+  std::int64_t (*key)(Sequence& sequence, TenantClocks& clocks);
 };
 std::span<const Policy> policies();
 const Policy& find_policy(std::string_view name);  // throws invalid_argument listing the names
 
-struct SchedulerConfig {
-  int max_num_seqs = 256;
-  int max_batched_tokens = 2048;  // a hard limit, whatever the other fields say
-  int block_size = 32;
-  bool prefix_caching = true;
-  bool chunked_prefill = true;  // off: a prompt runs whole in one step; only one longer than the budget is split
-  std::string_view policy = "fcfs";
+// Start-time fair queueing (Goyal, Vin & Cheng 1996), in tokens of service. A request starts where its tenant's last
+// one ends, or now if that is past; "now" is the start of the latest admitted. So a tenant that floods the queue only
+// delays itself, and who arrives later with a larger start never goes before: waiting is bounded by the work that had
+// smaller starts.
+class TenantClocks {
+ public:
+  std::int64_t start(const std::string& tenant, std::int64_t cost);  // of a request that comes now
+  void admitted(std::int64_t start) { now_ = std::max(now_, start); }
+  void enter(const std::string& tenant) { ++tenants_[tenant].live, ++live_; }  // one request more
+  void leave(const std::string& tenant);                                       // and one less
+
+ private:
+  struct Tenant {
+    std::int64_t end = 0;
+    int live = 0;
+  };
+  std::unordered_map<std::string, Tenant> tenants_;
+  std::int64_t now_ = 0, live_ = 0, leaves_ = 0;
 };
+
+// How long outputs turn out to be, by the length that was asked for: a histogram per power of two that forgets slowly.
+class OutputLengths {
+ public:
+  void add(int asked, int got);
+  int quantile(int asked, double q) const;  // at most `asked`; 0 while little is known
+
+ private:
+  static constexpr int kClasses = 22, kBins = 64;
+  std::array<std::array<float, kBins>, kClasses> bins_{};  // bin b: outputs up to (b + 1) / kBins of 2^class
+  std::array<float, kClasses> totals_{};
+};
+
+// How long a step takes: t = base + per_token * tokens + per_context * (keys read), fitted to the steps that ran. Says
+// how many more tokens fit a step of a given length.
+class StepTimeModel {
+ public:
+  StepTimeModel();
+  void add(double tokens, double context, double us);
+  double predict(double tokens, double context) const;                   // us
+  double tokens_within(double us, double tokens, double context) const;  // beside these
+  bool known() const { return samples_ >= 16; }
+
+ private:
+  std::array<double, 3> weights_{};
+  std::array<double, 9> covariance_{};
+  int samples_ = 0;
+};
+
+// --- The scheduler --------------------------------------------------------------------------------------------------
+
+enum class Preemption : std::uint8_t { recompute, swap };
+
+struct SchedulerConfig {
+  int max_num_seqs = 256;         // in one step; never more than max_batched_tokens
+  int max_batched_tokens = 2048;  // a hard limit
+  int max_in_flight = 2;          // steps
+  bool chunked_prefill = true;    // off: a prompt runs whole in one step; only one longer than the budget is split
+  std::string_view policy = "fcfs";
+  double admission_quantile = 0.9;  // outputs are expected to be this long; 1: as long as they may be, so that nobody
+                                    // is ever preempted; 0: admit whoever fits now
+  Preemption preemption = Preemption::recompute;
+  Micros step_target = 0;  // > 0: prompts get only as many tokens as keep a step that short
+};
+
+class Observer;  // told of every change of state; the runtime's trace
 
 class Scheduler {
  public:
-  // Throws invalid_argument on limits < 1, a block size that is not the tree's, or an unknown policy. Pool and tree
-  // must outlive the scheduler, which does not give blocks back when destroyed: remove sequences first if the pool
-  // lives on.
-  Scheduler(const SchedulerConfig& config, BlockPool& pool, PrefixTree& tree);
+  // Throws invalid_argument on limits < 1 or an unknown policy. `kv` must outlive the scheduler, which does not give
+  // blocks back when destroyed: remove sequences first if it lives on.
+  Scheduler(const SchedulerConfig& config, KvBlocks& kv);
 
   // Takes the sequence into the waiting list. Throws invalid_argument, and has no effect, when it can never run: no
-  // tokens, a max_length below its length or of more blocks than the pool has; or when its id is taken.
-  Sequence& add(std::unique_ptr<Sequence> sequence);
+  // tokens, a max_length below its length or of more blocks than there are; or when its id is taken.
+  Sequence& add(std::unique_ptr<Sequence> sequence, Micros now);
 
-  // Ends a sequence at any point and releases its blocks; the object is handed back. Never called between schedule()
-  // and commit() (the runtime defers cancels to the step boundary), unless that batch is given up: a batch that is
-  // never committed leaves nothing behind and is scheduled again.
-  std::unique_ptr<Sequence> remove(Sequence& sequence);
+  // Adds a sequence whose text begins with the first parent.computed tokens of the parent's; nothing of the parent is
+  // in flight. It shares the parent's blocks and runs at once if there are a slot and a block for it, else it waits.
+  Sequence& fork(Sequence& parent, std::unique_ptr<Sequence> child, Micros now);
 
-  // Fills `batch` with the next step. Order: running sequences first, then waiting ones, each by policy; when a running
-  // sequence finds no block the last in order is preempted (its blocks released, to be computed again), and then
-  // nothing is admitted in this step. An empty batch means that nothing can run, which happens only when nothing is
-  // left.
-  void schedule(Batch& batch);
+  // Another last token than the one that was sampled. Of a lockstep sequence with nothing in flight.
+  void rewrite_last(Sequence& sequence, std::int32_t token);
 
-  // The batch was computed; sampled[i] is the token of the i-th sampled chunk. Appends tokens, advances `computed`,
-  // publishes blocks that became full (a block may be exchanged for an equal one that is in the tree already). Does not
-  // finish anything: the runtime decides, and calls remove() before a sequence would grow beyond max_length.
-  void commit(const Batch& batch, std::span<const std::int32_t> sampled);
+  // Ends a sequence, in whatever state. Its blocks are released now; the object goes when its rows in flight have
+  // retired, and belongs to the scheduler until then.
+  void remove(Sequence& sequence, Micros now);
+
+  // Takes a sequence out of the running (its blocks are released as if it were preempted) until resume().
+  void pause(Sequence& sequence, Micros now, WaitReason reason);
+  void resume(Sequence& sequence, Micros now);
+
+  // Plans the next step; false, and an empty plan, when there is nothing to plan now (everything waits for a step in
+  // flight, or nothing is left). Running sequences go before waiting ones, each by policy; when a running sequence
+  // finds no block the last in order is preempted, and then nobody is admitted in this step.
+  bool schedule(StepPlan& plan, Micros now);
+
+  // What a plan computed, in its order: first a row for each decoding slot, then the chunks, each followed by a row
+  // without tokens for each sibling that starts there.
+  struct Row {
+    Sequence* sequence = nullptr;  // null: surplus, the sequence has ended
+    std::int32_t start = 0, count = 0;
+    bool sampled = false;
+  };
+
+  // The oldest plan in flight was computed; tokens[i] is its i-th sample. Appends tokens, publishes blocks that became
+  // full. Does not end anything: the caller looks at the rows, valid until the next call, and removes sequences that
+  // are through before it plans again. A negative token (no finite logit) is not appended.
+  std::span<const Row> retire(std::span<const std::int32_t> tokens, Micros now);
+
+  void observe_time(double us);  // how long the step that retired last took on the device
+  void set_observer(Observer* observer) { observer_ = observer; }
 
   int num_waiting() const { return static_cast<int>(waiting_.size()) + num_parked_; }
   int num_running() const { return static_cast<int>(running_.size()); }
+  int num_paused() const { return static_cast<int>(paused_.size()); }
+  int num_in_flight() const { return num_in_flight_; }  // steps
+  int num_slots() const { return static_cast<int>(slots_.size()); }
   std::int64_t num_preemptions() const { return preemptions_; }
+  std::int64_t num_swaps() const { return swaps_; }
   bool idle() const { return live_.empty(); }
+  const Sequence* first_waiting() const { return waiting_.empty() ? nullptr : waiting_.begin()->get(); }
+  const StepTimeModel& step_time() const { return time_; }
 
-  // Throws internal when sequences and blocks disagree. Tests call it after every step.
+  // Throws internal when sequences, slots and blocks disagree. Tests call it after every call.
   void check() const;
+  std::uint64_t digest() const;  // of all that schedule() decides by
 
  private:
   using Owned = std::unique_ptr<Sequence>;
+  static bool goes_before(const Sequence& a, const Sequence& b) {
+    return a.key != b.key ? a.key < b.key : a.arrival < b.arrival;
+  }
   struct Before {
     using is_transparent = void;
-    bool (*before)(const Sequence& a, const Sequence& b);
-    bool operator()(const Sequence& a, const Sequence& b) const { return before(a, b); }
-    bool operator()(const Owned& a, const Owned& b) const { return before(*a, *b); }
-    bool operator()(const Owned& a, const Sequence& b) const { return before(*a, b); }
-    bool operator()(const Sequence& a, const Owned& b) const { return before(a, *b); }
+    bool operator()(const Owned& a, const Owned& b) const { return goes_before(*a, *b); }
+    bool operator()(const Owned& a, const Sequence& b) const { return goes_before(*a, b); }
+    bool operator()(const Sequence& a, const Owned& b) const { return goes_before(a, *b); }
+  };
+  struct Flight {  // a step in flight
+    std::vector<Row> rows;
+    double tokens = 0, context = 0;
   };
 
-  bool schedule_running(Batch& batch);  // true when something was preempted
-  bool admit_first(Batch& batch);       // the first of waiting_; false = it does not fit now
-  void match(Sequence& sequence);
-  bool fits(const Sequence& sequence) const;
-  bool grow(Sequence& sequence, int length);  // blocks for `length` tokens; false = none left
-  void preempt_last();
-  void release(Sequence& sequence);  // the one release path
+  // A step, in the order of schedule().
+  bool plan_running(Micros now);  // true when something was preempted
+  void admit_waiting(Micros now);
+  enum class Admission : std::uint8_t { admitted, parked, later };
+  Admission admit_first(Micros now);
+  void finish_plan(StepPlan& plan);
+
+  bool plan_decode(Sequence& sequence, Micros now);  // false: it lost its place
+  void plan_chunk(Sequence& sequence, int count);
+  bool make_room(Sequence& sequence, int tokens, Micros now);  // preempts whoever goes after it
+  void start_siblings(Micros now);
+  bool try_share_prompt(const Sequence& leader, Sequence& sibling);
+  int prefill_budget() const;
+  int prefill_share(const Sequence& sequence) const;
+  bool is_whole(const Sequence& sequence) const;  // runs in one chunk or not at all
+
+  // Admission: what it takes, whether that is there, and what it counts on.
+  int blocks_to_admit(const Sequence& sequence, const Lease& lease) const;
+  bool fits(int blocks, int blocks_expected) const;
+  int expected_length(const Sequence& sequence) const;
+  int resident_blocks(int length) const;  // blocks that a sequence of this length holds at most
+  const Sequence* find_producer(const Sequence& sequence, const Lease& lease) const;
+  void take_prefix(Sequence& sequence, Lease lease);
+
+  // Moves between states. (moves.cpp)
+  void enter(Sequence& sequence, SequenceState state, Micros now, WaitReason reason = WaitReason::none);
+  void explain(Sequence& sequence, WaitReason reason, Micros now);
+  Sequence& adopt(Owned& sequence, Micros now);  // into live_ alone; the caller puts it somewhere
+  void queue(Owned sequence);
+  void wait(Owned sequence, Micros now, WaitReason reason);
+  void park(Owned sequence, const Sequence& other, Micros now);
+  void unpark(const Sequence& other, Micros now);  // whoever need not wait for it any more
+  void unpark_all(SequenceId other, Micros now);
+  void unpark_late(Micros now);
+  Owned take_out(Sequence& sequence);  // of whatever list its state says
+  void start_running(Owned sequence, Micros now);
+  void stop_running(Sequence& sequence);
+  void give_way(Sequence& sequence);
+  void preempt_last(Micros now);
+  void release(Sequence& sequence, int cache_class);  // the one release path
+
+  // Slots and blocks. (moves.cpp)
+  void join(Sequence& sequence, Slot source, int prefix);
+  void free_slot(Sequence& sequence);
+  void start_decoding(Sequence& sequence);
+  void stop_decoding(Sequence& sequence);
+  bool grow(Sequence& sequence, int tokens);
+  void set_blocks(const Sequence& sequence, int first);
+  void reserve(Sequence& sequence);
   void publish(Sequence& sequence);
-  void wait(Owned sequence);
-  void unpark(SequenceId leader);
-  Owned take_running(const Sequence& sequence);
-  Owned take_parked(const Sequence& sequence);
-  int blocks_for(int length) const { return static_cast<int>(ceil_div<std::int64_t>(length, config_.block_size)); }
-  void check_sequence(const Sequence& sequence, Sequence::State state) const;
+
+  void retire_row(Row& row, std::int32_t token, Micros now);
+  void validate(const Sequence& sequence) const;
+  void check_sequence(const Sequence& sequence, SequenceState state) const;
 
   SchedulerConfig config_;
-  Before before_;
-  BlockPool& pool_;
-  PrefixTree& tree_;
+  const Policy& policy_;
+  KvBlocks& kv_;
+  Observer* observer_ = nullptr;
+  TenantClocks clocks_;
+  OutputLengths lengths_;
+  StepTimeModel time_;
+
   std::vector<Owned> running_;                                 // in policy order
+  std::vector<Sequence*> decoding_;                            // in the device's order
   std::set<Owned, Before> waiting_;                            // as many as there are; only the front is looked at
-  std::unordered_map<SequenceId, std::vector<Owned>> parked_;  // by leader
-  std::unordered_map<SequenceId, Sequence*> live_;             // all of them
+  std::unordered_map<SequenceId, std::vector<Owned>> parked_;  // by the sequence that they wait for
+  std::deque<std::pair<Micros, SequenceId>> prefix_waits_;     // when to give up waiting for a prefix
+  std::unordered_map<SequenceId, Owned> paused_;
+  std::unordered_map<SequenceId, Owned> draining_;
+  std::unordered_map<SequenceId, Sequence*> live_;  // all but the draining ones
+  std::vector<Sequence*> slots_;                    // null: free
+  std::vector<Slot> free_slots_;
+
+  // The plan in the making. Changes pile up in it between steps too.
+  StepPlan next_;
+  std::vector<Row> chunk_rows_;                          // one a chunk
+  std::vector<int> leaders_;                             // chunks that end a prompt that siblings wait for
+  std::vector<std::pair<int, Sequence*>> sibling_rows_;  // who starts from which chunk, in its order
+  std::vector<Sequence*> producers_;                     // running ones whose prompt is not all published yet
+  std::vector<Sequence*> starters_, stoppers_;           // of decoding, from the step after this on
+  std::vector<Copy> late_copies_;                        // that need this step's writes
+  int budget_ = 0;                                       // prompt tokens that may still be planned
+  int undecided_ = 0;                                    // running sequences that may still want some of it
+
+  std::vector<Flight> flights_;  // a ring
+  Flight last_;                  // the one that retired last
+  int first_flight_ = 0, num_in_flight_ = 0;
+  std::uint64_t steps_ = 0;
   int num_parked_ = 0;
-  bool stalled_ = false;  // the first of waiting_ did not fit, and nothing has changed that
+  int reserved_ = 0;                 // over all running sequences
+  std::int64_t decode_context_ = 0;  // keys that the decoding sequences read in a step
+  bool stalled_ = false;             // the first of waiting_ did not fit, and nothing has changed that
   std::uint64_t arrivals_ = 0;
-  std::int64_t preemptions_ = 0;
+  std::int64_t preemptions_ = 0, swaps_ = 0;
+};
+
+// What the trace wants to know.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void on_state(const Sequence& sequence, SequenceState from, Micros now) = 0;  // `sequence` is in its new one
 };
 
 }  // namespace warpjet

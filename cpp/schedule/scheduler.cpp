@@ -1,6 +1,7 @@
-#include "schedule/schedule.h"
-
+// A step: schedule() and retire().
 #include <algorithm>
+
+#include "schedule/schedule.h"
 
 namespace warpjet {
 
@@ -10,270 +11,383 @@ namespace {
 // requests may grow to the model's limit and few do.
 constexpr int kReservedTokens = 4096;
 
+// Several prompts share a step, but not in smaller pieces than this.
+constexpr int kLeastShare = 256;
+
+// With a target for the length of steps, prompts still get this many tokens: else they would never end.
+constexpr int kLeastBudget = 16;
+constexpr int kFirstBudget = 256;  // and this many until the time of a step is known
+
 void require_positive(std::string_view name, int value) {
   WJ_REQUIRE(value > 0, invalid_argument, "the scheduler needs ", name, " > 0, got ", value);
 }
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerConfig& config, BlockPool& pool, PrefixTree& tree)
-    : config_(config), before_{find_policy(config.policy).before}, pool_(pool), tree_(tree), waiting_(before_) {
+Scheduler::Scheduler(const SchedulerConfig& config, KvBlocks& kv)
+    : config_(config), policy_(find_policy(config.policy)), kv_(kv) {
   require_positive("max_num_seqs", config.max_num_seqs);
   require_positive("max_batched_tokens", config.max_batched_tokens);
-  WJ_REQUIRE(config.block_size == tree.block_size(), invalid_argument, "the scheduler's block_size is ",
-             config.block_size, " and the prefix tree's ", tree.block_size());
+  require_positive("max_in_flight", config.max_in_flight);
+  // Every running sequence gets at least a token in every step.
+  config_.max_num_seqs = std::min(config.max_num_seqs, config.max_batched_tokens);
+  const int slots = warpjet::num_slots(config_.max_num_seqs, config.max_in_flight);
+  slots_.resize(slots);
+  for (Slot slot = slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  flights_.resize(config.max_in_flight);
+  for (Flight& flight : flights_) flight.rows.reserve(2 * config_.max_num_seqs);
+  last_.rows.reserve(2 * config_.max_num_seqs);
+  for (auto* list : {&decoding_, &producers_, &starters_, &stoppers_}) list->reserve(config_.max_num_seqs);
+  running_.reserve(config_.max_num_seqs);
+  next_.changes.reserve(4 * config_.max_num_seqs);
 }
 
-// --- Coming and going -----------------------------------------------------------------------------------------------
+// --- Planning -------------------------------------------------------------------------------------------------------
 
-Sequence& Scheduler::add(std::unique_ptr<Sequence> sequence) {
-  Sequence& s = *sequence;
-  WJ_REQUIRE(s.length() > 0, invalid_argument, "a sequence needs at least one token");
-  WJ_REQUIRE(s.prompt_length == s.length(), invalid_argument, "prompt_length is ", s.prompt_length, " of ", s.length(),
-             " tokens");
-  WJ_REQUIRE(s.max_length >= s.length(), invalid_argument, "max_length is ", s.max_length, ", below the prompt's ",
-             s.length(), " tokens");
-  const int capacity = pool_.num_blocks() - 1;
-  WJ_REQUIRE(blocks_for(s.max_length) <= capacity, invalid_argument, "prompt and max_tokens together take ",
-             s.max_length, " tokens, the KV cache holds ", static_cast<std::int64_t>(capacity) * config_.block_size,
-             "; lower max_tokens or give the KV cache more memory");
-  const auto leader = live_.find(s.leader);
-  const bool park = config_.prefix_caching && s.read_prefix_cache && leader != live_.end() &&
-                    leader->second->computed < leader->second->prompt_length;
-  WJ_REQUIRE(live_.try_emplace(s.id, &s).second, invalid_argument, "sequence id ", s.id, " is taken");
-  s.arrival = arrivals_++;
-  if (park) {
-    s.state = Sequence::State::parked;
-    parked_[s.leader].push_back(std::move(sequence));
-    ++num_parked_;
-  } else {
-    wait(std::move(sequence));
-  }
-  return s;
-}
-
-std::unique_ptr<Sequence> Scheduler::remove(Sequence& sequence) {
-  Owned owned;
-  switch (sequence.state) {
-    case Sequence::State::parked:
-      owned = take_parked(sequence);
-      break;
-    case Sequence::State::waiting:
-      owned = std::move(waiting_.extract(waiting_.find(sequence)).value());
-      break;
-    case Sequence::State::running:
-      owned = take_running(sequence);
-      break;
-    case Sequence::State::finished:
-      WJ_FAIL(internal, "sequence ", sequence.id, " was removed before");
-  }
-  release(sequence);
-  sequence.state = Sequence::State::finished;
-  live_.erase(sequence.id);
-  unpark(sequence.id);
-  stalled_ = false;
-  return owned;
-}
-
-void Scheduler::wait(Owned sequence) {
-  sequence->state = Sequence::State::waiting;
-  const auto place = waiting_.insert(std::move(sequence)).first;
-  if (place == waiting_.begin()) stalled_ = false;
-}
-
-// Siblings start once their leader's blocks are published, or when it is gone. A leader never waits for a sibling, so
-// nobody is parked for ever.
-void Scheduler::unpark(SequenceId leader) {
-  if (parked_.empty()) return;
-  auto siblings = parked_.extract(leader);
-  if (siblings.empty()) return;
-  num_parked_ -= static_cast<int>(siblings.mapped().size());
-  for (Owned& sibling : siblings.mapped()) wait(std::move(sibling));
-}
-
-Scheduler::Owned Scheduler::take_running(const Sequence& sequence) {
-  const auto at = std::lower_bound(running_.begin(), running_.end(), sequence, before_);
-  Owned owned = std::move(*at);
-  running_.erase(at);
-  return owned;
-}
-
-Scheduler::Owned Scheduler::take_parked(const Sequence& sequence) {
-  const auto siblings = parked_.find(sequence.leader);
-  const auto at = std::ranges::find(siblings->second, &sequence, &Owned::get);
-  Owned owned = std::move(*at);
-  siblings->second.erase(at);
-  if (siblings->second.empty()) parked_.erase(siblings);
-  --num_parked_;
-  return owned;
-}
-
-// --- A step ---------------------------------------------------------------------------------------------------------
-
-void Scheduler::schedule(Batch& batch) {
-  batch.clear();
-  const bool preempted = schedule_running(batch);
-  if (preempted || stalled_) return;
-  while (!waiting_.empty() && num_running() < config_.max_num_seqs && batch.num_tokens < config_.max_batched_tokens) {
-    stalled_ = !admit_first(batch);
-    if (stalled_) return;
-  }
-}
-
-bool Scheduler::schedule_running(Batch& batch) {
-  bool preempted = false;
-  for (int i = 0; i < num_running() && batch.num_tokens < config_.max_batched_tokens; ++i) {
-    Sequence& sequence = *running_[i];
-    // A long prompt leaves a token for everyone behind it, so that it does not stop their decoding.
-    const int behind = num_running() - 1 - i;
-    const int share = std::max(1, config_.max_batched_tokens - batch.num_tokens - behind);
-    const int count = std::min(sequence.length() - sequence.computed, share);
-    while (num_running() > i && !grow(sequence, sequence.computed + count)) {
-      preempt_last();
-      preempted = true;
-    }
-    if (num_running() == i) break;  // it was the last one itself
-    batch.add(sequence, count);
-  }
-  return preempted;
-}
-
-bool Scheduler::admit_first(Batch& batch) {
-  Sequence& sequence = **waiting_.begin();
-  match(sequence);
-  const int budget = config_.max_batched_tokens - batch.num_tokens;
-  const int left = sequence.length() - sequence.computed;
-  const bool whole = !config_.chunked_prefill && left <= config_.max_batched_tokens;
-  if (!fits(sequence) || (whole && left > budget)) {
-    release(sequence);
+bool Scheduler::schedule(StepPlan& plan, Micros now) {
+  WJ_CHECK(num_in_flight_ < config_.max_in_flight, "steps in flight=", num_in_flight_);
+  unpark_late(now);
+  budget_ = prefill_budget();
+  undecided_ = num_running() - static_cast<int>(decoding_.size());
+  producers_.clear();
+  const bool preempted = plan_running(now);
+  start_siblings(now);
+  if (!preempted && !stalled_) admit_waiting(now);
+  if (decoding_.empty() && chunk_rows_.empty()) {
+    plan.clear();
     return false;
   }
-  const int count = std::min(left, budget);
-  const bool grown = grow(sequence, sequence.computed + count);
-  WJ_CHECK(grown, "sequence=", sequence.id);
-  if (!sequence.admitted) {
-    sequence.admitted = true;
-    sequence.cached = sequence.computed;
-    sequence.tokens.reserve(sequence.length() + std::min(sequence.max_length - sequence.length(), kReservedTokens) + 1);
-    sequence.blocks.reserve(blocks_for(static_cast<int>(sequence.tokens.capacity())));
-  }
-  sequence.state = Sequence::State::running;
-  auto node = waiting_.extract(waiting_.begin());
-  running_.insert(std::ranges::upper_bound(running_, node.value(), before_), std::move(node.value()));
-  batch.add(sequence, count);
+  finish_plan(plan);
   return true;
 }
 
-// The last known token is always computed, even when its block is in the tree: its logits are wanted.
-void Scheduler::match(Sequence& sequence) {
-  if (!config_.prefix_caching || !sequence.read_prefix_cache) return;
-  const int most = (sequence.length() - 1) / config_.block_size;
-  sequence.published = tree_.match_and_retain(sequence.tokens, sequence.salt, most, sequence.blocks);
-  sequence.computed = sequence.published * config_.block_size;
+// In policy order, so whoever is preempted comes later than all that is planned already.
+bool Scheduler::plan_running(Micros now) {
+  const std::int64_t preemptions = preemptions_;
+  for (int i = 0; i < num_running(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.computed < sequence.prompt_length) producers_.push_back(&sequence);
+    if (sequence.decode_index >= 0) {
+      if (!plan_decode(sequence, now)) break;
+      continue;
+    }
+    --undecided_;
+    const bool chooses = sequence.lockstep && sequence.in_flight > 0;  // its next token is not known yet
+    if (chooses || sequence.planned >= sequence.length() || budget_ <= 0) continue;
+    const int count = prefill_share(sequence);
+    if (!make_room(sequence, sequence.planned + count, now)) break;
+    plan_chunk(sequence, count);
+  }
+  return preemptions_ > preemptions;
 }
 
-// Room for all known tokens, although the first chunk may take fewer, and for a block more for everyone who runs: who
-// is admitted sooner is preempted again at once.
-bool Scheduler::fits(const Sequence& sequence) const {
-  const int missing = blocks_for(sequence.length()) - static_cast<int>(sequence.blocks.size());
-  return pool_.num_available() >= missing + num_running();
+bool Scheduler::plan_decode(Sequence& sequence, Micros now) {
+  if (!make_room(sequence, sequence.planned + 1, now)) return false;
+  ++sequence.planned;
+  ++sequence.pending;
+  ++sequence.in_flight;
+  if (sequence.length() + sequence.pending == sequence.max_length) stoppers_.push_back(&sequence);
+  return true;
 }
 
-bool Scheduler::grow(Sequence& sequence, int length) {
-  const int held = static_cast<int>(sequence.blocks.size());
-  if (length <= held * config_.block_size) return true;
-  WJ_CHECK(length <= sequence.max_length, "sequence ", sequence.id, " has ", length, " tokens and was not removed");
-  return pool_.try_acquire(blocks_for(length) - held, sequence.blocks, tree_);
+void Scheduler::plan_chunk(Sequence& sequence, int count) {
+  const bool sampled = sequence.planned + count == sequence.length();
+  next_.chunks.push_back(
+      {.slot = sequence.slot, .start = sequence.planned, .count = count, .num_samples = sampled ? 1 : 0});
+  chunk_rows_.push_back({.sequence = &sequence, .start = sequence.planned, .count = count, .sampled = sampled});
+  budget_ -= count;
+  sequence.planned += count;
+  ++sequence.in_flight;
+  if (!sampled) return;
+
+  ++sequence.pending;
+  if (!sequence.lockstep && sequence.length() + sequence.pending < sequence.max_length) starters_.push_back(&sequence);
+  if (sequence.planned == sequence.prompt_length && parked_.contains(sequence.id)) {
+    leaders_.push_back(static_cast<int>(next_.chunks.size()) - 1);
+  }
 }
 
-void Scheduler::preempt_last() {
-  WJ_CHECK(num_running() > 1, "the first in order does not fit alone");
-  Owned sequence = std::move(running_.back());
-  running_.pop_back();
-  release(*sequence);
-  wait(std::move(sequence));
-  ++preemptions_;
-  stalled_ = false;
+// Blocks for `tokens` tokens. When there are none, the last in order is preempted; false: that was this one.
+bool Scheduler::make_room(Sequence& sequence, int tokens, Micros now) {
+  while (!grow(sequence, tokens)) {
+    const bool itself = running_.back().get() == &sequence;
+    preempt_last(now);
+    if (itself) return false;
+  }
+  return true;
 }
 
-// Last block first: so a block is always evicted before the ones that it follows.
-void Scheduler::release(Sequence& sequence) {
-  for (auto block = sequence.blocks.rbegin(); block != sequence.blocks.rend(); ++block) pool_.release(*block);
-  sequence.blocks.clear();
-  sequence.computed = sequence.published = 0;
+// Prompt tokens beside the decodes. All running sequences together are at most as many as the step has tokens, and who
+// does not decode wants some of the rest: so there is some.
+int Scheduler::prefill_budget() const {
+  const int decodes = static_cast<int>(decoding_.size());
+  const int room = config_.max_batched_tokens - decodes;
+  if (config_.step_target == 0) return room;
+  if (!time_.known()) return std::min(room, kFirstBudget);
+  const double tokens = time_.tokens_within(static_cast<double>(config_.step_target), decodes, decode_context_);
+  return std::min<int>(room, static_cast<int>(std::clamp<double>(tokens, kLeastBudget, 1 << 30)));
 }
 
-void Scheduler::commit(const Batch& batch, std::span<const std::int32_t> sampled) {
-  WJ_CHECK(static_cast<int>(sampled.size()) == batch.num_sampled, "got ", sampled.size(), " tokens for ",
-           batch.num_sampled, " rows");
+bool Scheduler::is_whole(const Sequence& sequence) const {
+  return !config_.chunked_prefill && sequence.length() - sequence.planned <= config_.max_batched_tokens;
+}
+
+// Half of what is left, while somebody behind may want the other half; so a long prompt does not keep short ones out.
+int Scheduler::prefill_share(const Sequence& sequence) const {
+  const int left = sequence.length() - sequence.planned;
+  const bool others = undecided_ > 0 || (!waiting_.empty() && !stalled_ && num_running() < config_.max_num_seqs);
+  const int most = others ? std::max((budget_ + 1) / 2, std::min(budget_, kLeastShare)) : budget_;
+  return std::min(left, is_whole(sequence) ? budget_ : most);
+}
+
+// The siblings of one prompt draw their first tokens from the same logits, and share its blocks. Those that find no
+// slot or block now start on their own when the prompt is published.
+void Scheduler::start_siblings(Micros now) {
+  for (const int chunk : leaders_) {
+    Sequence& leader = *chunk_rows_[chunk].sequence;
+    std::vector<Owned>& parked = parked_.at(leader.id);
+    std::size_t kept = 0;
+    for (Owned& sequence : parked) {
+      if (sequence->leader == leader.id && try_share_prompt(leader, *sequence)) {
+        sibling_rows_.emplace_back(chunk, sequence.get());
+        --num_parked_;
+        start_running(std::move(sequence), now);
+      } else {
+        std::swap(parked[kept++], sequence);
+      }
+    }
+    parked.resize(kept);
+    if (parked.empty()) parked_.erase(leader.id);
+  }
+  leaders_.clear();
+}
+
+bool Scheduler::try_share_prompt(const Sequence& leader, Sequence& sibling) {
+  const int length = leader.prompt_length;
+  if (free_slots_.empty() || num_running() >= config_.max_num_seqs) return false;
+  if (!fits(1, resident_blocks(expected_length(sibling)) - resident_blocks(length))) return false;
+  if (!kv_.try_fork(leader.table, length, sibling.table)) return false;
+  if (length % kv_.block_size() != 0) {  // the page to be copied is written by this step
+    late_copies_.push_back(kv_.copies().back());
+    kv_.copies().pop_back();
+  }
+  sibling.admitted = true;
+  sibling.cached = leader.cached;
+  sibling.planned = length;
+  sibling.pending = sibling.in_flight = 1;
+  join(sibling, leader.slot, length);
+  if (sibling.length() + sibling.pending < sibling.max_length) starters_.push_back(&sibling);
+  return true;
+}
+
+// What the device gets; and what changes from the next step on.
+void Scheduler::finish_plan(StepPlan& plan) {
+  Flight& flight = flights_[(first_flight_ + num_in_flight_++) % flights_.size()];
+  flight.rows.clear();
+  for (Sequence* sequence : decoding_) {
+    flight.rows.push_back({.sequence = sequence, .start = sequence->planned - 1, .count = 1, .sampled = true});
+  }
+  const int decodes = static_cast<int>(decoding_.size());
+  flight.tokens = decodes;
+  flight.context = static_cast<double>(decode_context_);
+  decode_context_ += decodes;
+  auto sibling = sibling_rows_.begin();
+  for (std::size_t i = 0; i < chunk_rows_.size(); ++i) {
+    const Row& row = chunk_rows_[i];
+    flight.rows.push_back(row);
+    flight.tokens += row.count;
+    flight.context += row.start + row.count;
+    if (row.sampled) next_.sample_slots.push_back(row.sequence->slot);
+    for (; sibling != sibling_rows_.end() && sibling->first == static_cast<int>(i); ++sibling) {
+      flight.rows.push_back({.sequence = sibling->second, .start = row.start + row.count, .count = 0, .sampled = true});
+      next_.sample_slots.push_back(sibling->second->slot);
+      ++next_.chunks[i].num_samples;
+    }
+  }
+  chunk_rows_.clear();
+  sibling_rows_.clear();
+
+  next_.step = ++steps_;
+  next_.num_decodes = decodes;
+  next_.num_tokens = static_cast<int>(flight.tokens);
+  std::swap(next_.copies, kv_.copies());
+  std::swap(plan, next_);
+  next_.clear();
+  kv_.copies().clear();
+  std::swap(kv_.copies(), late_copies_);
+  for (Sequence* sequence : starters_) start_decoding(*sequence);
+  for (Sequence* sequence : stoppers_) stop_decoding(*sequence);
+  starters_.clear();
+  stoppers_.clear();
+}
+
+// --- Admission ------------------------------------------------------------------------------------------------------
+
+void Scheduler::admit_waiting(Micros now) {
+  while (!waiting_.empty() && budget_ > 0) {
+    if (num_running() >= config_.max_num_seqs || free_slots_.empty()) {
+      explain(**waiting_.begin(), WaitReason::seqs, now);
+      return;
+    }
+    if (admit_first(now) == Admission::later) return;
+  }
+}
+
+// A transaction: the lease holds what is known of the text, then everything is counted, and only then is anything
+// taken. Until then nothing has happened.
+Scheduler::Admission Scheduler::admit_first(Micros now) {
+  Sequence& sequence = **waiting_.begin();
+  if (sequence.in_flight > 0) return Admission::later;  // a token of its last life is still to come
+  const int last_needed = sequence.length() - 1;        // the last token is computed in any case: its logits are wanted
+  Lease lease = sequence.read_prefix_cache || sequence.swapped_tokens > 0
+                    ? kv_.match(sequence.tokens, sequence.domain, last_needed)
+                    : Lease();
+  if (const Sequence* producer = find_producer(sequence, lease)) {
+    lease.drop();
+    auto node = waiting_.extract(waiting_.begin());
+    park(std::move(node.value()), *producer, now);
+    return Admission::parked;
+  }
+  const int known = sequence.swapped_tokens > lease.tokens() ? sequence.swapped_tokens : lease.tokens();
+  const bool too_long = is_whole(sequence) && sequence.length() - known > budget_;
+  const int blocks = blocks_to_admit(sequence, lease);
+  const int expected = resident_blocks(expected_length(sequence)) - resident_blocks(sequence.length());
+  if (too_long || !fits(blocks, expected)) {
+    stalled_ = !too_long;
+    explain(sequence, sequence.preemptions > 0 ? WaitReason::preempted : WaitReason::blocks, now);
+    return Admission::later;
+  }
+
+  auto node = waiting_.extract(waiting_.begin());
+  take_prefix(sequence, std::move(lease));
+  if (!sequence.admitted) {
+    sequence.admitted = true;
+    sequence.cached = sequence.planned;
+    sequence.tokens.reserve(sequence.length() + std::min(sequence.max_length - sequence.length(), kReservedTokens) + 1);
+    sequence.table.blocks.reserve(kv_.blocks_for(static_cast<int>(sequence.tokens.capacity())));
+  }
+  join(sequence, kNoSlot, 0);
+  start_running(std::move(node.value()), now);
+  if (sequence.planned < sequence.prompt_length) producers_.push_back(&sequence);
+  const int count = prefill_share(sequence);
+  if (!grow(sequence, sequence.planned + count)) {  // it was counted, so the world is broken: nobody else pays for it
+    Owned back = take_out(sequence);
+    give_way(sequence);
+    wait(std::move(back), now, WaitReason::blocks);
+    return Admission::later;
+  }
+  plan_chunk(sequence, count);
+  start_siblings(now);
+  return Admission::admitted;
+}
+
+// Blocks for all known tokens, although the first chunk may take fewer.
+int Scheduler::blocks_to_admit(const Sequence& sequence, const Lease& lease) const {
+  if (sequence.swapped_tokens > 0 && kv_.can_swap_in(sequence.table, lease)) {
+    const int held = kv_.blocks_for(sequence.swapped_tokens);
+    return kv_.swap_in_needed(sequence.table, lease) + std::max(0, resident_blocks(sequence.length()) - held);
+  }
+  return lease.blocks_needed() + std::max(0, resident_blocks(sequence.length()) - lease.num_blocks());
+}
+
+// Besides what it takes now: room for what it and the running ones are expected to take later, and a block more for
+// each of those, because expectations fail. Who is alone always fits: add() saw to that.
+bool Scheduler::fits(int blocks, int blocks_expected) const {
+  const int available = kv_.num_available();
+  if (num_running() == 0) return available >= blocks;
+  const bool certain = config_.admission_quantile >= 1;
+  return available >= blocks + std::max(0, blocks_expected) + reserved_ + (certain ? 0 : num_running());
+}
+
+int Scheduler::expected_length(const Sequence& sequence) const {
+  if (config_.admission_quantile >= 1) return sequence.max_length;
+  if (config_.admission_quantile <= 0) return sequence.length();
+  const int asked = sequence.max_length - sequence.prompt_length;
+  const int output = lengths_.quantile(asked, config_.admission_quantile);
+  return std::clamp(sequence.prompt_length + output, sequence.length(), sequence.max_length);
+}
+
+int Scheduler::resident_blocks(int length) const {
+  const int all = kv_.blocks_for(length);
+  if (kv_.window() == 0) return all;
+  // The window, a chunk in front of it, and a block that each of the two ends within.
+  return std::min(all, kv_.blocks_for(kv_.window()) + kv_.blocks_for(config_.max_batched_tokens) + 2);
+}
+
+// Another sequence that is about to publish the block which this one would have to compute next.
+const Sequence* Scheduler::find_producer(const Sequence& sequence, const Lease& lease) const {
+  if (!kv_.prefix_caching() || !sequence.read_prefix_cache || sequence.waited_prefix || sequence.swapped_tokens > 0) {
+    return nullptr;
+  }
+  const int size = kv_.block_size(), begin = lease.tokens() / size * size;
+  if (begin + size > sequence.length() - 1) return nullptr;
+  const auto equal_block = [&](const Sequence& other) {
+    return other.prompt_length >= begin + size && other.domain == sequence.domain &&
+           std::equal(sequence.tokens.begin() + begin, sequence.tokens.begin() + begin + size,
+                      other.tokens.begin() + begin);
+  };
+  for (const Sequence* other : producers_) {
+    const bool same_place = other->table.node == lease.node() && other->table.published * size == begin;
+    if (same_place && equal_block(*other)) return other;
+  }
+  return nullptr;
+}
+
+void Scheduler::take_prefix(Sequence& sequence, Lease lease) {
+  if (sequence.swapped_tokens > 0 && kv_.can_swap_in(sequence.table, lease)) {
+    kv_.swap_in(std::move(lease), sequence.table);
+    sequence.planned = sequence.computed = sequence.swapped_tokens;
+  } else {
+    kv_.release(sequence.table, sequence.cache_class);  // what was swapped out is of no use
+    sequence.planned = sequence.computed = lease.tokens();
+    kv_.adopt(std::move(lease), sequence.table);
+  }
+  sequence.swapped_tokens = 0;
+}
+
+// --- Retiring -------------------------------------------------------------------------------------------------------
+
+std::span<const Scheduler::Row> Scheduler::retire(std::span<const std::int32_t> tokens, Micros now) {
+  WJ_CHECK(num_in_flight_ > 0, "no step is in flight");
+  std::swap(last_, flights_[first_flight_]);
+  first_flight_ = (first_flight_ + 1) % static_cast<int>(flights_.size());
+  --num_in_flight_;
   std::size_t next = 0;
-  for (const Chunk& chunk : batch.chunks) {
-    Sequence& sequence = *chunk.sequence;
-    sequence.computed = chunk.start + chunk.count;
-    if (chunk.sampled) sequence.tokens.push_back(sampled[next++]);
-    if (config_.prefix_caching) publish(sequence);
-    if (chunk.count > 1) stalled_ = false;  // a prompt made progress: others may now share its blocks
-    if (sequence.computed >= sequence.prompt_length) unpark(sequence.id);
+  for (Row& row : last_.rows) {
+    WJ_CHECK(!row.sampled || next < tokens.size(), "got ", tokens.size(), " tokens");
+    retire_row(row, row.sampled ? tokens[next++] : -1, now);
   }
+  WJ_CHECK(next == tokens.size(), "got ", tokens.size(), " tokens for ", next, " samples");
+  return last_.rows;
 }
 
-void Scheduler::publish(Sequence& sequence) {
-  const int size = config_.block_size;
-  while ((sequence.published + 1) * size <= sequence.computed) {
-    const int i = sequence.published++;
-    const BlockId parent = i == 0 ? kNoBlock : sequence.blocks[i - 1];
-    const auto tokens = std::span<const std::int32_t>(sequence.tokens).subspan(i * size, size);
-    sequence.blocks[i] = tree_.publish(parent, tokens, sequence.salt, sequence.blocks[i]);
-  }
-}
-
-// --- Invariants -----------------------------------------------------------------------------------------------------
-
-void Scheduler::check() const {
-  pool_.check();
-  tree_.check();
-  WJ_CHECK(std::ranges::is_sorted(running_, before_) && num_running() <= config_.max_num_seqs);
-  std::size_t parked = 0;
-  for (const Owned& s : running_) check_sequence(*s, Sequence::State::running);
-  for (const Owned& s : waiting_) check_sequence(*s, Sequence::State::waiting);
-  for (const auto& [leader, siblings] : parked_) {
-    const auto found = live_.find(leader);
-    WJ_CHECK(found != live_.end() && found->second->computed < found->second->prompt_length, "leader=", leader);
-    WJ_CHECK(!siblings.empty(), "leader=", leader);
-    for (const Owned& s : siblings) check_sequence(*s, Sequence::State::parked);
-    parked += siblings.size();
-  }
-  WJ_CHECK(static_cast<int>(parked) == num_parked_);
-  WJ_CHECK(live_.size() == running_.size() + waiting_.size() + parked, "live=", live_.size());
-
-  std::vector<int> references(pool_.num_blocks());
-  for (const Owned& s : running_) {
-    for (const BlockId block : s->blocks) ++references[block];
-  }
-  for (BlockId block = 0; block < pool_.num_blocks(); ++block) {
-    WJ_CHECK(references[block] == pool_.references(block), "block ", block, " has ", pool_.references(block),
-             " references and ", references[block], " holders");
-  }
-}
-
-void Scheduler::check_sequence(const Sequence& s, Sequence::State state) const {
-  const auto found = live_.find(s.id);
-  WJ_CHECK(found != live_.end() && found->second == &s && s.state == state, "sequence=", s.id);
-  const int num_blocks = static_cast<int>(s.blocks.size());
-  if (state != Sequence::State::running) {
-    WJ_CHECK(num_blocks == 0 && s.computed == 0 && s.published == 0, "sequence=", s.id, " waits and holds blocks");
+void Scheduler::retire_row(Row& row, std::int32_t token, Micros now) {
+  Sequence& sequence = *row.sequence;
+  --sequence.in_flight;
+  sequence.pending -= row.sampled;
+  if (sequence.state == SequenceState::draining) {
+    row.sequence = nullptr;
+    if (sequence.in_flight > 0) return;
+    free_slot(sequence);
+    enter(sequence, SequenceState::finished, now);
+    draining_.erase(sequence.id);
     return;
   }
-  WJ_CHECK(s.computed < s.length() && blocks_for(s.computed) <= num_blocks, "sequence=", s.id);
-  WJ_CHECK(num_blocks <= blocks_for(s.length()), "sequence=", s.id);
-  WJ_CHECK(s.published == (config_.prefix_caching ? s.computed / config_.block_size : 0), "sequence=", s.id);
-  for (int i = 0; i < num_blocks; ++i) {
-    const BlockId block = s.blocks[i];
-    WJ_CHECK(pool_.published(block) == (i < s.published), "sequence=", s.id, " block=", block);
-    if (i >= s.published) WJ_CHECK(pool_.references(block) == 1, "writable block ", block, " has several holders");
-    if (i >= s.published) continue;
-    WJ_CHECK(tree_.parent(block) == (i == 0 ? kNoBlock : s.blocks[i - 1]), "sequence=", s.id, " block=", block);
+  if (row.sampled && token >= 0) sequence.tokens.push_back(token);
+  if (sequence.state != SequenceState::running) {  // it was preempted or paused after this was planned
+    if (sequence.in_flight == 0) free_slot(sequence);
+    stalled_ = false;
+    return;
   }
+  sequence.computed = row.start + row.count;
+  if ((sequence.table.published + 1) * kv_.block_size() <= sequence.computed) publish(sequence);
+  if (row.count == 1 && sequence.decode_index >= 0) return;
+  stalled_ = false;  // a prompt made progress: others may now share its blocks
+  if (!parked_.empty()) unpark(sequence, now);
+}
+
+void Scheduler::observe_time(double us) {
+  time_.add(last_.tokens, last_.context, us);
 }
 
 }  // namespace warpjet

@@ -45,13 +45,21 @@ struct Wish {
   std::string salt = "";
   bool read_prefix_cache = true;
   SequenceId leader = 0;
+  bool lockstep = false;
+  std::string tenant = "";
 };
 
 struct Rig {
-  explicit Rig(SchedulerConfig config = {}, int num_blocks = 1000)
-      : pool(num_blocks), tree(pool, kBlockSize), scheduler(with_block_size(config), pool, tree) {}
-  static SchedulerConfig with_block_size(SchedulerConfig config) {
+  explicit Rig(SchedulerConfig config = {}, int num_blocks = 1000, KvBlocks::Config blocks = {})
+      : kv(with_sizes(blocks, num_blocks)), scheduler(with_defaults(config), kv) {}
+  static KvBlocks::Config with_sizes(KvBlocks::Config config, int num_blocks) {
     config.block_size = kBlockSize;
+    config.num_blocks = num_blocks;
+    return config;
+  }
+  // Most tests are about what happens when blocks run out, so nothing is kept back for it.
+  static SchedulerConfig with_defaults(SchedulerConfig config) {
+    if (config.admission_quantile == SchedulerConfig{}.admission_quantile) config.admission_quantile = 0;
     return config;
   }
 
@@ -62,31 +70,54 @@ struct Rig {
     s->prompt_length = static_cast<int>(wish.prompt.size());
     s->max_length = s->prompt_length + wish.max_tokens;
     s->priority = wish.priority;
-    s->salt = wish.salt;
+    s->tenant = wish.tenant;
+    s->domain.salt = wish.salt;
     s->read_prefix_cache = wish.read_prefix_cache;
+    s->lockstep = wish.lockstep;
     s->leader = wish.leader;
-    return scheduler.add(std::move(s));
+    return scheduler.add(std::move(s), now);
   }
-  // One step; the chunks as "id:start+count", with a star when sampled.
-  std::string step() {
-    scheduler.schedule(batch);
-    std::string text;
-    for (const Chunk& c : batch.chunks) {
-      text += cat(text.empty() ? "" : " ", c.sequence->id, ":", c.start, "+", c.count, c.sampled ? "*" : "");
-    }
-    scheduler.commit(batch, Tokens(batch.num_sampled, 7));
+
+  bool plan() {
+    const bool planned = scheduler.schedule(batch, now);
     scheduler.check();
+    return planned;
+  }
+  // The rows of the oldest plan in flight, as "id:start+count", with a star when sampled; "-" is surplus.
+  std::string retire() {
+    const int samples = samples_in_flight.front();
+    samples_in_flight.erase(samples_in_flight.begin());
+    rows = scheduler.retire(Tokens(samples, 7), now);
+    scheduler.check();
+    std::string text;
+    for (const Scheduler::Row& row : rows) {
+      if (!text.empty()) text += " ";
+      text += row.sequence ? cat(row.sequence->id, ":", row.start, "+", row.count, row.sampled ? "*" : "") : "-";
+    }
     return text;
   }
+  bool launch() {
+    if (!plan()) return false;
+    samples_in_flight.push_back(batch.num_samples());
+    return true;
+  }
+  // One step, planned and retired.
+  std::string step() { return launch() ? retire() : ""; }
   void steps(int count) {
     for (int i = 0; i < count; ++i) step();
   }
+  void remove(Sequence& s) {
+    scheduler.remove(s, now);
+    scheduler.check();
+  }
 
-  BlockPool pool;
-  PrefixTree tree;
+  KvBlocks kv;
   Scheduler scheduler;
-  Batch batch;
+  StepPlan batch;
+  std::span<const Scheduler::Row> rows;
+  std::vector<int> samples_in_flight;
   SequenceId next_id = 1;
+  Micros now = 0;
 };
 
 std::string message_of(const auto& call) {
@@ -118,9 +149,7 @@ TEST(Scheduler, RefusesWhatCanNeverRunAndStaysAsItWas) {
 TEST(Scheduler, RefusesImpossibleLimits) {
   EXPECT_NE(message_of([] { Rig rig({.max_num_seqs = 0}); }).find("max_num_seqs"), std::string::npos);
   EXPECT_NE(message_of([] { Rig rig({.max_batched_tokens = 0}); }).find("max_batched_tokens"), std::string::npos);
-  BlockPool pool(4);
-  PrefixTree tree(pool, 8);
-  EXPECT_NE(message_of([&] { Scheduler s({.block_size = 16}, pool, tree); }).find("block_size"), std::string::npos);
+  EXPECT_NE(message_of([] { Rig rig({.max_in_flight = 0}); }).find("max_in_flight"), std::string::npos);
 }
 
 TEST(Scheduler, NamesThePoliciesWhenItIsGivenAnother) {
@@ -134,14 +163,14 @@ TEST(Scheduler, NamesThePoliciesWhenItIsGivenAnother) {
 TEST(Scheduler, ComputesAPromptAndThenATokenAStep) {
   Rig rig;
   Sequence& s = rig.add({.prompt = range(6)});
-  EXPECT_EQ(s.state, Sequence::State::waiting);
+  EXPECT_EQ(s.state, SequenceState::waiting);
   EXPECT_EQ(rig.step(), "1:0+6*");
-  EXPECT_EQ(s.state, Sequence::State::running);
+  EXPECT_EQ(s.state, SequenceState::running);
   EXPECT_EQ(s.tokens.back(), 7);
   EXPECT_EQ(rig.step(), "1:6+1*");
   EXPECT_EQ(s.output_length(), 2);
   EXPECT_EQ(s.computed, 7);
-  EXPECT_EQ(s.published, 1);
+  EXPECT_EQ(s.table.published, 1);
 }
 
 TEST(Scheduler, HasAnEmptyBatchWhenNothingIsLeft) {
@@ -149,7 +178,7 @@ TEST(Scheduler, HasAnEmptyBatchWhenNothingIsLeft) {
   EXPECT_EQ(rig.step(), "");
   Sequence& s = rig.add({.prompt = range(3)});
   rig.step();
-  rig.scheduler.remove(s);
+  rig.remove(s);
   EXPECT_TRUE(rig.scheduler.idle());
   EXPECT_EQ(rig.step(), "");
 }
@@ -180,7 +209,7 @@ TEST(Scheduler, DoesNotLetALongPromptStopTheDecodesBehindIt) {
   rig.step();
   rig.add({.prompt = range(20, 100), .priority = 0});
   EXPECT_EQ(rig.step(), "1:1+1* 2:1+1* 3:0+6");
-  EXPECT_EQ(rig.step(), "3:6+6 1:2+1* 2:2+1*");
+  EXPECT_EQ(rig.step(), "1:2+1* 2:2+1* 3:6+6");
 }
 
 TEST(Scheduler, RunsAPromptWholeWhenChunkingIsOff) {
@@ -206,7 +235,7 @@ TEST(Scheduler, RunsNoMoreSequencesThanItMay) {
   EXPECT_EQ(rig.step(), "1:0+2* 2:0+2*");
   EXPECT_EQ(rig.step(), "1:2+1* 2:2+1*");
   EXPECT_EQ(rig.scheduler.num_waiting(), 1);
-  rig.scheduler.remove(first);
+  rig.remove(first);
   EXPECT_EQ(rig.step(), "2:3+1* 3:0+2*");
 }
 
@@ -217,24 +246,11 @@ TEST(Scheduler, ServesByArrivalOrByPriority) {
     std::vector<SequenceId> order;
     while (!rig.scheduler.idle()) {
       rig.step();
-      order.push_back(rig.batch.chunks[0].sequence->id);
-      rig.scheduler.remove(*rig.batch.chunks[0].sequence);
+      order.push_back(rig.rows[0].sequence->id);
+      rig.remove(*rig.rows[0].sequence);
     }
     EXPECT_EQ(order, policy == "fcfs" ? (std::vector<SequenceId>{1, 2, 3, 4}) : (std::vector<SequenceId>{2, 4, 3, 1}));
   }
-}
-
-TEST(Scheduler, SchedulesABatchAgainThatWasGivenUp) {
-  Rig rig({.max_batched_tokens = 8});
-  Sequence& s = rig.add({.prompt = range(12)});
-  rig.step();
-  rig.scheduler.schedule(rig.batch);
-  rig.scheduler.check();
-  EXPECT_EQ(rig.step(), "1:8+4*");
-  rig.scheduler.schedule(rig.batch);
-  rig.scheduler.remove(s);
-  rig.scheduler.check();
-  EXPECT_EQ(rig.pool.num_active(), 0);
 }
 
 TEST(Scheduler, RemovesASequenceInAnyState) {
@@ -243,19 +259,14 @@ TEST(Scheduler, RemovesASequenceInAnyState) {
   rig.step();
   Sequence& leader = rig.add({.prompt = range(9, 50)});
   Sequence& parked = rig.add({.prompt = range(9, 50), .leader = leader.id});
-  EXPECT_EQ(parked.state, Sequence::State::parked);
+  EXPECT_EQ(parked.state, SequenceState::parked);
   EXPECT_EQ(rig.scheduler.num_waiting(), 2);
-  const auto a = rig.scheduler.remove(parked);
-  rig.scheduler.check();
-  const auto b = rig.scheduler.remove(leader);
-  rig.scheduler.check();
-  const auto c = rig.scheduler.remove(running);
-  rig.scheduler.check();
-  for (const Sequence* s : {a.get(), b.get(), c.get()}) EXPECT_EQ(s->state, Sequence::State::finished);
-  EXPECT_EQ(c->output_length(), 1);
+  rig.remove(parked);
+  rig.remove(leader);
+  rig.remove(running);
   EXPECT_TRUE(rig.scheduler.idle());
-  EXPECT_EQ(rig.pool.num_active(), 0);
-  EXPECT_EQ(rig.pool.num_cached(), 2);
+  EXPECT_EQ(rig.kv.device().num_held(), 0);
+  EXPECT_EQ(rig.kv.device().num_cached(), 2);
 }
 
 // --- Prefix cache ---------------------------------------------------------------------------------------------------
@@ -266,7 +277,7 @@ TEST(Scheduler, ReusesThePrefixButComputesTheLastToken) {
   rig.step();
   EXPECT_EQ(rig.add({.prompt = range(8)}).id, 2u);
   Sequence& longer = rig.add({.prompt = range(11)});
-  EXPECT_EQ(rig.step(), "1:8+1* 2:4+4* 3:8+3*");
+  EXPECT_EQ(rig.step(), "1:8+1* 2:7+1* 3:8+3*");  // three tokens of the last block are copied
   EXPECT_EQ(longer.cached, 8);
 }
 
@@ -274,7 +285,8 @@ TEST(Scheduler, ReusesWhatAFinishedSequenceGenerated) {
   Rig rig;
   Sequence& s = rig.add({.prompt = range(4)});
   rig.steps(6);
-  const Tokens conversation = rig.scheduler.remove(s)->tokens;
+  const Tokens conversation = s.tokens;
+  rig.remove(s);
   EXPECT_EQ(conversation.size(), 10u);
   EXPECT_EQ(rig.add({.prompt = conversation}).id, 2u);
   EXPECT_EQ(rig.step(), "2:8+2*");
@@ -302,29 +314,29 @@ TEST(Scheduler, PublishesForOthersWhatItComputedWithoutReading) {
 }
 
 TEST(Scheduler, LeavesTheTreeAloneWhenCachingIsOff) {
-  Rig rig({.prefix_caching = false});
+  Rig rig({}, 1000, {.prefix_caching = false});
   Sequence& first = rig.add({.prompt = range(8)});
   rig.step();
   Sequence& second = rig.add({.prompt = range(8), .leader = first.id});
   EXPECT_EQ(rig.step(), "1:8+1* 2:0+8*");
-  EXPECT_EQ(rig.tree.size(), 0);
-  rig.scheduler.remove(first);
-  rig.scheduler.remove(second);
-  EXPECT_EQ(rig.pool.num_free(), 999);
+  EXPECT_EQ(rig.kv.tree().size(), 0);
+  rig.remove(first);
+  rig.remove(second);
+  EXPECT_EQ(rig.kv.device().num_free(), 999);
 }
 
 TEST(Scheduler, KeepsOneCopyOfPromptsComputedSideBySide) {
   Rig rig;
   Sequence& a = rig.add({.prompt = range(9)});
-  Sequence& b = rig.add({.prompt = range(9)});
+  Sequence& b = rig.add({.prompt = range(9), .read_prefix_cache = false});  // else it would wait for a
   EXPECT_EQ(rig.step(), "1:0+9* 2:0+9*");
-  EXPECT_EQ(a.blocks[0], b.blocks[0]);
-  EXPECT_EQ(a.blocks[1], b.blocks[1]);
-  EXPECT_NE(a.blocks[2], b.blocks[2]);
-  EXPECT_EQ(rig.pool.num_active(), 4);
-  rig.scheduler.remove(a);  // b keeps what it shares
+  EXPECT_EQ(a.table.blocks[0], b.table.blocks[0]);
+  EXPECT_EQ(a.table.blocks[1], b.table.blocks[1]);
+  EXPECT_NE(a.table.blocks[2], b.table.blocks[2]);
+  EXPECT_EQ(rig.kv.device().num_held(), 4);
+  rig.remove(a);  // b keeps what it shares
   rig.steps(8);
-  EXPECT_EQ(rig.pool.num_active(), 5);
+  EXPECT_EQ(rig.kv.device().num_held(), 5);
 }
 
 // --- Scarcity -------------------------------------------------------------------------------------------------------
@@ -341,10 +353,10 @@ TEST(Scheduler, PreemptsTheLastInOrderAndAdmitsNothingInThatStep) {
   EXPECT_EQ(rig.scheduler.num_preemptions(), 0);
   EXPECT_EQ(rig.step(), "1:12+1*");  // needs a fourth block
   EXPECT_EQ(rig.scheduler.num_preemptions(), 1);
-  EXPECT_EQ(second.state, Sequence::State::waiting);
+  EXPECT_EQ(second.state, SequenceState::waiting);
   EXPECT_EQ(second.computed, 0);
   EXPECT_LT(second.arrival, third.arrival);
-  rig.scheduler.remove(first);
+  rig.remove(first);
   EXPECT_EQ(rig.step(), "2:4+5* 3:0+1*");  // its full block was still cached, and it keeps its place
   EXPECT_EQ(second.cached, 0);             // of the first admission
 }
@@ -358,7 +370,7 @@ TEST(Scheduler, LetsTheFirstInOrderFillThePool) {
     rig.step();
     EXPECT_EQ(first.length(), before + 1);
   }
-  rig.scheduler.remove(first);
+  rig.remove(first);
   while (second.length() < second.max_length) {
     const int before = second.length();
     rig.step();
@@ -382,8 +394,8 @@ TEST(Scheduler, PreemptsByPriority) {
   rig.step();
   Sequence& high = rig.add({.prompt = range(3, 50), .max_tokens = 17, .priority = 1});
   while (rig.scheduler.num_preemptions() == 0) rig.step();
-  EXPECT_EQ(low.state, Sequence::State::waiting);
-  EXPECT_EQ(high.state, Sequence::State::running);
+  EXPECT_EQ(low.state, SequenceState::waiting);
+  EXPECT_EQ(high.state, SequenceState::running);
 }
 
 TEST(Scheduler, AdmitsAgainOnceWhatBlockedItIsGone) {
@@ -394,31 +406,54 @@ TEST(Scheduler, AdmitsAgainOnceWhatBlockedItIsGone) {
   EXPECT_EQ(rig.scheduler.num_running(), 1);
   rig.add({.prompt = range(1, 90), .max_tokens = 1});
   EXPECT_EQ(rig.step(), "1:16+1*");  // nobody overtakes the second
-  rig.scheduler.remove(first);
+  rig.remove(first);
   EXPECT_EQ(rig.step(), "2:0+8* 3:0+1*");
 }
 
 // --- Siblings -------------------------------------------------------------------------------------------------------
 
-TEST(Scheduler, HoldsSiblingsBackUntilTheLeadersPromptIsComputed) {
+TEST(Scheduler, StartsSiblingsFromTheLeadersPromptWithoutComputingItAgain) {
   Rig rig({.max_batched_tokens = 6});
   Sequence& leader = rig.add({.prompt = range(9)});
   Sequence& sibling = rig.add({.prompt = range(9), .leader = leader.id});
   EXPECT_EQ(rig.step(), "1:0+6");
-  EXPECT_EQ(sibling.state, Sequence::State::parked);
-  EXPECT_EQ(rig.step(), "1:6+3*");
-  EXPECT_EQ(sibling.state, Sequence::State::waiting);
-  EXPECT_EQ(rig.step(), "1:9+1* 2:8+1*");
-  EXPECT_EQ(rig.add({.prompt = range(9), .leader = leader.id}).state, Sequence::State::waiting);
+  EXPECT_EQ(sibling.state, SequenceState::parked);
+  EXPECT_EQ(rig.step(), "1:6+3* 2:9+0*");
+  EXPECT_EQ(sibling.table.blocks[1], leader.table.blocks[1]);
+  EXPECT_NE(sibling.table.blocks[2], leader.table.blocks[2]);
+  EXPECT_EQ(rig.step(), "1:9+1* 2:9+1*");
+  ASSERT_EQ(rig.batch.copies.size(), 1u);  // the page that both go on writing
+  EXPECT_EQ(rig.batch.copies[0].source, leader.table.blocks[2]);
+  EXPECT_EQ(rig.batch.copies[0].target, sibling.table.blocks[2]);
+  EXPECT_EQ(rig.add({.prompt = range(9), .leader = leader.id}).state, SequenceState::waiting);
+}
+
+TEST(Scheduler, LetsSiblingsWithoutASlotStartOnTheirOwnLater) {
+  Rig rig({.max_num_seqs = 2});
+  Sequence& leader = rig.add({.prompt = range(9)});
+  for (int i = 0; i < 2; ++i) rig.add({.prompt = range(9), .leader = leader.id});
+  EXPECT_EQ(rig.step(), "1:0+9* 2:9+0*");
+  EXPECT_EQ(rig.step(), "1:9+1* 2:9+1*");
+  rig.remove(leader);
+  EXPECT_EQ(rig.step(), "2:10+1* 3:8+1*");
+}
+
+TEST(Scheduler, SharesThePromptBetweenSiblingsWithoutAPrefixCache) {
+  Rig rig({}, 1000, {.prefix_caching = false});
+  Sequence& leader = rig.add({.prompt = range(8)});
+  Sequence& sibling = rig.add({.prompt = range(8), .leader = leader.id});
+  EXPECT_EQ(rig.step(), "1:0+8* 2:8+0*");
+  EXPECT_EQ(sibling.table.blocks, leader.table.blocks);
+  EXPECT_TRUE(rig.kv.copies().empty());
 }
 
 TEST(Scheduler, FreesSiblingsWhenTheLeaderIsGone) {
   Rig rig;
   Sequence& leader = rig.add({.prompt = range(9)});
   rig.add({.prompt = range(9), .leader = leader.id});
-  rig.scheduler.remove(leader);
+  rig.remove(leader);
   EXPECT_EQ(rig.step(), "2:0+9*");
-  EXPECT_EQ(rig.add({.prompt = range(9), .leader = 1}).state, Sequence::State::waiting);
+  EXPECT_EQ(rig.add({.prompt = range(9), .leader = 1}).state, SequenceState::waiting);
 }
 
 TEST(Scheduler, FreesSiblingsOfALeaderThatCameBackFromThePrefixCache) {
@@ -426,30 +461,293 @@ TEST(Scheduler, FreesSiblingsOfALeaderThatCameBackFromThePrefixCache) {
   Sequence& leader = rig.add({.prompt = range(3), .max_tokens = 25, .priority = 5});
   rig.steps(6);  // computed 8, of which the prompt is 3
   Sequence& urgent = rig.add({.prompt = range(7, 50), .max_tokens = 21, .priority = 1});
-  while (leader.state == Sequence::State::running) rig.step();
+  while (leader.state == SequenceState::running) rig.step();
   Sequence& sibling = rig.add({.prompt = range(3), .max_tokens = 25, .leader = leader.id});
-  EXPECT_EQ(sibling.state, Sequence::State::parked);
-  rig.scheduler.remove(urgent);
+  EXPECT_EQ(sibling.state, SequenceState::parked);
+  rig.remove(urgent);
   rig.step();
-  EXPECT_GT(rig.batch.chunks[0].start, leader.prompt_length);
-  EXPECT_EQ(sibling.state, Sequence::State::waiting);
+  EXPECT_GT(rig.rows[0].start, leader.prompt_length);
+  EXPECT_EQ(sibling.state, SequenceState::waiting);
+}
+
+// --- Planning ahead -------------------------------------------------------------------------------------------------
+
+TEST(Scheduler, PlansTheNextStepBeforeItKnowsTheLastOnesToken) {
+  Rig rig({.max_in_flight = 3});
+  Sequence& s = rig.add({.prompt = range(3), .max_tokens = 3});
+  EXPECT_TRUE(rig.launch());
+  EXPECT_TRUE(rig.launch());
+  EXPECT_TRUE(rig.launch());
+  EXPECT_EQ(s.length(), 3);
+  EXPECT_EQ(s.planned, 5);
+  EXPECT_EQ(rig.retire(), "1:0+3*");
+  EXPECT_FALSE(rig.plan()) << "three tokens are wanted and three are on their way";
+  EXPECT_EQ(rig.retire(), "1:3+1*");
+  EXPECT_EQ(rig.retire(), "1:4+1*");
+  EXPECT_EQ(s.length(), 6);
+}
+
+TEST(Scheduler, DropsTheRowsOfWhoEndedWhileTheyWereInFlight) {
+  Rig rig({.max_in_flight = 2});
+  Sequence& s = rig.add({.prompt = range(3)});
+  Sequence& other = rig.add({.prompt = range(2, 50)});
+  rig.launch();
+  rig.launch();
+  EXPECT_EQ(rig.retire(), "1:0+3* 2:0+2*");
+  rig.remove(s);
+  EXPECT_EQ(rig.kv.device().num_held(), static_cast<int>(other.table.blocks.size()));
+  EXPECT_EQ(rig.retire(), "- 2:2+1*");
+  EXPECT_EQ(rig.step(), "2:3+1*");
+}
+
+TEST(Scheduler, SendsNothingButTheStepInSteadyDecode) {
+  Rig rig;
+  rig.add({.prompt = range(3)});
+  rig.add({.prompt = range(3, 50)});
+  rig.steps(4);
+  EXPECT_EQ(rig.batch.num_decodes, 2);
+  EXPECT_TRUE(rig.batch.changes.empty() && rig.batch.chunks.empty() && rig.batch.tokens.empty());
+  rig.steps(4);  // a block a sequence in four steps
+  rig.step();
+  EXPECT_TRUE(rig.batch.changes.empty());
+}
+
+TEST(Scheduler, WaitsForTheChoiceOfALockstepSequence) {
+  Rig rig({.max_in_flight = 2});
+  Sequence& s = rig.add({.prompt = range(3), .lockstep = true});
+  EXPECT_TRUE(rig.launch());
+  EXPECT_FALSE(rig.launch());
+  rig.retire();
+  rig.scheduler.rewrite_last(s, 42);
+  EXPECT_EQ(rig.step(), "1:3+1*");
+  EXPECT_EQ(s.tokens[3], 42);
+  EXPECT_EQ(rig.batch.changes.back().kind, SlotChange::Kind::token);
+}
+
+TEST(Scheduler, ForksASequenceOntoSharedBlocks) {
+  Rig rig;
+  Sequence& parent = rig.add({.prompt = range(6), .lockstep = true});
+  rig.step();
+  auto child = std::make_unique<Sequence>();
+  child->id = rig.next_id++;
+  child->tokens = range(6);
+  child->tokens.push_back(99);
+  child->prompt_length = 6;
+  child->max_length = 20;
+  child->lockstep = true;
+  Sequence& s = rig.scheduler.fork(parent, std::move(child), 0);
+  rig.scheduler.check();
+  EXPECT_EQ(s.table.blocks[0], parent.table.blocks[0]);
+  EXPECT_NE(s.table.blocks[1], parent.table.blocks[1]);
+  EXPECT_EQ(rig.step(), "1:6+1* 2:6+1*");
+  EXPECT_EQ(rig.batch.copies.size(), 1u);
+}
+
+TEST(Scheduler, AFailedAdmissionChangesNothing) {
+  Rig rig({}, 6);
+  Sequence& gone = rig.add({.prompt = range(8), .max_tokens = 1});
+  rig.step();
+  rig.remove(gone);
+  rig.add({.prompt = range(7, 50), .max_tokens = 9});
+  rig.step();
+  rig.add({.prompt = range(16), .max_tokens = 4});  // begins with cached blocks, and does not fit
+  const std::uint64_t before = rig.kv.digest();
+  EXPECT_TRUE(rig.launch());
+  EXPECT_EQ(rig.scheduler.num_waiting(), 1);
+  EXPECT_EQ(rig.kv.digest(), before);
+}
+
+// --- Admission ------------------------------------------------------------------------------------------------------
+
+TEST(Scheduler, NeverPreemptsWhenItCountsOnTheLongestOutputs) {
+  Rig rig({.admission_quantile = 1}, 21);  // 20 blocks
+  for (int i = 0; i < 10; ++i) rig.add({.prompt = range(4, 100 * i), .max_tokens = 16});
+  int finished = 0;
+  while (!rig.scheduler.idle()) {
+    ASSERT_NE(rig.step(), "");
+    EXPECT_LE(rig.scheduler.num_running(), 4);  // five blocks each
+    const std::vector<Scheduler::Row> rows(rig.rows.begin(), rig.rows.end());
+    for (const Scheduler::Row& row : rows) {
+      if (row.sequence->length() < row.sequence->max_length) continue;
+      rig.remove(*row.sequence);
+      ++finished;
+    }
+  }
+  EXPECT_EQ(finished, 10);
+  EXPECT_EQ(rig.scheduler.num_preemptions(), 0);
+}
+
+TEST(OutputLengths, LearnWhatOutputsTurnOutToBe) {
+  OutputLengths lengths;
+  EXPECT_EQ(lengths.quantile(1000, 0.9), 0);
+  for (int i = 1; i <= 200; ++i) lengths.add(1000, i % 2 == 0 ? 100 : 10);
+  EXPECT_NEAR(lengths.quantile(1000, 0.9), 100, 17);
+  EXPECT_NEAR(lengths.quantile(1000, 0.4), 10, 17);
+  EXPECT_EQ(lengths.quantile(1000, 1.0) <= 1000, true);
+  EXPECT_EQ(lengths.quantile(8, 0.9), 0) << "another class of wishes";
+}
+
+TEST(StepTimeModel, FindsTheCostOfTokensAndContext) {
+  StepTimeModel model;
+  unsigned state = 1;
+  for (int i = 0; i < 400; ++i) {
+    state = state * 1664525u + 1013904223u;
+    const double tokens = state >> 22, context = state >> 12;
+    model.add(tokens, context, 500 + 2 * tokens + 0.001 * context);
+  }
+  EXPECT_TRUE(model.known());
+  EXPECT_NEAR(model.predict(300, 100000), 500 + 600 + 100, 12);
+  EXPECT_NEAR(model.tokens_within(2000, 100, 0), (2000 - 700) / 2.0, 20);
+  EXPECT_EQ(model.tokens_within(100, 100, 0), 0);
+}
+
+TEST(Scheduler, KeepsStepsShortWhenItIsGivenATarget) {
+  Rig rig({.max_batched_tokens = 1000, .step_target = 1000});
+  rig.add({.prompt = range(30)});
+  for (int i = 0; i < 60; ++i) {  // 10 us a token, 100 us a step
+    if (rig.step().empty()) break;
+    double tokens = 0;
+    for (const Scheduler::Row& row : rig.rows) tokens += row.count;
+    rig.scheduler.observe_time(100 + 10 * tokens);
+    if (i % 4 == 0) rig.add({.prompt = range(10 + i, 1000 * i), .max_tokens = 100});
+  }
+  rig.add({.prompt = range(900, 5)});
+  rig.step();
+  EXPECT_LE(rig.batch.num_tokens, 110);
+  EXPECT_GE(rig.batch.num_tokens, 60);
+}
+
+TEST(Scheduler, DoesNotLetOneLongPromptKeepShortOnesOut) {
+  Rig rig({.max_batched_tokens = 1024});
+  rig.add({.prompt = range(3000)});
+  rig.step();
+  rig.add({.prompt = range(10, 9000)});
+  const std::string step = rig.step();
+  EXPECT_NE(step.find("2:0+10*"), std::string::npos) << step;
+}
+
+TEST(Scheduler, WaitsForAPrefixThatAnotherIsComputing) {
+  Rig rig({.max_batched_tokens = 8});
+  rig.add({.prompt = range(16)});
+  Sequence& second = rig.add({.prompt = range(15)});
+  EXPECT_EQ(rig.step(), "1:0+8");
+  EXPECT_EQ(rig.step(), "1:8+8*");
+  EXPECT_EQ(second.state, SequenceState::waiting);
+  EXPECT_EQ(rig.step(), "1:16+1* 2:14+1*");
+  EXPECT_EQ(second.cached, 14);
+}
+
+TEST(Scheduler, DoesNotWaitForAPrefixForEver) {
+  Rig rig({.max_batched_tokens = 600});
+  rig.add({.prompt = range(3000)});
+  Sequence& second = rig.add({.prompt = range(2900)});
+  rig.step();
+  rig.step();
+  EXPECT_EQ(second.state, SequenceState::parked);
+  rig.now += 60'000;
+  rig.step();
+  EXPECT_NE(second.state, SequenceState::parked);
+}
+
+TEST(Scheduler, SharesTheEngineBetweenTenants) {
+  Rig rig({.max_num_seqs = 1, .policy = "fair"});
+  for (int i = 0; i < 5; ++i) rig.add({.prompt = range(8), .max_tokens = 1, .tenant = "greedy"});
+  rig.add({.prompt = range(8), .max_tokens = 1, .tenant = "modest"});
+  std::vector<SequenceId> order;
+  while (!rig.scheduler.idle()) {
+    rig.step();
+    order.push_back(rig.rows[0].sequence->id);
+    rig.remove(*rig.rows[0].sequence);
+  }
+  EXPECT_EQ(order, (std::vector<SequenceId>{1, 6, 2, 3, 4, 5}));
+}
+
+TEST(Scheduler, ALowPriorityDoesNotStarveUnderFair) {
+  Rig rig({.max_num_seqs = 1, .policy = "fair"});
+  Sequence& low = rig.add({.prompt = range(8), .max_tokens = 1000, .priority = 2, .tenant = "a"});
+  int served = 0;
+  while (low.state == SequenceState::waiting && served < 1000) {  // urgent ones keep coming
+    if (rig.scheduler.num_waiting() < 3) rig.add({.prompt = range(8), .max_tokens = 1000, .tenant = "b"});
+    rig.step();
+    if (rig.rows.empty() || rig.rows[0].sequence == &low) break;
+    rig.remove(*rig.rows[0].sequence);
+    ++served;
+  }
+  EXPECT_GT(served, 10);
+  EXPECT_LT(served, 2 * 65536 / 2000 + 10) << "two steps of priority are worth 131,072 tokens";
+}
+
+// --- Swapping and pausing -------------------------------------------------------------------------------------------
+
+TEST(Scheduler, ASwappedSequenceGoesOnWhereItWas) {
+  for (const bool caching : {true, false}) {
+    Rig rig({.preemption = Preemption::swap}, 6, {.num_host_blocks = 8, .prefix_caching = caching});
+    Sequence& first = rig.add({.prompt = range(7), .max_tokens = 13});
+    Sequence& second = rig.add({.prompt = range(3, 50), .max_tokens = 10});
+    while (rig.scheduler.num_preemptions() == 0) rig.step();
+    EXPECT_EQ(rig.scheduler.num_swaps(), 1);
+    EXPECT_EQ(second.state, SequenceState::waiting);
+    const int computed = second.length() - 1;
+    EXPECT_EQ(second.swapped_tokens, computed);
+    rig.remove(first);
+    EXPECT_EQ(rig.step(), cat("2:", computed, "+1*"));
+    EXPECT_FALSE(rig.batch.copies.empty());
+    EXPECT_EQ(second.swapped_tokens, 0);
+  }
+}
+
+TEST(Scheduler, APausedSequenceHoldsNothingAndComesBack) {
+  Rig rig;
+  Sequence& s = rig.add({.prompt = range(6)});
+  rig.steps(2);
+  rig.scheduler.pause(s, 0, WaitReason::reader);
+  rig.scheduler.check();
+  EXPECT_EQ(rig.kv.device().num_held(), 0);
+  EXPECT_EQ(rig.step(), "");
+  rig.scheduler.resume(s, 0);
+  EXPECT_EQ(rig.step(), "1:4+4*");
+  EXPECT_EQ(s.output_length(), 3);
+}
+
+TEST(Scheduler, PausesASequenceInFlight) {
+  Rig rig({.max_in_flight = 2});
+  Sequence& s = rig.add({.prompt = range(6)});
+  rig.launch();
+  rig.launch();
+  rig.scheduler.pause(s, 0, WaitReason::reader);
+  rig.scheduler.check();
+  EXPECT_EQ(rig.retire(), "1:0+6*");
+  rig.scheduler.resume(s, 0);
+  EXPECT_FALSE(rig.launch()) << "a token of it is still to come";
+  EXPECT_EQ(rig.retire(), "1:6+1*");
+  EXPECT_EQ(s.output_length(), 2);
+  EXPECT_EQ(rig.step(), "1:0+8*");
+}
+
+TEST(Scheduler, LetsGoOfBlocksBehindTheWindow) {
+  Rig rig({.max_batched_tokens = 8}, 12, {.window = 6});
+  Sequence& s = rig.add({.prompt = range(60), .max_tokens = 20});
+  while (s.output_length() < 20) {
+    ASSERT_NE(rig.step(), "");
+    EXPECT_LE(rig.kv.device().num_held(), 6);
+  }
 }
 
 // --- Cost -----------------------------------------------------------------------------------------------------------
 
 TEST(Scheduler, AllocatesNothingInSteadyDecode) {
-  Rig rig({.max_num_seqs = 64}, 3000);
+  Rig rig({.max_num_seqs = 64, .max_in_flight = 2}, 3000);
   for (int i = 0; i < 80; ++i) rig.add({.prompt = range(5, 100 * i), .max_tokens = 150});
   const Tokens sampled(64, 7);
   const auto step = [&] {
-    rig.scheduler.schedule(rig.batch);
-    rig.scheduler.commit(rig.batch, std::span(sampled).first(rig.batch.num_sampled));
+    ASSERT_TRUE(rig.scheduler.schedule(rig.batch, 0));
+    if (rig.scheduler.num_in_flight() == 2) rig.scheduler.retire(sampled, 0);
   };
-  step();
+  for (int i = 0; i < 4; ++i) step();
   const std::int64_t before = allocations;
   for (int i = 0; i < 100; ++i) step();  // across many block boundaries
   EXPECT_EQ(allocations, before);
-  EXPECT_EQ(rig.batch.num_sampled, 64);
+  EXPECT_EQ(rig.batch.num_samples(), 64);
   EXPECT_EQ(rig.scheduler.num_waiting(), 16);
 }
 
