@@ -66,6 +66,8 @@ void validate_numbers(const SamplingParams& p) {
   // No token at all makes sense only for whoever wants the prompt's log-probabilities.
   if (p.max_tokens) require_at_least("max_tokens", *p.max_tokens, p.prompt_logprobs ? 0 : 1);
   require_at_least("min_tokens", p.min_tokens, 0);
+  require_range("length_penalty", p.length_penalty, -100, 100);
+  require_range("beam_width", p.beam_width, 1, 16);
   WJ_REQUIRE(!p.max_tokens || p.min_tokens <= *p.max_tokens, invalid_argument,
              "min_tokens must be at most max_tokens=", *p.max_tokens, ", got ", p.min_tokens);
   if (p.logprobs) require_at_least("logprobs", *p.logprobs, -1);
@@ -95,11 +97,29 @@ void validate_tokens(const SamplingParams& p) {
   }
 }
 
+// Beams are ranked by the model's own log-probabilities, so whatever would draw or change them says something else.
+void validate_beams(const SamplingParams& p) {
+  if (p.beam_width == 1) return;
+  const auto require_off = [](bool off, std::string_view field) {
+    WJ_REQUIRE(off, invalid_argument, field, " does not go with beam_width above 1: beam search draws nothing");
+  };
+  require_off(p.n == 1, "n");
+  require_off(p.temperature == 0 || p.temperature == 1, "temperature");
+  require_off(p.top_p == 1 && p.top_k <= 0 && p.min_p == 0, "top_p, top_k or min_p");
+  require_off(p.presence_penalty == 0 && p.frequency_penalty == 0 && p.repetition_penalty == 1, "a penalty");
+  require_off(p.logit_bias.empty() && !p.allowed_token_ids, "logit_bias or allowed_token_ids");
+  require_off(p.bad_words.empty() && p.bad_words_token_ids.empty(), "bad_words");
+  require_off(p.min_tokens == 0, "min_tokens");
+  require_off(!p.logprobs && !p.prompt_logprobs, "logprobs or prompt_logprobs");
+  require_off(p.stop.empty(), "stop");
+}
+
 }  // namespace
 
 void validate(const SamplingParams& params) {
   validate_numbers(params);
   validate_tokens(params);
+  validate_beams(params);
   require_one_of("output_kind", params.output_kind, {"cumulative", "delta", "final_only"});
   WJ_REQUIRE(params.spaces_between_special_tokens, unsupported,
              "spaces_between_special_tokens supports only True, got False");
@@ -121,7 +141,19 @@ void validate(const EngineConfig& config) {
   require_at_least("max_num_queued_reqs", config.max_num_queued_reqs, 1);
   require_at_least("max_num_queued_tokens", config.max_num_queued_tokens, 1);
   require_at_least("max_logprobs", config.max_logprobs, -1);
-  require_one_of("scheduling_policy", config.scheduling_policy, {"fcfs", "priority"});
+  require_one_of("scheduling_policy", config.scheduling_policy, {"fcfs", "priority", "fair"});
+  require_range("max_steps_in_flight", config.max_steps_in_flight, 1, 3);
+  require_range("admission_quantile", config.admission_quantile, 0, 1);
+  require_one_of("preemption_mode", config.preemption_mode, {"auto", "swap", "recompute"});
+  require_range("kv_offloading_size", config.kv_offloading_size, 0, 1 << 20);
+  WJ_REQUIRE(config.preemption_mode != "swap" || config.kv_offloading_size > 0, invalid_argument,
+             "preemption_mode=swap needs host memory: set kv_offloading_size (GiB)");
+  require_range("itl_target_ms", config.itl_target_ms, 0, 1e6);
+  require_at_least("max_num_queued_reqs_per_tenant", config.max_num_queued_reqs_per_tenant, 0);
+  require_at_least("max_unread_tokens", config.max_unread_tokens, 1);
+  require_range("kv_events", config.kv_events, 0, 1 << 24);
+  WJ_REQUIRE(config.watchdog_timeout > 0 && std::isfinite(config.watchdog_timeout), invalid_argument,
+             "watchdog_timeout must be a finite number above 0 (seconds), got ", config.watchdog_timeout);
   require_range("num_threads", config.num_threads, 0, kMaxThreads);
 }
 

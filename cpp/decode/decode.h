@@ -27,8 +27,24 @@ struct SampleRow {
   int logprobs = -1;                                     // how many top entries; -1 none wanted
 };
 
+// How a sequence is sampled: what the device must know of its request. Valid as long as the sequence has a slot.
+struct SampleState {
+  const SamplingParams* params = nullptr;
+  std::uint64_t key = 0;                   // random_key(seed, sample)
+  std::span<const std::int32_t> stop_ids;  // end its text, and are banned before min_tokens are out
+  int logprobs = -1;                       // most likely tokens to report with each token; -1 is none wanted
+  int prompt_logprobs = -1;                // the same for the prompt
+};
+
+// Whether `token` ends a text that has `output_length` tokens of output, this one included. The device and the engine
+// ask the same question of the same data, so they agree.
+bool is_stop(const SampleState& state, std::int32_t token, int output_length);
+
+constexpr std::int32_t kBrokenToken = -1;   // no finite logit: a broken row; others are not affected
+constexpr std::int32_t kSurplusToken = -2;  // the text had ended before this step ran
+
 struct SampledRow {
-  std::int32_t token = -1;             // -1: no finite logit (a broken row; others are not affected)
+  std::int32_t token = kBrokenToken;
   std::vector<TokenLogprob> logprobs;  // the token's own first, then the most likely; empty unless wanted
 };
 

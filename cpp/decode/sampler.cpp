@@ -341,6 +341,11 @@ void Sampler::State::take_logprobs(std::int64_t r, int wanted, std::int64_t top,
   }
 }
 
+bool is_stop(const SampleState& state, std::int32_t token, int output_length) {
+  if (output_length < state.params->min_tokens) return false;
+  return std::find(state.stop_ids.begin(), state.stop_ids.end(), token) != state.stop_ids.end();
+}
+
 // --- Sampler --------------------------------------------------------------------------------------------------------
 
 Sampler::Sampler(const Catalogs& catalogs, Device& device, std::int64_t vocab, std::int64_t max_rows)

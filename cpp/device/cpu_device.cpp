@@ -2,6 +2,7 @@
 #include "device/device.h"
 
 #include "core/core.h"
+#include "device/spin.h"
 
 #include <sched.h>
 #include <sys/mman.h>
@@ -24,28 +25,6 @@ constexpr int kMaxThreads = 1024;
 constexpr int kChunksPerThread = 4;  // enough to even out ranges of unequal cost and threads that start late
 // Longer than the pauses inside a step, so that workers stay awake through it; short against an idle server.
 constexpr std::chrono::microseconds kSpin{50};
-constexpr int kPausesPerClockRead = 32;
-
-void pause_briefly() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Spins until done() or kSpin has passed; tells which.
-template <class Done>
-bool spin_until(Done done) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
-  for (;;) {
-    for (int i = 0; i < kPausesPerClockRead; ++i) {
-      if (done()) return true;
-      pause_briefly();
-    }
-    if (std::chrono::steady_clock::now() >= deadline) return false;
-  }
-}
 
 // The team. A job is cut into chunks; whoever is awake claims the next one, the caller too, so a worker that sleeps or
 // is held up by the system costs speed and nothing else. Everything shared is atomic and nothing locks.
@@ -93,7 +72,7 @@ class ThreadTeam final : public CpuStream {
     while (run_chunk(job_)) {
     }
     const auto all_done = [&] { return finished_.load(std::memory_order_acquire) == chunks; };
-    while (!spin_until(all_done)) std::this_thread::yield();
+    while (!spin_until(all_done, kSpin)) std::this_thread::yield();
   }
 
  private:
@@ -120,7 +99,7 @@ class ThreadTeam final : public CpuStream {
     std::uint32_t seen = 0;
     while (!stopping_.load(std::memory_order_relaxed)) {
       const auto has_news = [&] { return current_job() != seen || stopping_.load(std::memory_order_relaxed); };
-      if (!spin_until(has_news)) {
+      if (!spin_until(has_news, kSpin)) {
         sleep_until(has_news);
         continue;
       }

@@ -3,6 +3,8 @@
 
 #include <warpjet/tensor.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -91,6 +93,19 @@ class CpuStream : public Stream {
   // Calls body on disjoint ranges that cover [0, count), each a multiple of `grain` long except the last; returns when
   // all are done. The caller's thread takes part. body must not throw. One caller at a time.
   virtual void parallel_for(std::int64_t count, std::int64_t grain, RangeFunction body) = 0;
+};
+
+// Threads that wait for each other without a lock: who has news rings, who waits looks at what it waits for between
+// seen() and wait(). Waiters spin briefly and then sleep; a ring costs a system call only when somebody sleeps.
+class Doorbell {
+ public:
+  std::uint32_t seen() const { return rings_.load(std::memory_order_seq_cst); }
+  void ring();
+  // Returns when the bell has been rung since `seen`, at the latest after `timeout`; may also return early.
+  void wait(std::uint32_t seen, std::chrono::nanoseconds timeout);
+
+ private:
+  std::atomic<std::uint32_t> rings_{0}, sleepers_{0};
 };
 
 // num_threads 0 means one per core that this process may use.

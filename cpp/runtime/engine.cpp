@@ -26,6 +26,8 @@ std::string_view to_string(Health health) {
   switch (health) {
     case Health::serving:
       return "serving";
+    case Health::degraded:
+      return "degraded";
     case Health::failed:
       return "failed";
     case Health::closed:
@@ -71,6 +73,24 @@ int resolve(EngineConfig& config, const Plan& plan, const KvCache::Config& kv, c
   return static_cast<int>(blocks) + 1;  // the null block
 }
 
+// The window that every layer has; 0 when some layer sees the whole text.
+int common_window(const ModelSpec& model) {
+  int widest = 0;
+  for (const LayerSpec& layer : model.layers) {
+    if (layer.window == 0) return 0;
+    widest = std::max(widest, layer.window);
+  }
+  return widest;
+}
+
+int num_host_blocks(const EngineConfig& config, std::int64_t block_bytes) {
+  const double bytes = config.kv_offloading_size * (1ll << 30);
+  const auto blocks = static_cast<std::int64_t>(bytes / static_cast<double>(block_bytes));
+  WJ_REQUIRE(config.kv_offloading_size == 0 || blocks > 0, invalid_argument,
+             "kv_offloading_size: ", config.kv_offloading_size, " GiB hold no KV block of ", block_bytes, " bytes");
+  return static_cast<int>(std::min<std::int64_t>(blocks, INT32_MAX - 2));
+}
+
 ModelInfo info_of(const Plan& plan, int max_model_len) {
   return {.architecture = plan.model.architecture,
           .scheme = plan.scheme,
@@ -111,21 +131,29 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
                      .num_blocks = 0,
                      .dtype = opened.plan.kv};
   kv.num_blocks = resolve(impl->config, opened.plan, kv, impl->device->info());
+  const int host_blocks = num_host_blocks(config, KvCache::bytes_per_block(kv));
+  kv.num_host_blocks = host_blocks > 0 ? host_blocks + 1 : 0;
   impl->config.dtype = opened.plan.scheme;
   impl->model = info_of(opened.plan, impl->config.max_model_len);
 
-  const StepLoop::Config loop{.engine = impl->config,
+  const EngineConfig& resolved = impl->config;
+  const StepLoop::Config loop{.engine = resolved,
                               .model = impl->model,
                               .num_blocks = kv.num_blocks,
+                              .num_host_blocks = host_blocks,
+                              .window = common_window(m),
                               .rope_original = m.rope.scaling == "dynamic" ? m.rope.original_max_positions : 0};
   Runner runner(std::move(opened.plan), std::move(opened.weights), impl->catalogs, *impl->device,
-                impl->config.max_num_batched_tokens, impl->config.max_num_seqs);
-  auto executor =
-      std::make_unique<ModelExecutor>(ModelExecutor::Config{.max_tokens = impl->config.max_num_batched_tokens,
-                                                            .max_seqs = impl->config.max_num_seqs,
-                                                            .max_model_len = impl->config.max_model_len},
-                                      std::move(runner), KvCache(kv, *impl->device), impl->catalogs, *impl->device);
-  impl->loop = std::make_unique<StepLoop>(loop, std::move(executor));
+                resolved.max_num_batched_tokens, resolved.max_num_seqs);
+  auto model_runner = std::make_unique<ModelRunner>(
+      ModelRunner::Config{.max_tokens = resolved.max_num_batched_tokens,
+                          .max_seqs = resolved.max_num_seqs,
+                          .max_model_len = resolved.max_model_len,
+                          .num_slots = num_slots(resolved.max_num_seqs, resolved.max_steps_in_flight)},
+      std::move(runner), KvCache(kv, *impl->device), impl->catalogs, *impl->device);
+  auto bell = std::make_shared<Doorbell>();
+  auto device = std::make_unique<DeviceThread>(std::move(model_runner), resolved.max_steps_in_flight, bell);
+  impl->loop = std::make_unique<StepLoop>(loop, std::move(device), std::move(bell));
   WJ_LOG(info, "engine ready model=", model.string(), " parameters=", impl->model.parameters,
          " scheme=", impl->model.scheme, " kv_blocks=", kv.num_blocks - 1, " block_size=", config.block_size);
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
@@ -139,6 +167,18 @@ RequestId Engine::submit(Request request, OutputQueue& queue) {
 }
 void Engine::cancel(RequestId id, std::optional<int> sample) {
   impl_->loop->cancel(id, sample);
+}
+void Engine::pause(RequestId id) {
+  impl_->loop->pause(id);
+}
+void Engine::resume(RequestId id) {
+  impl_->loop->resume(id);
+}
+std::vector<KvEvent> Engine::kv_events(std::uint64_t number) const {
+  return impl_->loop->kv_events(number);
+}
+std::string Engine::metrics() const {
+  return impl_->loop->metrics();
 }
 void Engine::reset_prefix_cache() {
   impl_->loop->reset_prefix_cache();

@@ -1,4 +1,4 @@
-// The life of a request on the engine thread: adopted, started, fed tokens, finished, delivered.
+// The life of a request on the engine thread: adopted, started, fed tokens, finished, delivered, forgotten.
 #include <algorithm>
 
 #include "runtime/step_loop.h"
@@ -6,178 +6,315 @@
 namespace warpjet {
 namespace {
 
-double milliseconds(Clock::duration d) {
-  return std::chrono::duration<double, std::milli>(d).count();
+double milliseconds(Micros us) {
+  return 1e-3 * static_cast<double>(us);
 }
 
 }  // namespace
 
-// From here on every sample of the request is owed a final output.
-StepLoop::State::Live& StepLoop::State::adopt(std::unique_ptr<Live> owned) {
+// --- Coming -------------------------------------------------------------------------------------------------------
+
+// From here on every sample of the request is owed a final output. Throws bad_alloc and leaves the request to the
+// caller, or takes it.
+void StepLoop::State::adopt(std::unique_ptr<Live>& owned) {
   Live& live = *owned;
-  live_.emplace(live.id, std::move(owned));
-  live.num_running = live.request.sampling.n;
-  live.samples.resize(live.num_running);
-  for (int i = 0; i < live.num_running; ++i) {
-    live.samples[i].live = &live;
-    live.samples[i].index = i;
+  if (live.request.deadline != Clock::time_point::max() && !live.has_deadline) {
+    deadlines_.emplace(live.request.deadline, live.id);
+    live.has_deadline = true;
   }
-  if (live.request.deadline != Clock::time_point::max()) deadlines_.emplace(live.request.deadline, live.id);
-  return live;
+  live_.reserve(live_.size() + 1);
+  const std::size_t most_ended = ended_.size() + live_.size() + 1;
+  if (ended_.capacity() < most_ended) ended_.reserve(2 * most_ended);
+  live_.emplace(live.id, std::move(owned));
 }
 
-void StepLoop::State::start(Live& live) {
+void StepLoop::State::start(Command& command) {
+  if (command.live) {
+    command.id = command.live->id;
+    adopt(command.live);
+    try {
+      return add_sequences(*live_.at(command.id));
+    } catch (const Error& e) {
+      return finish_request(command.id, FinishReason::error, e.code(), e.message());
+    } catch (const std::bad_alloc&) {
+    }
+  }
+  finish_request(command.id, FinishReason::error, ErrorCode::out_of_memory, "no memory to start this request");
+}
+
+void StepLoop::State::add_sequences(Live& live) {
   const SamplingParams& p = live.request.sampling;
   const int vocab = config_.model.vocab_size;
   const auto resolved = [&](const std::optional<int>& count) {
     return !count ? -1 : *count < 0 ? vocab : std::min(*count, vocab);
   };
-  if (!p.ignore_eos) live.banned_before_min = config_.model.eos_token_ids;
-  live.banned_before_min.insert(live.banned_before_min.end(), p.stop_token_ids.begin(), p.stop_token_ids.end());
+  if (!p.ignore_eos) live.stop_ids = config_.model.eos_token_ids;
+  live.stop_ids.insert(live.stop_ids.end(), p.stop_token_ids.begin(), p.stop_token_ids.end());
 
   // Without a seed of its own a request is seeded by the engine's seed and its number.
   const std::uint64_t seed =
       p.seed ? static_cast<std::uint64_t>(*p.seed)
              : random_key(static_cast<std::uint64_t>(config_.engine.seed), static_cast<std::uint32_t>(live.id));
-  const SequenceId leader = next_sequence_;
   for (Sample& sample : live.samples) {
     sample.state = {.params = &p,
                     .key = random_key(seed, static_cast<std::uint32_t>(sample.index)),
-                    .banned_before_min = live.banned_before_min,
-                    .logprobs = resolved(p.logprobs),
+                    .stop_ids = live.beams() ? std::span<const std::int32_t>() : live.stop_ids,
+                    .logprobs = live.beams() ? std::min(2 * p.beam_width, vocab) : resolved(p.logprobs),
                     .prompt_logprobs = sample.index == 0 ? resolved(p.prompt_logprobs) : -1};
-    auto sequence = make_sequence(live, static_cast<int>(live.request.prompt.size()));
-    sequence->id = next_sequence_++;
-    // The logits of cached prompt tokens are gone, so whoever wants them computes the prompt anew.
-    sequence->read_prefix_cache = !p.skip_reading_prefix_cache && sample.state.prompt_logprobs < 0;
-    sequence->leader = sample.index == 0 ? 0 : leader;
-    sequence->user = &sample;
-    try {
-      sample.sequence = &scheduler_.add(std::move(sequence));
-    } catch (const Error& e) {
-      return finish_request(live.id, FinishReason::error, e.code(), e.message());
+  }
+  // Beams fork from the first when its prompt has been computed. The prompt itself moves into the last sequence made.
+  const int count = live.beams() ? 1 : static_cast<int>(live.samples.size());
+  const SequenceId leader = next_sequence_;
+  for (int i = 0; i < count; ++i) {
+    Sample& sample = live.samples[i];
+    const bool last = i == count - 1;
+    auto sequence = make_sequence(sample, last ? std::move(live.request.prompt) : live.request.prompt);
+    if (i > 0) sequence->leader = leader;
+    sample.sequence = &scheduler_.add(std::move(sequence), now_);
+  }
+}
+
+std::unique_ptr<Sequence> StepLoop::State::make_sequence(Sample& sample, std::vector<std::int32_t> tokens) {
+  const Live& live = *sample.live;
+  const SamplingParams& p = live.request.sampling;
+  const std::int64_t limit = config_.model.max_model_len;
+  const std::int64_t wanted = p.max_tokens ? std::int64_t{live.prompt_length} + std::max(1, *p.max_tokens) : limit;
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = next_sequence_++;
+  sequence->tokens = std::move(tokens);
+  sequence->prompt_length = live.prompt_length;
+  sequence->max_length = static_cast<int>(std::min(limit, wanted));
+  sequence->priority = live.request.priority;
+  sequence->tenant = live.request.tenant;
+  sequence->cache_class = live.request.cache_priority;
+  sequence->domain.salt = live.request.cache_salt;
+  if (config_.rope_original > 0 && live.prompt_length > config_.rope_original) {
+    sequence->domain.salt += cat('\0', "rope length ", live.prompt_length);
+  }
+  // The logits of cached prompt tokens are gone, so whoever wants them computes the prompt anew.
+  sequence->read_prefix_cache = !p.skip_reading_prefix_cache && sample.state.prompt_logprobs < 0;
+  sequence->lockstep = live.beams();
+  sequence->sampling = &sample.state;
+  sequence->user = &sample;
+  return sequence;
+}
+
+// --- Waiting and pausing ------------------------------------------------------------------------------------------
+
+void StepLoop::State::expire() {
+  const Clock::time_point time{std::chrono::microseconds(now_)};
+  while (!deadlines_.empty() && deadlines_.begin()->first <= time) {
+    const RequestId id = deadlines_.begin()->second;
+    const auto found = live_.find(id);
+    if (found == live_.end()) {
+      deadlines_.erase(deadlines_.begin());
+    } else {
+      finish_request(id, FinishReason::error, ErrorCode::deadline_exceeded, "the deadline has passed");
     }
   }
 }
 
-std::unique_ptr<Sequence> StepLoop::State::make_sequence(const Live& live, int prompt_length) const {
-  const SamplingParams& p = live.request.sampling;
-  const std::int64_t limit = config_.model.max_model_len;
-  auto sequence = std::make_unique<Sequence>();
-  sequence->tokens = live.request.prompt;
-  sequence->prompt_length = prompt_length;
-  const std::int64_t wanted = p.max_tokens ? std::int64_t{prompt_length} + std::max(1, *p.max_tokens) : limit;
-  sequence->max_length = static_cast<int>(std::min(limit, wanted));
-  sequence->priority = live.request.priority;
-  sequence->salt = live.request.cache_salt;
-  if (config_.rope_original > 0 && prompt_length > config_.rope_original) {
-    sequence->salt += cat('\0', "rope length ", prompt_length);
-  }
-  return sequence;
+void StepLoop::State::set_paused(RequestId id, bool paused) {
+  const auto found = live_.find(id);
+  if (found == live_.end()) return;
+  found->second->paused = paused;
+  apply_pause(*found->second);
 }
 
-void StepLoop::State::expire() {
-  if (deadlines_.empty()) return;
-  const Clock::time_point now = Clock::now();
-  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
-    const RequestId id = deadlines_.begin()->second;
-    deadlines_.erase(deadlines_.begin());
-    finish_request(id, FinishReason::error, ErrorCode::deadline_exceeded, "the deadline has passed");
+void StepLoop::State::apply_pause(Live& live) {
+  for (Sample& sample : live.samples) {
+    if (!sample.sequence) continue;
+    if (live.paused || live.unread) {
+      scheduler_.pause(*sample.sequence, now_, live.unread ? WaitReason::reader : WaitReason::queue);
+    } else {
+      scheduler_.resume(*sample.sequence, now_);
+    }
   }
 }
+
+// A request whose reader fell behind goes on when half of what was too much has been read.
+void StepLoop::State::watch_readers() {
+  std::erase_if(unread_, [&](RequestId id) {
+    const auto found = live_.find(id);
+    if (found == live_.end()) return true;
+    Live& live = *found->second;
+    live.read = live.credit->read.load(std::memory_order_acquire);
+    if (live.pushed - live.read > config_.engine.max_unread_tokens / 2) return false;
+    live.credit->wanted.store(false, std::memory_order_relaxed);
+    live.unread = false;
+    apply_pause(live);
+    return true;
+  });
+}
+
+// --- Tokens -------------------------------------------------------------------------------------------------------
 
 // A preempted sequence computes its prompt again; the log-probabilities are kept by position, so twice is harmless.
-void StepLoop::State::take_prompt_logprobs(Live& live, const Chunk& chunk, std::size_t& next_scored) {
-  if (chunk.start >= chunk.sequence->prompt_length) return;
-  live.prompt_logprobs.resize(live.request.prompt.size());
-  for (int i = 0; i < num_scored(chunk); ++i) {
-    live.prompt_logprobs[chunk.start + 1 + i] = std::move(result_.scored[next_scored++].logprobs);
+void StepLoop::State::take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored) {
+  live.prompt_logprobs.resize(live.prompt_length);
+  for (std::size_t i = 0; i < scored.size(); ++i) {
+    live.prompt_logprobs[row.start + 1 + i] = std::move(scored[i].logprobs);
   }
 }
 
 void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   Live& live = *sample.live;
   const SamplingParams& p = live.request.sampling;
-  const Sequence& sequence = *sample.sequence;
   if (row.token < 0) {
+    WJ_CHECK(row.token == kBrokenToken, "a surplus token of a sequence that has not ended, request ", live.id);
     return finish(sample, FinishReason::error, ErrorCode::internal,
                   "the model gave no finite logit for the next token (broken weights, or every token banned)");
   }
-  const bool first = live.first_token == Clock::time_point{};
-  if (first) live.first_token = Clock::now();
-  Output& output = pending_output(sample);
+  if (live.beams()) return take_choices(sample, row);
+  const bool first = sample.last_token == 0;
+  if (first) {
+    sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
+    sample.first_token = now_;
+    if (sample.index == 0) metrics_.first_token(1e-6 * static_cast<double>(now_ - live.submitted));
+  } else {
+    metrics_.next_token(1e-6 * static_cast<double>(now_ - sample.last_token));
+  }
+  sample.last_token = now_;
   if (p.max_tokens && *p.max_tokens == 0) return finish(sample, FinishReason::length);  // only the prompt was wanted
 
-  output.tokens.push_back(row.token);
-  if (sample.state.logprobs >= 0) output.logprobs.push_back(std::move(row.logprobs));
+  std::unique_ptr<Output> details;
+  if (first || sample.state.logprobs >= 0) details = make_details(sample);
+  if (first && sample.index == 0) details->prompt_logprobs = std::exchange(live.prompt_logprobs, {});
+  if (sample.state.logprobs >= 0) details->logprobs.push_back(std::move(row.logprobs));
+  push_token(sample, row.token, std::move(details));
+
+  const Sequence& sequence = *sample.sequence;
+  if (is_stop(sample.state, row.token, sequence.output_length())) {
+    const auto& eos = config_.model.eos_token_ids;
+    const bool is_eos = !p.ignore_eos && std::ranges::find(eos, row.token) != eos.end();
+    return finish(sample, FinishReason::stop, ErrorCode::internal, {}, is_eos ? -1 : row.token);
+  }
+  if (sequence.length() >= sequence.max_length) return finish(sample, FinishReason::length);
+  if (live.unread || is_read(live)) return;
+  live.unread = true;
+  unread_.push_back(live.id);
+  live.credit->wanted.store(true);
+  apply_pause(live);
+}
+
+// The reader's counter is looked at only when the request has gone on long enough without.
+bool StepLoop::State::is_read(Live& live) {
+  if (live.pushed - live.read <= config_.engine.max_unread_tokens) return true;
+  live.read = live.credit->read.load(std::memory_order_acquire);
+  return live.pushed - live.read <= config_.engine.max_unread_tokens;
+}
+
+void StepLoop::State::push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details) {
+  Live& live = *sample.live;
+  push(live, {.id = live.id,
+              .credit = live.credit,
+              .sample = sample.index,
+              .token = token,
+              .sequence = output_number(sample),
+              .details = std::move(details)});
+  ++live.pushed;
   ++counters_.generated_tokens;
-
-  const auto contains = [&](const std::vector<std::int32_t>& ids) {
-    return std::find(ids.begin(), ids.end(), row.token) != ids.end();
-  };
-  if (sequence.output_length() >= p.min_tokens) {
-    if (!p.ignore_eos && contains(config_.model.eos_token_ids)) return finish(sample, FinishReason::stop);
-    if (contains(p.stop_token_ids)) {
-      output.stop_token = row.token;
-      return finish(sample, FinishReason::stop);
-    }
-  }
-  if (sequence.length() >= sequence.max_length) finish(sample, FinishReason::length);
 }
 
-Output& StepLoop::State::pending_output(Sample& sample) {
-  if (!sample.pending) {
-    Live& live = *sample.live;
-    outputs_.emplace_back(&sample, std::make_unique<Output>());
-    sample.pending = outputs_.back().second.get();
-    Output& output = *sample.pending;
-    output.id = live.id;
-    output.sample = sample.index;
-    output.sequence = sample.outputs++;
-    output.prompt_tokens = static_cast<int>(live.request.prompt.size());
-    output.cached_tokens = sample.sequence ? sample.sequence->cached : 0;
-    if (live.scheduled != Clock::time_point{}) output.queue_ms = milliseconds(live.scheduled - live.submitted);
-    if (live.first_token != Clock::time_point{}) output.ttft_ms = milliseconds(live.first_token - live.submitted);
-    if (sample.index == 0) output.prompt_logprobs = std::exchange(live.prompt_logprobs, {});
+void StepLoop::State::push(Live& live, OutputEvent event) {
+  if (!live.queue->in_delivery) {
+    delivery_.push_back(live.queue);
+    live.queue->in_delivery = true;
   }
-  return *sample.pending;
+  live.queue->push(std::move(event));
 }
 
-void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code, std::string error) {
-  Output& output = pending_output(sample);
-  output.finish = reason;
-  output.error_code = code;
-  output.error = std::move(error);
-  ++counters_.finished;
+// What a sample says during one step is one output.
+std::uint32_t StepLoop::State::output_number(Sample& sample) {
+  if (sample.output_turn != turn_) {
+    sample.output_turn = turn_;
+    ++sample.outputs;
+  }
+  return sample.outputs - 1;
+}
+
+std::unique_ptr<Output> StepLoop::State::make_details(const Sample& sample) const {
+  auto details = std::make_unique<Output>();
+  fill_details(sample, *details);
+  return details;
+}
+
+void StepLoop::State::fill_details(const Sample& sample, Output& details) const {
+  const Live& live = *sample.live;
+  details.id = live.id;
+  details.sample = sample.index;
+  details.prompt_tokens = live.prompt_length;
+  details.cached_tokens = sample.sequence ? sample.sequence->cached : 0;
+  if (live.scheduled >= 0) details.queue_ms = milliseconds(live.scheduled - live.submitted);
+  if (sample.first_token > 0) details.ttft_ms = milliseconds(sample.first_token - live.submitted);
+}
+
+RequestTimes StepLoop::State::times_of(const Sample& sample) const {
+  RequestTimes times;
+  const Micros total = now_ - sample.live->submitted;
+  times.total_ms = milliseconds(total);
+  if (!sample.sequence) {
+    times.queue_ms = times.total_ms;
+    return times;
+  }
+  const Sequence& s = *sample.sequence;
+  const Micros running = s.time_in(SequenceState::running, now_);
+  const Micros prefix = s.time_in(SequenceState::parked, now_), paused = s.time_in(SequenceState::paused, now_);
+  const Micros waiting = total - running - prefix - paused;  // the inbox included
+  const Micros prefill = sample.first_token > 0 ? sample.prefill : running;
+  const Micros queue = s.admitted ? std::min(waiting, s.queued) : waiting;
+  times.prefill_ms = milliseconds(prefill);
+  times.decode_ms = milliseconds(running - prefill);
+  times.prefix_ms = milliseconds(prefix);
+  times.paused_ms = milliseconds(paused);
+  times.queue_ms = milliseconds(queue);
+  times.preempted_ms = milliseconds(waiting - queue);
+  times.preemptions = s.preemptions;
+  return times;
+}
+
+// --- Ends ---------------------------------------------------------------------------------------------------------
+
+// THE place where a sample ends: its one final output goes out, and then its sequence goes.
+void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code, std::string_view error,
+                             std::int32_t stop_token) {
+  Live& live = *sample.live;
+  Output& final = *sample.final;
+  fill_details(sample, final);
+  final.finish = reason;
+  final.error_code = code;
+  final.error = error;
+  final.stop_token = stop_token;
+  const RequestTimes times = final.times = times_of(sample);
+  if (sample.index == 0) final.prompt_logprobs = std::exchange(live.prompt_logprobs, {});
+  const int output_tokens = sample.sequence ? sample.sequence->output_length() : 0;
+  // What follows may run out of memory before the event is taken, and then nothing has happened.
+  push(live, {.id = live.id,
+              .credit = live.credit,
+              .sample = sample.index,
+              .sequence = output_number(sample),
+              .details = std::move(sample.final)});
   sample.ended = true;
+  ++counters_.finished;
+  metrics_.finished(reason, live.request.sampling, live.prompt_length, output_tokens, times);
   if (sample.sequence) {
     counters_.cached_tokens += sample.sequence->cached;
     // After a failure the scheduler may have been left in the middle of a step: nobody touches it again.
-    if (health() != Health::failed) scheduler_.remove(*sample.sequence);
+    if (health_.load(std::memory_order_relaxed) != Health::failed) scheduler_.remove(*sample.sequence, now_);
     sample.sequence = nullptr;
   }
-
-  Live& live = *sample.live;
-  if (--live.num_running > 0) return;
-  unreserve(static_cast<std::int64_t>(live.request.prompt.size()));
-  if (live.request.deadline != Clock::time_point::max()) {
-    const auto [begin, end] = deadlines_.equal_range(live.request.deadline);
-    const auto entry = std::find_if(begin, end, [&](const auto& item) { return item.second == live.id; });
-    if (entry != end) deadlines_.erase(entry);
-  }
-  const auto found = live_.find(live.id);
-  ended_.push_back(std::move(found->second));
-  live_.erase(found);
+  if (--live.num_running == 0) end(live);
 }
 
 void StepLoop::State::finish_sample(RequestId id, int index) {
   const auto found = live_.find(id);
   if (found == live_.end() || index < 0 || index >= std::ssize(found->second->samples)) return;
+  if (found->second->beams()) return finish_request(id, FinishReason::abort);  // beams stand and fall together
   Sample& sample = found->second->samples[index];
   if (!sample.ended) finish(sample, FinishReason::abort);
 }
 
-void StepLoop::State::finish_request(RequestId id, FinishReason reason, ErrorCode code, std::string error) {
+void StepLoop::State::finish_request(RequestId id, FinishReason reason, ErrorCode code, std::string_view error) {
   const auto found = live_.find(id);
   if (found == live_.end()) return;
   Live& live = *found->second;
@@ -186,42 +323,27 @@ void StepLoop::State::finish_request(RequestId id, FinishReason reason, ErrorCod
   }
 }
 
-// Runs when the loop has ended: after this nothing is live and nothing can be submitted.
-void StepLoop::State::finish_all(FinishReason reason, ErrorCode code, const std::string& error) {
-  {
-    const std::lock_guard lock(inbox_mutex_);
-    closing_ = true;
-    for (Command& command : inbox_) commands_.push_back(std::move(command));
-    inbox_.clear();
+// The record outlives the steps in flight: the device reads its sampling parameters.
+void StepLoop::State::end(Live& live) {
+  unreserve(live.prompt_length, live.request.tenant);
+  if (live.has_deadline) {
+    const auto [begin, last] = deadlines_.equal_range(live.request.deadline);
+    const auto entry = std::find_if(begin, last, [&](const auto& item) { return item.second == live.id; });
+    if (entry != last) deadlines_.erase(entry);
   }
-  for (Command& command : commands_) {
-    if (command.live) adopt(std::move(command.live));
-    if (command.done) command.done->set_value();
-  }
-  commands_.clear();
-  std::vector<RequestId> ids;
-  for (const auto& [id, live] : live_) ids.push_back(id);
-  std::sort(ids.begin(), ids.end());
-  for (RequestId id : ids) finish_request(id, reason, code, error);
-  publish_stats();
-  deliver();
+  live.ended_at = launched_;
+  const auto found = live_.find(live.id);
+  ended_.push_back(std::move(found->second));
+  live_.erase(found);
 }
 
-// One push, hence one wake-up, for each queue that has something.
 void StepLoop::State::deliver() {
-  const auto by_queue = [](const auto& a, const auto& b) { return a.first->live->queue < b.first->live->queue; };
-  std::stable_sort(outputs_.begin(), outputs_.end(), by_queue);
-  for (std::size_t i = 0; i < outputs_.size();) {
-    OutputQueue::State* queue = outputs_[i].first->live->queue.get();
-    delivery_.clear();
-    for (; i < outputs_.size() && outputs_[i].first->live->queue.get() == queue; ++i) {
-      outputs_[i].first->pending = nullptr;
-      delivery_.push_back(outputs_[i].second.get());
-    }
-    queue->push(delivery_);
+  for (const auto& queue : delivery_) {
+    queue->in_delivery = false;
+    queue->publish();
   }
-  outputs_.clear();
-  ended_.clear();
+  delivery_.clear();
+  ++turn_;
 }
 
 }  // namespace warpjet

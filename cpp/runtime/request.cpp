@@ -6,6 +6,12 @@
 
 namespace warpjet {
 
+namespace {
+
+constexpr std::size_t kMaxTenantBytes = 256;
+
+}  // namespace
+
 void validate_request(const Request& request, const EngineConfig& engine, const ModelInfo& model) {
   const SamplingParams& p = request.sampling;
   validate(p);
@@ -40,8 +46,15 @@ void validate_request(const Request& request, const EngineConfig& engine, const 
   };
   check_logprobs("logprobs", p.logprobs);
   check_logprobs("prompt_logprobs", p.prompt_logprobs);
-  WJ_REQUIRE(request.priority == 0 || engine.scheduling_policy == "priority", invalid_argument,
-             "priority: ", request.priority, " needs scheduling_policy = priority");
+  WJ_REQUIRE(request.priority == 0 || engine.scheduling_policy != "fcfs", invalid_argument,
+             "priority: ", request.priority, " needs scheduling_policy = priority or fair");
+  WJ_REQUIRE(request.cache_priority >= 0 && request.cache_priority < kNumCacheClasses, invalid_argument,
+             "cache_priority must be from 0 to ", kNumCacheClasses - 1, ", got ", request.cache_priority);
+  WJ_REQUIRE(request.tenant.size() <= kMaxTenantBytes, invalid_argument, "tenant takes at most ", kMaxTenantBytes,
+             " bytes, got ", request.tenant.size());
+  WJ_REQUIRE(p.beam_width == 1 || p.beam_width <= std::min(engine.max_num_seqs, engine.max_num_batched_tokens),
+             invalid_argument, "beam_width: ", p.beam_width, " is more than the ", engine.max_num_seqs,
+             " sequences of a step (max_num_seqs)");
 }
 
 }  // namespace warpjet

@@ -1,9 +1,19 @@
 // The runtime: requests in, outputs out.
 //
-// Threads. User threads touch the inbox and the output queues (both behind a mutex of their own) and atomics. The
-// engine thread owns everything else: sequences, scheduler, blocks, tree, executor. It drains the inbox between steps,
-// asks the scheduler for a batch, lets the executor run it, commits the result and hands outputs to their queues. A
-// request's record lives from submit() to its last final output; that one place decides that it is the last.
+// Threads, and who owns what.
+//   user threads   validate and submit requests, cancel, read outputs. They touch the inbox (lock-free, many writers),
+//                  output queues (lock-free towards the engine) and atomics; nothing else.
+//   engine thread  owns sequences, blocks, tree, policies and the record of every request. It plans step n+1 while the
+//                  device runs step n, polls for results, and never waits for the device: when there is nothing to plan
+//                  and nothing has come back it waits for the doorbell, which the inbox, the device and readers ring.
+//   device thread  owns the runner: slots, KV tensors, weights. It takes plans in order and gives back results in
+//   order.
+// Plans and results live in a ring of `max_steps_in_flight` entries; an entry belongs to one side at a time. In a
+// steady step nothing allocates, locks, logs or makes a system call.
+//
+// A request's record lives from submit() until its last final output was handed over and the last step that knew of it
+// has retired. That a sample has ended, and that its resources are free, are two events: the final output goes out with
+// the first, once, and nothing follows it.
 #pragma once
 
 #include <warpjet/engine.h>
@@ -13,93 +23,219 @@
 #include "plan/plan.h"
 #include "schedule/schedule.h"
 
-#include <condition_variable>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace warpjet {
 
-// What the executor needs to know of a chunk's request.
-struct SampleState {
-  const SamplingParams* params = nullptr;
-  std::uint64_t key = 0;
-  std::span<const std::int32_t> banned_before_min;  // tokens that may not be drawn before min_tokens are out
-  int logprobs = -1;                                // most likely tokens to report with each token; -1 is none wanted
-  int prompt_logprobs = -1;                         // the same for the prompt
-};
+// --- The device's side ----------------------------------------------------------------------------------------------
 
-// The result of one step.
+// What one step computed.
 struct StepResult {
-  std::vector<SampledRow> sampled;  // one per sampled chunk, in order
-  std::vector<SampledRow>
-      scored;  // one per prompt token that follows a token of a chunk with prompt_logprobs, in order
+  std::vector<SampledRow> sampled;       // one per sample of the plan, in its order
+  std::vector<SampledRow> scored;        // one per prompt token that follows a token of a chunk with prompt_logprobs
+  std::vector<std::size_t> scored_ends;  // of each chunk of the plan: where its rows end in `scored`
+  double us = 0;                         // how long the device worked on it
+  std::exception_ptr error;              // the step failed; the rest is meaningless
 };
 
-// Runs batches on a device. The seam between scheduling and computing: tests put a pure function here.
-class Executor {
+// Runs plans, one at a time: the seam between scheduling and computing. Tests put a pure function here. Throws when the
+// device fails.
+class StepRunner {
  public:
-  virtual ~Executor() = default;
-  // states[i] belongs to batch.chunks[i].
-  virtual void execute(const Batch& batch, std::span<const SampleState> states, StepResult& result) = 0;
+  virtual ~StepRunner() = default;
+  virtual void run(const StepPlan& plan, StepResult& result) = 0;
 };
 
 // How many tokens of a chunk have a following prompt token, hence a prompt log-probability.
-int num_scored(const Chunk& chunk);
+int num_scored(const Chunk& chunk, int prompt_length);
 
-// The real executor: batch -> inputs -> runner -> sampler.
-class ModelExecutor final : public Executor {
+// The real runner on a device that executes at once: slots -> inputs -> forward -> sampler. Owns the slots: their
+// texts, block tables and sampling. All arrays are sized when it is made.
+class ModelRunner final : public StepRunner {
  public:
   struct Config {
-    int max_tokens = 0, max_seqs = 0, max_model_len = 0;
+    int max_tokens = 0, max_seqs = 0, max_model_len = 0, num_slots = 0;
   };
-  ModelExecutor(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device);
-  ~ModelExecutor() override;
-  void execute(const Batch& batch, std::span<const SampleState> states, StepResult& result) override;
+  ModelRunner(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device);
+  ~ModelRunner() override;
+  void run(const StepPlan& plan, StepResult& result) override;
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
 
-// Where outputs wait for their reader.
+// An in-order device as the engine thread sees it. launch() returns at once and takes the plan as it is (swapping it
+// for an old one, whose memory is used again); poll() gives the oldest result that is there and has not been given yet,
+// or null; it is valid until the next poll().
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual void launch(StepPlan& plan) = 0;
+  virtual StepResult* poll() = 0;
+};
+
+// Runs a StepRunner on a thread of its own; rings the bell when a result is there. At most `depth` plans are in flight,
+// launched or polled but not yet replaced. Destruction waits for the step that is running.
+class DeviceThread final : public Executor {
+ public:
+  DeviceThread(std::unique_ptr<StepRunner> runner, int depth, std::shared_ptr<Doorbell> bell,
+               FaultPlan* faults = nullptr);
+  ~DeviceThread() override;
+  void launch(StepPlan& plan) override;
+  StepResult* poll() override;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// --- Outputs --------------------------------------------------------------------------------------------------------
+
+// How much of a request's output has been read. Belongs to its queue, from submit() until the reader took its last
+// final output.
+struct ReadCredit {
+  std::atomic<std::int64_t> read{0};  // tokens, by the reader
+  std::atomic<bool> wanted{false};    // the engine waits for the reader: ring
+  std::shared_ptr<Doorbell> bell;     // the engine's
+  int finals_left = 0;                // the reader's
+};
+
+// One thing that happened to a sample, as it travels to the reader, who assembles Outputs from them. A token without
+// details is this alone, and costs no memory.
+struct OutputEvent {
+  RequestId id = 0;
+  ReadCredit* credit = nullptr;
+  std::int32_t sample = 0;
+  std::int32_t token = -1;          // -1: none
+  std::uint32_t sequence = 0;       // of the Output that it begins or continues: all events of a step share one
+  std::unique_ptr<Output> details;  // log-probabilities, first-token and final facts; its tokens are unused
+};
+
+// Where outputs wait for their reader: one writer (the engine thread), readers behind a mutex of their own. The writer
+// never waits: events go into segments that are used again.
 struct OutputQueue::State {
   State();
   ~State();
-  void push(std::span<Output*> batch);  // moves them in; one wake-up a batch
 
-  std::mutex mutex;
-  std::condition_variable ready;
-  std::vector<Output> outputs;
+  // User threads.
+  ReadCredit* open(int samples, std::shared_ptr<Doorbell> bell);  // for a request that will be submitted
+  void close(ReadCredit* credit);                                 // it was not, after all
+  std::vector<Output> poll(std::chrono::nanoseconds timeout);
+
+  // Engine thread. push() either takes the event or throws bad_alloc and leaves it as it was; publish() makes
+  // everything that was pushed visible, with at most one wake-up.
+  void push(OutputEvent&& event);
+  void publish();
+
+  bool in_delivery = false;  // the engine's: it has pushed and not published yet
   int event_fd = -1;
+  struct Rest;
+  std::unique_ptr<Rest> rest;
 };
+
+// --- What is measured -----------------------------------------------------------------------------------------------
+
+// Counters and histograms of an engine. One writer, the engine thread; any reader. Nothing here allocates or locks
+// while it counts.
+class Histogram {
+ public:
+  explicit Histogram(std::span<const double> bounds) : bounds_(bounds), counts_(bounds.size() + 1) {}
+  void add(double value);
+  std::span<const double> bounds() const { return bounds_; }
+  std::int64_t count(std::size_t bucket) const { return counts_[bucket].load(std::memory_order_relaxed); }
+  double sum() const { return sum_.load(std::memory_order_relaxed); }
+
+ private:
+  std::span<const double> bounds_;  // ascending upper bounds; one more bucket for what is above
+  std::vector<std::atomic<std::int64_t>> counts_;
+  std::atomic<double> sum_{0};
+};
+
+class Metrics {
+ public:
+  Metrics();
+  // What happened, told by the engine thread.
+  void step(int tokens, int seqs, double device_us, double host_us, double idle_us);
+  void first_token(double ttft_s);
+  void next_token(double seconds);  // since the one before
+  void finished(FinishReason reason, const SamplingParams& params, int prompt_tokens, int output_tokens,
+                const RequestTimes& times);
+  void rejected(ErrorCode code);  // any thread
+
+  // The text exposition format of Prometheus: names "warpjet:*", labels model_name and engine; gauges from `stats`.
+  std::string prometheus(const Stats& stats, std::string_view model_name) const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+// What an engine did, step by step and request by request, as a Chrome trace ("JSON object format"), which Perfetto
+// opens: one track for the device's steps, one for the host's, and one a request, whose spans are its states and why it
+// was in them. Keeps the newest `max_events` in memory; writes them when asked. Engine thread.
+class Trace final : public Observer {
+ public:
+  Trace(std::filesystem::path path, std::size_t max_events);
+  ~Trace() override;
+  void on_state(const Sequence& sequence, SequenceState from, Micros now) override;
+  void step(std::uint64_t step, Micros planned, Micros launched, Micros retired, double device_us, int tokens,
+            int decodes, int chunks);
+  void write() const;  // throws io
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// --- The step loop --------------------------------------------------------------------------------------------------
 
 // Throws invalid_argument or unsupported, naming the field, unless this engine can run the request. (request.cpp)
 void validate_request(const Request& request, const EngineConfig& engine, const ModelInfo& model);
 
-// The step loop on its thread: inbox -> schedule -> execute -> commit -> outputs. An Engine is this plus a model; tests
-// give it an executor of their own.
+// The step loop on its thread: inbox -> plan -> launch, poll -> retire -> outputs. An Engine is this plus a model;
+// tests give it a runner of their own.
 class StepLoop {
  public:
   struct Config {
     EngineConfig engine;  // resolved
     ModelInfo model;
-    int num_blocks = 0;
-    int rope_original = 0;  // "dynamic" rope: keys of a longer prompt depend on its length; 0 = they never do
+    int num_blocks = 0;       // the null block included
+    int num_host_blocks = 0;  // usable ones
+    int window = 0;           // of every layer; 0 = some layer sees everything
+    int rope_original = 0;    // "dynamic" rope: keys of a longer prompt depend on its length; 0 = they never do
+    // For tests and benches:
+    FaultPlan* faults = nullptr;
+    bool check = false;                          // every invariant after every transaction
+    bool manual = false;                         // no engine thread: turn() drives the loop
+    const std::atomic<Micros>* clock = nullptr;  // instead of the steady clock
   };
-  StepLoop(const Config& config, std::unique_ptr<Executor> executor);
+  StepLoop(const Config& config, std::unique_ptr<Executor> executor, std::shared_ptr<Doorbell> bell);
   ~StepLoop();  // close()
 
   // The contracts are those of Engine.
   RequestId submit(Request request, std::shared_ptr<OutputQueue::State> queue);
   void cancel(RequestId id, std::optional<int> sample = std::nullopt);
+  void pause(RequestId id);
+  void resume(RequestId id);
   void reset_prefix_cache();
+  std::vector<KvEvent> kv_events(std::uint64_t number);
   Stats stats() const;
+  std::string metrics() const;
   Health health() const;
   void close();
+
+  // Manual mode: one turn of the loop; false = it has ended.
+  bool turn();
 
  private:
   class State;

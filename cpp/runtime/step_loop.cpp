@@ -1,79 +1,168 @@
-// The step loop: commands in, batches through the executor, and the engine's three ways to end: closed, failed, and not
-// at all.
-#include <algorithm>
-
+// The step loop: commands in, plans to the device, results back; and the engine's three ways to end: closed, failed,
+// and not at all.
 #include "runtime/step_loop.h"
+
+#include <algorithm>
 
 namespace warpjet {
 
-StepLoop::State::State(const Config& config, std::unique_ptr<Executor> executor)
+namespace {
+
+constexpr std::size_t kTraceEvents = 1 << 20;
+constexpr Micros kSlow = 2'000'000;      // without a result for longer, and longer than ten steps, health is degraded
+constexpr Micros kPrefixPoll = 10'000;   // how often waits for a prefix are looked at when nothing else happens
+constexpr int kMaxFruitlessTurns = 100;  // nothing runs, nothing is in flight, and yet nothing can be planned
+
+SchedulerConfig scheduler_config(const StepLoop::Config& config) {
+  const EngineConfig& e = config.engine;
+  const bool swap = e.preemption_mode == "swap" || (e.preemption_mode == "auto" && config.num_host_blocks > 0);
+  return {.max_num_seqs = e.max_num_seqs,
+          .max_batched_tokens = e.max_num_batched_tokens,
+          .max_in_flight = e.max_steps_in_flight,
+          .chunked_prefill = e.enable_chunked_prefill,
+          .policy = e.scheduling_policy,
+          .admission_quantile = e.admission_quantile,
+          .preemption = swap ? Preemption::swap : Preemption::recompute,
+          .step_target = static_cast<Micros>(e.itl_target_ms * 1000)};
+}
+
+KvBlocks::Config kv_config(const StepLoop::Config& config) {
+  return {.num_blocks = config.num_blocks,
+          .num_host_blocks = config.num_host_blocks,
+          .block_size = config.engine.block_size,
+          .window = config.window,
+          .prefix_caching = config.engine.enable_prefix_caching,
+          .max_events = config.engine.kv_events,
+          .hash_key = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count()),
+          .faults = config.faults};
+}
+
+}  // namespace
+
+StepLoop::State::State(const Config& config, std::unique_ptr<Executor> executor, std::shared_ptr<Doorbell> bell)
     : config_(config),
-      executor_(std::move(executor)),
-      pool_(config.num_blocks),
-      tree_(pool_, config.engine.block_size),
-      scheduler_({.max_num_seqs = config.engine.max_num_seqs,
-                  .max_batched_tokens = config.engine.max_num_batched_tokens,
-                  .block_size = config.engine.block_size,
-                  .prefix_caching = config.engine.enable_prefix_caching,
-                  .chunked_prefill = config.engine.enable_chunked_prefill,
-                  .policy = config_.engine.scheduling_policy},
-                 pool_, tree_) {
+      bell_(std::move(bell)),
+      kv_(kv_config(config)),
+      scheduler_(scheduler_config(config_), kv_),
+      executor_(std::move(executor)) {
+  if (!config_.engine.trace.empty()) trace_ = std::make_unique<Trace>(config_.engine.trace, kTraceEvents);
+  scheduler_.set_observer(trace_.get());
+  tokens_.reserve(config_.engine.max_num_seqs);
+  started_ = now_ = now();
+  progress_ = now_;
   publish_stats();
-  thread_ = std::thread([this] { run(); });
+  if (!config_.manual) thread_ = std::thread([this] { run(); });
+}
+
+Micros StepLoop::State::now() const {
+  if (config_.clock) return config_.clock->load(std::memory_order_relaxed);
+  return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch()).count();
 }
 
 // --- User threads -------------------------------------------------------------------------------------------------
 
 RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
-  validate_request(request, config_.engine, config_.model);
-  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
-  WJ_REQUIRE(reserve(tokens), overloaded, "the queue is full: limits are ", config_.engine.max_num_queued_reqs,
-             " requests and ", config_.engine.max_num_queued_tokens,
-             " prompt tokens; try again when some have finished");
-  auto live = std::make_unique<Live>();
-  const RequestId id = next_id_.fetch_add(1);
-  live->id = id;
-  live->request = std::move(request);
-  live->queue = std::move(queue);
-  live->submitted = Clock::now();
   try {
-    post({.kind = Command::Kind::submit, .live = std::move(live)});
-  } catch (...) {
-    unreserve(tokens);
+    validate_request(request, config_.engine, config_.model);
+    reserve(request);
+  } catch (const Error& error) {
+    metrics_.rejected(error.code());
     throw;
   }
+  auto command = std::make_unique<Command>();
+  command->kind = Kind::submit;
+  command->live = make_live(std::move(request), std::move(queue));
+  const RequestId id = command->live->id;
+  if (!inbox_.push(command)) {
+    Live& live = *command->live;
+    unreserve(live.prompt_length, live.request.tenant);
+    live.queue->close(live.credit);
+    metrics_.rejected(ErrorCode::closed);
+    WJ_FAIL(closed, "the engine is ", to_string(health()), "; it takes no more requests");
+  }
+  bell_->ring();
   return id;
 }
 
-bool StepLoop::State::reserve(std::int64_t tokens) {
-  const bool room = (num_live_.fetch_add(1) < config_.engine.max_num_queued_reqs) &
-                    (num_live_tokens_.fetch_add(tokens) + tokens <= config_.engine.max_num_queued_tokens);
-  if (!room) unreserve(tokens);
-  return room;
+// Everything that ending the request will need is made here, where running out of memory harms nobody.
+std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request request,
+                                                                  std::shared_ptr<OutputQueue::State> queue) {
+  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
+  const std::string tenant = request.tenant;
+  std::unique_ptr<Live> live;
+  try {
+    live = std::make_unique<Live>();
+    live->id = next_id_.fetch_add(1);
+    live->prompt_length = static_cast<int>(tokens);
+    live->request = std::move(request);
+    const SamplingParams& p = live->request.sampling;
+    live->samples.resize(std::max(p.n, p.beam_width));
+    live->num_running = static_cast<int>(live->samples.size());
+    for (int i = 0; i < live->num_running; ++i) {
+      Sample& sample = live->samples[i];
+      sample.live = live.get();
+      sample.index = i;
+      sample.final = std::make_unique<Output>();
+    }
+    live->queue = std::move(queue);
+    live->credit = live->queue->open(live->num_running, bell_);
+    live->submitted = now();
+  } catch (...) {
+    unreserve(tokens, tenant);
+    throw;
+  }
+  return live;
 }
 
-void StepLoop::State::unreserve(std::int64_t tokens) {
+void StepLoop::State::reserve(const Request& request) {
+  const EngineConfig& e = config_.engine;
+  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
+  const bool room = (num_live_.fetch_add(1) < e.max_num_queued_reqs) &
+                    (num_live_tokens_.fetch_add(tokens) + tokens <= e.max_num_queued_tokens);
+  if (!room) {
+    num_live_.fetch_sub(1);
+    num_live_tokens_.fetch_sub(tokens);
+    const Stats s = stats();
+    const double seconds = s.finished > 0 ? 1e-6 * static_cast<double>(now() - started_) / s.finished : 1.0;
+    WJ_FAIL(overloaded, "the queue is full: limits are ", e.max_num_queued_reqs, " requests and ",
+            e.max_num_queued_tokens, " prompt tokens; try again in about ", std::max(0.01, seconds), " s");
+  }
+  if (e.max_num_queued_reqs_per_tenant == 0) return;
+  const std::lock_guard lock(tenants_mutex_);
+  int& count = tenants_[request.tenant];
+  if (count < e.max_num_queued_reqs_per_tenant) {
+    ++count;
+    return;
+  }
   num_live_.fetch_sub(1);
   num_live_tokens_.fetch_sub(tokens);
+  WJ_FAIL(overloaded, "tenant ", quote(request.tenant), " has ", count, " requests, the limit of one tenant",
+          " (max_num_queued_reqs_per_tenant); try again when one of them has finished");
+}
+
+void StepLoop::State::unreserve(std::int64_t tokens, const std::string& tenant) {
+  num_live_.fetch_sub(1);
+  num_live_tokens_.fetch_sub(tokens);
+  if (config_.engine.max_num_queued_reqs_per_tenant == 0) return;
+  const std::lock_guard lock(tenants_mutex_);
+  const auto found = tenants_.find(tenant);
+  if (--found->second == 0) tenants_.erase(found);
 }
 
 void StepLoop::State::post(Command command) {
-  {
-    const std::lock_guard lock(inbox_mutex_);
-    if (closing_ || health() != Health::serving) {
-      if (command.kind == Command::Kind::cancel) return;
-      WJ_FAIL(closed, "the engine is ", to_string(health()), "; it takes no more requests");
-    }
-    inbox_.push_back(std::move(command));
-    inbox_filled_.store(true, std::memory_order_release);
-  }
-  inbox_ready_.notify_one();
+  auto owned = std::make_unique<Command>(std::move(command));
+  if (inbox_.push(owned)) bell_->ring();  // an engine that has ended has nothing to cancel
 }
 
-void StepLoop::State::reset_prefix_cache() {
-  std::promise<void> done;
-  post({.kind = Command::Kind::reset_prefix_cache, .done = &done});
-  done.get_future().wait();
+std::vector<KvEvent> StepLoop::State::ask(Command command) {
+  std::promise<std::vector<KvEvent>> done;
+  auto answer = done.get_future();
+  command.done = &done;
+  auto owned = std::make_unique<Command>(std::move(command));
+  WJ_REQUIRE(inbox_.push(owned), closed, "the engine is ", to_string(health()));
+  bell_->ring();
+  while (config_.manual && answer.wait_for(std::chrono::seconds(0)) != std::future_status::ready) turn();
+  return answer.get();
 }
 
 Stats StepLoop::State::stats() const {
@@ -86,102 +175,269 @@ Stats StepLoop::State::stats() const {
   return stats;
 }
 
+// What the loop did last is looked at from outside, so an engine thread that hangs is seen too.
+Health StepLoop::State::health() const {
+  const Health health = health_.load(std::memory_order_acquire);
+  if (health != Health::serving || !busy_.load(std::memory_order_relaxed)) return health;
+  const Micros patience = std::max(kSlow, 10 * expected_step_.load(std::memory_order_relaxed));
+  return now() - progress_.load(std::memory_order_relaxed) > patience ? Health::degraded : Health::serving;
+}
+
 void StepLoop::State::close() {
   const std::lock_guard once(close_mutex_);
-  {
-    const std::lock_guard lock(inbox_mutex_);
-    closing_ = true;
-    inbox_filled_.store(true, std::memory_order_release);
-  }
-  inbox_ready_.notify_one();
+  closing_.store(true);
+  bell_->ring();
   if (thread_.joinable()) thread_.join();
+  if (config_.manual) {
+    while (turn()) {
+    }
+  }
 }
 
 // --- Engine thread ------------------------------------------------------------------------------------------------
 
 void StepLoop::State::run() {
+  for (;;) {
+    const std::uint32_t seen = bell_->seen();
+    const std::uint64_t before = launched_ + retired_ + commands_;
+    if (!turn()) return;
+    if (launched_ + retired_ + commands_ == before) wait(seen);
+  }
+}
+
+bool StepLoop::State::turn() {
+  if (health_.load(std::memory_order_relaxed) != Health::serving) return false;
   try {
-    run_until_closed();
+    if (!closing_.load(std::memory_order_acquire)) {
+      run_turn();
+      return true;
+    }
     health_.store(Health::closed, std::memory_order_release);
-    finish_all(FinishReason::abort, ErrorCode::closed, "the engine was closed");
-  } catch (const std::exception& e) {
-    const Error* error = dynamic_cast<const Error*>(&e);
-    WJ_LOG(error, "engine failed: ", e.what());
-    health_.store(Health::failed, std::memory_order_release);
-    finish_all(FinishReason::error, error ? error->code() : ErrorCode::internal, e.what());
+    end_all(FinishReason::abort, ErrorCode::closed, "the engine was closed");
+  } catch (const std::exception& cause) {
+    fail(cause);
   }
+  if (trace_) write_trace();
+  return false;
 }
 
-void StepLoop::State::run_until_closed() {
-  while (take_commands()) {
-    for (Command& command : commands_) obey(command);
-    commands_.clear();
-    expire();
-    if (!scheduler_.idle()) step();
-    publish_stats();
-    deliver();
-  }
+void StepLoop::State::run_turn() {
+  now_ = now();
+  take_commands();
+  if (!deadlines_.empty()) expire();
+  if (!unread_.empty()) watch_readers();
+  retire_ready();
+  const bool planned = plan_ahead();
+  require_progress(planned);
+  publish_stats();
+  deliver();
+  if (!ended_.empty()) std::erase_if(ended_, [&](const auto& live) { return live->ended_at <= retired_; });
 }
 
-bool StepLoop::State::take_commands() {
-  if (!scheduler_.idle() && !inbox_filled_.load(std::memory_order_acquire)) return true;
-  std::unique_lock lock(inbox_mutex_);
-  inbox_ready_.wait(lock, [&] { return closing_ || !inbox_.empty() || !scheduler_.idle(); });
-  std::swap(inbox_, commands_);
-  inbox_filled_.store(closing_, std::memory_order_release);
-  return !closing_;
+// A command that finds no memory stays where it is and is tried again.
+void StepLoop::State::take_commands() {
+  inbox_.receive();
+  try {
+    for (; !inbox_.empty(); inbox_.pop(), ++commands_) {
+      obey(inbox_.front());
+      if (config_.check) scheduler_.check();
+    }
+  } catch (const std::bad_alloc&) {
+    WJ_LOG(error, "no memory for a command; it waits");
+  }
 }
 
 void StepLoop::State::obey(Command& command) {
   switch (command.kind) {
-    case Command::Kind::submit:
-      return start(adopt(std::move(command.live)));
-    case Command::Kind::cancel:
+    case Kind::submit:
+      return start(command);
+    case Kind::cancel:
       return command.sample ? finish_sample(command.id, *command.sample)
                             : finish_request(command.id, FinishReason::abort);
-    case Command::Kind::reset_prefix_cache:
-      pool_.drop_cached(tree_);
-      command.done->set_value();
-      command.done = nullptr;
+    case Kind::pause:
+      return set_paused(command.id, true);
+    case Kind::resume:
+      return set_paused(command.id, false);
+    case Kind::reset_prefix_cache:
+      kv_.reset_cache();
+      return command.done->set_value({});
+    case Kind::kv_events: {
+      std::vector<KvEvent> events;
+      kv_.events_since(command.number, events);
+      return command.done->set_value(std::move(events));
+    }
   }
 }
 
-void StepLoop::State::step() {
-  scheduler_.schedule(batch_);
-  if (batch_.chunks.empty()) return;
-  states_.clear();
-  const Clock::time_point now = Clock::now();
-  for (const Chunk& chunk : batch_.chunks) {
-    Sample& sample = *static_cast<Sample*>(chunk.sequence->user);
-    states_.push_back(sample.state);
-    if (sample.live->scheduled == Clock::time_point{}) sample.live->scheduled = now;
+bool StepLoop::State::plan_ahead() {
+  bool planned = false;
+  while (scheduler_.num_in_flight() < config_.engine.max_steps_in_flight) {
+    const Micros start = now();
+    if (!scheduler_.schedule(plan_, start)) break;
+    if (config_.check) scheduler_.check();
+    launches_[plan_.step % launches_.size()] = {.planned = start,
+                                                .tokens = plan_.num_tokens,
+                                                .decodes = plan_.num_decodes,
+                                                .chunks = static_cast<int>(plan_.chunks.size())};
+    launched_ = plan_.step;
+    Micros& launched = launches_[plan_.step % launches_.size()].launched;
+    executor_->launch(plan_);
+    launched = now();
+    planned = true;
   }
-  executor_->execute(batch_, states_, result_);
-  retire();
+  return planned;
 }
 
-void StepLoop::State::retire() {
+void StepLoop::State::retire_ready() {
+  while (scheduler_.num_in_flight() > 0) {
+    StepResult* result = executor_->poll();
+    if (!result) return;
+    if (config_.faults && config_.faults->hit()) WJ_FAIL(device, "injected fault: result");
+    if (result->error) std::rethrow_exception(result->error);
+    retire(*result);
+  }
+}
+
+void StepLoop::State::retire(StepResult& result) {
+  const Micros start = now_ = now();
   ++counters_.steps;
+  ++retired_;
+  ++turn_;
   tokens_.clear();
-  for (const SampledRow& row : result_.sampled) tokens_.push_back(row.token);
-  scheduler_.commit(batch_, tokens_);
+  for (const SampledRow& row : result.sampled) tokens_.push_back(row.token);
+  const std::span<const Scheduler::Row> rows = scheduler_.retire(tokens_, now_);
+  scheduler_.observe_time(result.us);
 
-  std::size_t next_sampled = 0, next_scored = 0;
-  for (const Chunk& chunk : batch_.chunks) {
-    Sample& sample = *static_cast<Sample*>(chunk.sequence->user);
-    counters_.prompt_tokens += std::clamp(chunk.sequence->prompt_length - chunk.start, 0, chunk.count);
-    if (sample.state.prompt_logprobs >= 0) take_prompt_logprobs(*sample.live, chunk, next_scored);
-    if (chunk.sampled) take_token(sample, result_.sampled[next_sampled++]);
+  const Launch& launch = launches_[retired_ % launches_.size()];
+  std::size_t next_sampled = 0, scored = 0;
+  int chunk = 0, index = 0;
+  for (const Scheduler::Row& row : rows) {
+    const bool is_chunk = index++ >= launch.decodes && row.count > 0;
+    const std::size_t scored_end = is_chunk ? result.scored_ends[chunk++] : scored;
+    SampledRow* sampled = row.sampled ? &result.sampled[next_sampled++] : nullptr;
+    if (row.sequence) {
+      Sample& sample = *static_cast<Sample*>(row.sequence->user);
+      counters_.prompt_tokens += std::clamp(row.sequence->prompt_length - row.start, 0, row.count);
+      if (sample.live->scheduled < 0) sample.live->scheduled = launch.planned;
+      if (scored_end > scored) {
+        take_prompt_logprobs(*sample.live, row, std::span(result.scored).subspan(scored, scored_end - scored));
+      }
+      if (sampled) take_token(sample, *sampled);
+    }
+    scored = scored_end;
+  }
+
+  if (config_.check) scheduler_.check();
+  record_step(result, rows.size(), start);
+}
+
+void StepLoop::State::record_step(const StepResult& result, std::size_t num_rows, Micros start) {
+  const Launch& launch = launches_[retired_ % launches_.size()];
+  const Micros device_us = static_cast<Micros>(result.us), began = start - device_us;
+  const Micros idle_us = device_free_ > 0 ? std::max<Micros>(0, began - device_free_) : 0;
+  device_free_ = start;
+  const Micros end = now();
+  const Micros host_us = launch.launched - launch.planned + end - start;
+  metrics_.step(launch.tokens, static_cast<int>(num_rows), result.us, static_cast<double>(host_us),
+                static_cast<double>(idle_us));
+  counters_.device_us += device_us;
+  counters_.host_us += host_us;
+  if (trace_) {
+    trace_->step(retired_, launch.planned, launch.launched, start, result.us, launch.tokens, launch.decodes,
+                 launch.chunks);
+  }
+  const Micros expected = expected_step_.load(std::memory_order_relaxed);
+  expected_step_.store(expected + (device_us - expected) / 8, std::memory_order_relaxed);
+  progress_.store(end, std::memory_order_relaxed);
+}
+
+// The progress rule's last resort: whoever goes first fits an empty pool, so if nothing is running, nothing in flight
+// and nothing can be planned, the world is broken for the first in line, and the others need not wait for it.
+void StepLoop::State::require_progress(bool planned) {
+  const bool busy = scheduler_.num_in_flight() > 0 || scheduler_.num_running() > 0;
+  if (!busy_.load(std::memory_order_relaxed) || planned || scheduler_.num_waiting() == 0) fruitless_turns_ = 0;
+  if (planned && !busy_.load(std::memory_order_relaxed)) progress_.store(now_, std::memory_order_relaxed);
+  busy_.store(busy || scheduler_.num_waiting() > 0, std::memory_order_relaxed);
+  if (busy) {
+    const double idle = 1e-6 * static_cast<double>(now_ - progress_.load(std::memory_order_relaxed));
+    WJ_REQUIRE(scheduler_.num_in_flight() == 0 || idle < config_.engine.watchdog_timeout, device,
+               "the device has not finished a step for ", idle, " s (watchdog_timeout)");
+    return;
+  }
+  if (planned || scheduler_.num_waiting() == 0 || ++fruitless_turns_ < kMaxFruitlessTurns) return;
+  fruitless_turns_ = 0;
+  if (const Sequence* first = scheduler_.first_waiting()) {
+    finish_request(static_cast<Sample*>(first->user)->live->id, FinishReason::error, ErrorCode::out_of_memory,
+                   "no KV blocks could be had for this request although nothing else is running");
+  }
+}
+
+void StepLoop::State::wait(std::uint32_t seen) {
+  std::chrono::nanoseconds timeout = std::chrono::seconds(1);
+  if (!deadlines_.empty())
+    timeout = std::min<std::chrono::nanoseconds>(timeout, deadlines_.begin()->first - Clock::now());
+  if (scheduler_.num_waiting() > 0)
+    timeout = std::min<std::chrono::nanoseconds>(timeout, std::chrono::microseconds(kPrefixPoll));
+  bell_->wait(seen, std::max(timeout, std::chrono::nanoseconds(0)));
+}
+
+// --- The ends -----------------------------------------------------------------------------------------------------
+
+// The scheduler may have been left in the middle of a step: nobody touches it again.
+void StepLoop::State::fail(const std::exception& cause) {
+  const Error* error = dynamic_cast<const Error*>(&cause);
+  const bool memory = dynamic_cast<const std::bad_alloc*>(&cause) != nullptr;
+  WJ_LOG(error, "engine failed: ", cause.what());
+  health_.store(Health::failed, std::memory_order_release);
+  const ErrorCode code = error ? error->code() : memory ? ErrorCode::out_of_memory : ErrorCode::internal;
+  // Each try answers some, and a request is answered once: so this ends, unless memory is gone for good.
+  for (int tries = 0; tries < 100; ++tries) {
+    try {
+      return end_all(FinishReason::error, code, cause.what());
+    } catch (const std::bad_alloc&) {
+    }
+  }
+}
+
+// After this nothing is live and nothing can be submitted.
+void StepLoop::State::end_all(FinishReason reason, ErrorCode code, std::string_view error) {
+  inbox_.close();
+  for (; !inbox_.empty(); inbox_.pop()) {
+    Command& command = inbox_.front();
+    if (command.live) adopt(command.live);
+    if (command.done) command.done->set_value({});
+  }
+  while (!live_.empty()) {
+    const auto first = std::ranges::min_element(live_, {}, [](const auto& entry) { return entry.first; });
+    finish_request(first->first, reason, code, error);
+  }
+  busy_.store(false, std::memory_order_relaxed);
+  publish_stats();
+  deliver();
+}
+
+void StepLoop::State::write_trace() {
+  try {
+    trace_->write();
+  } catch (const std::exception& e) {
+    WJ_LOG(error, "the trace was not written: ", e.what());
   }
 }
 
 void StepLoop::State::publish_stats() {
   counters_.preemptions = scheduler_.num_preemptions();
+  counters_.swaps = scheduler_.num_swaps();
   counters_.running = scheduler_.num_running();
   counters_.waiting = scheduler_.num_waiting();
-  counters_.kv_blocks = pool_.num_blocks() - 1;
-  counters_.kv_blocks_used = pool_.num_active();
-  counters_.kv_blocks_cached = pool_.num_cached();
+  counters_.paused = scheduler_.num_paused();
+  counters_.steps_in_flight = scheduler_.num_in_flight();
+  counters_.kv_blocks = kv_.device().num_blocks() - 1;
+  counters_.kv_blocks_used = kv_.device().num_held();
+  counters_.kv_blocks_cached = kv_.device().num_cached();
+  counters_.kv_host_blocks = kv_.host().num_blocks() - 1;
+  counters_.kv_host_blocks_used = kv_.host().num_held() + kv_.host().num_cached();
+  counters_.kv_blocks_offloaded = kv_.num_offloaded();
+  counters_.kv_blocks_restored = kv_.num_restored();
   std::size_t i = 0;
   for_each_field<Stats>(
       [&](const auto& field) { published_[i++].store(counters_.*(field.member), std::memory_order_relaxed); });
@@ -189,8 +445,8 @@ void StepLoop::State::publish_stats() {
 
 // --- The public face ----------------------------------------------------------------------------------------------
 
-StepLoop::StepLoop(const Config& config, std::unique_ptr<Executor> executor)
-    : state_(std::make_unique<State>(config, std::move(executor))) {}
+StepLoop::StepLoop(const Config& config, std::unique_ptr<Executor> executor, std::shared_ptr<Doorbell> bell)
+    : state_(std::make_unique<State>(config, std::move(executor), std::move(bell))) {}
 StepLoop::~StepLoop() = default;
 RequestId StepLoop::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
   return state_->submit(std::move(request), std::move(queue));
@@ -198,17 +454,32 @@ RequestId StepLoop::submit(Request request, std::shared_ptr<OutputQueue::State> 
 void StepLoop::cancel(RequestId id, std::optional<int> sample) {
   state_->cancel(id, sample);
 }
+void StepLoop::pause(RequestId id) {
+  state_->pause(id);
+}
+void StepLoop::resume(RequestId id) {
+  state_->resume(id);
+}
 void StepLoop::reset_prefix_cache() {
   state_->reset_prefix_cache();
 }
+std::vector<KvEvent> StepLoop::kv_events(std::uint64_t number) {
+  return state_->kv_events(number);
+}
 Stats StepLoop::stats() const {
   return state_->stats();
+}
+std::string StepLoop::metrics() const {
+  return state_->metrics();
 }
 Health StepLoop::health() const {
   return state_->health();
 }
 void StepLoop::close() {
   state_->close();
+}
+bool StepLoop::turn() {
+  return state_->turn();
 }
 
 }  // namespace warpjet

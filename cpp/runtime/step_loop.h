@@ -1,12 +1,12 @@
-// The step loop's state: private to step_loop.cpp (threads and steps) and lifecycle.cpp (the life of a request).
+// The step loop's state: private to step_loop.cpp (threads and steps), lifecycle.cpp (the life of a request) and
+// beam.cpp (several hypotheses of one).
 //
 // A request is `live` from submit() until each of its samples has had its final output. Everything that ends a sample
-// goes through finish(): it releases the sequence, marks the pending output as final, and drops the request with its
-// last sample. Outputs collected during a step are handed over at its end, one wake-up a queue.
+// goes through finish(): it hands over the final output and removes the sequence. Then the record waits in ended_ until
+// no step in flight knows of it.
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <future>
 #include <map>
 #include <thread>
@@ -16,19 +16,72 @@
 
 namespace warpjet {
 
+// Commands from user threads to the engine thread: a stack that many push to and one takes whole (Treiber 1986). Once
+// closed it takes nothing, and nothing that it took is lost. Items are linked by their `next`.
+template <class Item>
+class Inbox {
+ public:
+  ~Inbox() {
+    move_to_front(head_.load());
+    while (!empty()) pop();
+  }
+
+  // Any thread. False: closed; the item is still the caller's.
+  bool push(std::unique_ptr<Item>& item) {
+    Item* head = head_.load(std::memory_order_relaxed);
+    do {
+      if (head == closed()) return false;
+      item->next = head;
+    } while (!head_.compare_exchange_weak(head, item.get(), std::memory_order_release, std::memory_order_relaxed));
+    item.release();
+    return true;
+  }
+
+  // The one taker: looks for news, then works from the front.
+  void receive() {
+    Item* head = head_.load(std::memory_order_relaxed);
+    if (head != nullptr && head != closed()) move_to_front(head_.exchange(nullptr, std::memory_order_acquire));
+  }
+  void close() { move_to_front(head_.exchange(closed(), std::memory_order_acq_rel)); }
+  bool empty() const { return front_ == nullptr; }
+  Item& front() { return *front_; }
+  void pop() { delete std::exchange(front_, front_->next); }
+
+ private:
+  Item* closed() const { return reinterpret_cast<Item*>(const_cast<Inbox*>(this)); }  // no item lies here
+
+  void move_to_front(Item* newest) {
+    if (newest == closed()) return;
+    Item* oldest = nullptr;
+    while (newest) {
+      Item* next = std::exchange(newest->next, oldest);
+      oldest = std::exchange(newest, next);
+    }
+    Item** end = &front_;
+    while (*end) end = &(*end)->next;
+    *end = oldest;
+  }
+
+  std::atomic<Item*> head_{nullptr};
+  Item* front_ = nullptr;
+};
+
 class StepLoop::State {
  public:
-  State(const Config& config, std::unique_ptr<Executor> executor);
+  State(const Config& config, std::unique_ptr<Executor> executor, std::shared_ptr<Doorbell> bell);
   ~State() { close(); }
 
   RequestId submit(Request request, std::shared_ptr<OutputQueue::State> queue);
-  void cancel(RequestId id, std::optional<int> sample) {
-    post({.kind = Command::Kind::cancel, .id = id, .sample = sample});
-  }
-  void reset_prefix_cache();
+  void cancel(RequestId id, std::optional<int> sample) { post({.kind = Kind::cancel, .id = id, .sample = sample}); }
+  void pause(RequestId id) { post({.kind = Kind::pause, .id = id}); }
+  void resume(RequestId id) { post({.kind = Kind::resume, .id = id}); }
+  void reset_prefix_cache() { ask({.kind = Kind::reset_prefix_cache}); }
+  std::vector<KvEvent> kv_events(std::uint64_t number) { return ask({.kind = Kind::kv_events, .number = number}); }
   Stats stats() const;
-  Health health() const { return health_.load(std::memory_order_acquire); }
+  std::string metrics() const { return metrics_.prometheus(stats(), config_.model.architecture); }
+  Health health() const;
   void close();
+  bool turn();
 
  private:
   struct Live;
@@ -37,87 +90,150 @@ class StepLoop::State {
     int index = 0;
     Sequence* sequence = nullptr;  // owned by the scheduler
     bool ended = false;
+    std::uint32_t outputs = 0;      // begun so far
+    std::uint64_t output_turn = 0;  // when the latest began
     SampleState state;
-    Output* pending = nullptr;  // this step's output, if any
-    std::uint32_t outputs = 0;  // delivered so far
+    Micros last_token = 0, first_token = 0;
+    Micros prefill = 0;                 // time spent running until then
+    std::unique_ptr<Output> final;      // made when the request comes, so that ending never needs memory
+    double score = 0;                   // of a beam: sum of log-probabilities
+    std::vector<TokenLogprob> choices;  // of a beam: the most likely next tokens, once they are known
+  };
+  struct Hypothesis {  // a finished beam
+    std::vector<std::int32_t> tokens;
+    double log_probability = 0, rank = 0;
+    FinishReason finish = FinishReason::stop;
+    std::int32_t stop_token = -1;
   };
   struct Live {
     RequestId id = 0;
-    Request request;
+    Request request;  // its prompt moves into the first sequence
+    int prompt_length = 0;
     std::shared_ptr<OutputQueue::State> queue;
+    ReadCredit* credit = nullptr;
+    std::int64_t pushed = 0, read = 0;  // tokens; `read` may be behind
     std::vector<Sample> samples;
     int num_running = 0;
-    std::vector<std::int32_t> banned_before_min;
+    bool paused = false, unread = false;  // by the caller, by its reader
+    std::vector<std::int32_t> stop_ids;
     std::vector<std::vector<TokenLogprob>> prompt_logprobs;
-    Clock::time_point submitted, scheduled{}, first_token{};
+    std::vector<Hypothesis> hypotheses;  // finished beams, best first
+    bool has_deadline = false;
+    Micros submitted = 0, scheduled = -1;
+    std::uint64_t ended_at = 0;  // the last step that may know of it
+    bool beams() const { return request.sampling.beam_width > 1; }
   };
+  enum class Kind : std::uint8_t { submit, cancel, pause, resume, reset_prefix_cache, kv_events };
   struct Command {
-    enum class Kind : std::uint8_t { submit, cancel, reset_prefix_cache } kind;
+    Kind kind = Kind::cancel;
     RequestId id = 0;
     std::optional<int> sample = std::nullopt;
     std::unique_ptr<Live> live = {};
-    std::promise<void>* done = nullptr;
+    std::promise<std::vector<KvEvent>>* done = nullptr;
+    std::uint64_t number = 0;
+    Command* next = nullptr;
   };
 
   // User threads.
-  bool reserve(std::int64_t tokens);
-  void unreserve(std::int64_t tokens);
+  void reserve(const Request& request);
+  void unreserve(std::int64_t tokens, const std::string& tenant);
+  std::unique_ptr<Live> make_live(Request request, std::shared_ptr<OutputQueue::State> queue);
   void post(Command command);
+  std::vector<KvEvent> ask(Command command);
+  Micros now() const;
 
-  // Engine thread.
+  // Engine thread: the loop. (step_loop.cpp)
   void run();
-  void run_until_closed();
-  void step();
-  bool take_commands();  // waits when there is nothing to do; false: closing
+  void run_turn();
+  void take_commands();
   void obey(Command& command);
-  Live& adopt(std::unique_ptr<Live> live);
-  void start(Live& live);
-  std::unique_ptr<Sequence> make_sequence(const Live& live, int prompt_length) const;
-  void expire();
-  void retire();
-  void take_prompt_logprobs(Live& live, const Chunk& chunk, std::size_t& next_scored);
-  void take_token(Sample& sample, SampledRow& row);
-  void finish(Sample& sample, FinishReason reason, ErrorCode code = ErrorCode::internal, std::string error = {});
-  void finish_sample(RequestId id, int index);
-  void finish_request(RequestId id, FinishReason reason, ErrorCode code = ErrorCode::internal, std::string error = {});
-  void finish_all(FinishReason reason, ErrorCode code, const std::string& error);
-  Output& pending_output(Sample& sample);
-  void deliver();
+  void retire_ready();
+  bool plan_ahead();
+  void retire(StepResult& result);
+  void record_step(const StepResult& result, std::size_t num_rows, Micros start);
+  void require_progress(bool planned);
+  void wait(std::uint32_t seen);
   void publish_stats();
+  void fail(const std::exception& cause);
+  void end_all(FinishReason reason, ErrorCode code, std::string_view error);
+  void write_trace();
+
+  // The life of a request. (lifecycle.cpp)
+  void adopt(std::unique_ptr<Live>& owned);
+  void start(Command& command);
+  void add_sequences(Live& live);
+  std::unique_ptr<Sequence> make_sequence(Sample& sample, std::vector<std::int32_t> tokens);
+  void expire();
+  void watch_readers();
+  void set_paused(RequestId id, bool paused);
+  void apply_pause(Live& live);
+  void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
+  void take_token(Sample& sample, SampledRow& row);
+  bool is_read(Live& live);
+  void push(Live& live, OutputEvent event);
+  void push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details);
+  std::uint32_t output_number(Sample& sample);
+  std::unique_ptr<Output> make_details(const Sample& sample) const;
+  void fill_details(const Sample& sample, Output& details) const;
+  RequestTimes times_of(const Sample& sample) const;
+  void finish(Sample& sample, FinishReason reason, ErrorCode code = ErrorCode::internal, std::string_view error = {},
+              std::int32_t stop_token = -1);
+  void finish_sample(RequestId id, int index);
+  void finish_request(RequestId id, FinishReason reason, ErrorCode code = ErrorCode::internal,
+                      std::string_view error = {});
+  void end(Live& live);
+  void deliver();
+
+  // Beam search. (beam.cpp)
+  void take_choices(Sample& sample, SampledRow& row);
+  void advance_beams(Live& live);
+  void finish_beams(Live& live);
+  void add_hypothesis(Live& live, int beam, double score, std::int32_t last, bool ends);
 
   const Config config_;
-  std::unique_ptr<Executor> executor_;
-  BlockPool pool_;
-  PrefixTree tree_;
+  std::shared_ptr<Doorbell> bell_;
+  KvBlocks kv_;
   Scheduler scheduler_;
+  Metrics metrics_;
+  std::unique_ptr<Trace> trace_;
 
-  std::mutex inbox_mutex_;
-  std::condition_variable inbox_ready_;
-  std::vector<Command> inbox_;             // under inbox_mutex_
-  bool closing_ = false;                   // under inbox_mutex_
-  std::atomic<bool> inbox_filled_{false};  // spares the step loop the lock
+  Inbox<Command> inbox_;
+  std::atomic<bool> closing_{false};
   std::atomic<Health> health_{Health::serving};
   std::atomic<int> num_live_{0};
   std::atomic<std::int64_t> num_live_tokens_{0};
   std::atomic<RequestId> next_id_{1};
+  std::mutex tenants_mutex_;  // of user threads, and of the engine thread when a request ends
+  std::unordered_map<std::string, int> tenants_;
 
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
   std::multimap<Clock::time_point, RequestId> deadlines_;
-  std::vector<std::unique_ptr<Live>> ended_;  // kept until their outputs are delivered
+  std::vector<RequestId> unread_;             // requests that wait for their reader
+  std::vector<std::unique_ptr<Live>> ended_;  // until no step in flight knows of them; has room for all of live_
+  std::vector<std::shared_ptr<OutputQueue::State>> delivery_;  // queues with news
   SequenceId next_sequence_ = 1;
-  Batch batch_;
-  std::vector<SampleState> states_;
-  StepResult result_;
+  struct Launch {
+    Micros planned = 0, launched = 0;
+    int tokens = 0, decodes = 0, chunks = 0;
+  };
+  std::array<Launch, 4> launches_;  // of steps in flight, by step
+  StepPlan plan_;
   std::vector<std::int32_t> tokens_;
-  std::vector<Command> commands_;
-  std::vector<std::pair<Sample*, std::unique_ptr<Output>>> outputs_;  // of this step
-  std::vector<Output*> delivery_;
+  Micros started_ = 0, now_ = 0;  // the engine; this turn
+  Micros device_free_ = 0;
+  std::uint64_t turn_ = 1;
+  std::uint64_t launched_ = 0, retired_ = 0;
+  std::uint64_t commands_ = 0;
+  int fruitless_turns_ = 0;
 
   Stats counters_;  // engine thread's copy
   std::array<std::atomic<std::int64_t>, std::tuple_size_v<decltype(Stats::fields())>> published_{};
+  std::atomic<Micros> progress_{0}, expected_step_{0};
+  std::atomic<bool> busy_{false};
 
   std::mutex close_mutex_;
-  std::thread thread_;  // last: starts when everything else is there
+  std::unique_ptr<Executor> executor_;  // goes first: its thread may be running a step that knows of records above
+  std::thread thread_;                  // last: starts when everything else is there
 };
 
 }  // namespace warpjet

@@ -374,5 +374,16 @@ TEST_F(SamplerTest, RefusesMoreRowsThanItHasRoomFor) {
   EXPECT_THROW(sampler_->sample(view, rows, out), Error);
 }
 
+TEST(IsStop, OnlyListedTokensEndATextAndNotBeforeMinTokens) {
+  const std::vector<std::int32_t> stop_ids = {2, 6};
+  SamplingParams params;
+  params.min_tokens = 3;
+  const SampleState state = {.params = &params, .stop_ids = stop_ids};
+  EXPECT_FALSE(is_stop(state, 6, 2));
+  EXPECT_TRUE(is_stop(state, 6, 3));
+  EXPECT_TRUE(is_stop(state, 2, 9));
+  EXPECT_FALSE(is_stop(state, 5, 9));
+}
+
 }  // namespace
 }  // namespace warpjet

@@ -1,4 +1,4 @@
-// The CPU device: its memory and its team of threads.
+// The CPU device: its memory and its team of threads. The doorbell.
 #include "device/device.h"
 
 #include <gtest/gtest.h>
@@ -209,6 +209,94 @@ TEST(CpuDevice, CopiesAtOnce) {
   device->stream().copy(&back, buffer.data(), sizeof back);
   device->stream().synchronize();
   EXPECT_EQ(back, value);
+}
+
+// --- Doorbell -------------------------------------------------------------------------------------------------------
+
+using Time = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+// Now and then longer than a waiter spins, so that it sleeps.
+void dawdle(std::mt19937& random) {
+  const auto end = Time::now() + std::chrono::microseconds(random() % 8 == 0 ? 60 : 0);
+  while (Time::now() < end) {
+  }
+}
+
+void wait_until(Doorbell& bell, const auto& done) {
+  for (;;) {
+    const std::uint32_t seen = bell.seen();
+    if (done()) return;
+    bell.wait(seen, 1h);
+  }
+}
+
+TEST(Doorbell, DoesNotWaitWhenItRangAfterSeen) {
+  Doorbell bell;
+  const std::uint32_t seen = bell.seen();
+  bell.ring();
+  const auto start = Time::now();
+  bell.wait(seen, 1h);
+  EXPECT_LT(Time::now() - start, 1min);
+}
+
+TEST(Doorbell, StopsWaitingAfterTheTimeout) {
+  Doorbell bell;
+  for (const std::chrono::nanoseconds timeout : {-1ns, 0ns, 5000ns, 3'000'000ns}) {
+    const auto start = Time::now();
+    bell.wait(bell.seen(), timeout);
+    EXPECT_GE(Time::now() - start, timeout);
+  }
+}
+
+// A lost ring would keep both threads asleep for an hour.
+TEST(Doorbell, LosesNoRingBetweenTwoThreads) {
+  constexpr int kRounds = 20'000;
+  Doorbell ping_bell, pong_bell;
+  std::atomic<int> ping{0}, pong{0};
+  std::thread other([&] {
+    std::mt19937 random(1);
+    for (int round = 1; round <= kRounds; ++round) {
+      wait_until(ping_bell, [&] { return ping.load(std::memory_order_relaxed) >= round; });
+      dawdle(random);
+      pong.store(round, std::memory_order_relaxed);
+      pong_bell.ring();
+    }
+  });
+  std::mt19937 random(2);
+  for (int round = 1; round <= kRounds; ++round) {
+    dawdle(random);
+    ping.store(round, std::memory_order_relaxed);
+    ping_bell.ring();
+    wait_until(pong_bell, [&] { return pong.load(std::memory_order_relaxed) >= round; });
+  }
+  other.join();
+  EXPECT_EQ(pong.load(), kRounds);
+}
+
+TEST(Doorbell, WakesEveryWaiter) {
+  constexpr int kWaiters = 4, kRounds = 1000;
+  Doorbell bell, answers;
+  std::atomic<int> round{0}, answered{0};
+  std::vector<std::thread> waiters;
+  for (int i = 0; i < kWaiters; ++i) {
+    waiters.emplace_back([&] {
+      for (int next = 1; next <= kRounds; ++next) {
+        wait_until(bell, [&] { return round.load() >= next; });
+        ++answered;
+        answers.ring();
+      }
+    });
+  }
+  std::mt19937 random(3);
+  for (int next = 1; next <= kRounds; ++next) {
+    dawdle(random);
+    round.store(next);
+    bell.ring();
+    wait_until(answers, [&] { return answered.load() == next * kWaiters; });
+  }
+  for (std::thread& waiter : waiters) waiter.join();
+  EXPECT_EQ(answered.load(), kWaiters * kRounds);
 }
 
 }  // namespace

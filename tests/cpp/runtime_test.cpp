@@ -3,8 +3,11 @@
 #include "runtime/runtime.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <fstream>
 #include <map>
 #include <random>
 #include <thread>
@@ -23,28 +26,86 @@ std::int32_t next_token(std::span<const std::int32_t> prefix, std::uint64_t key)
   return prefix.size() % 61 == 0 ? kEos : token + 3;
 }
 
-class MockExecutor final : public Executor {
+// Keeps the slots as a device does, without keys and values.
+class MockRunner final : public StepRunner {
  public:
-  void execute(const Batch& batch, std::span<const SampleState> states, StepResult& result) override {
+  void run(const StepPlan& plan, StepResult& result) override {
     if (fail.load()) WJ_FAIL(device, "injected fault");
+    while (hang.load()) std::this_thread::sleep_for(1ms);
     if (delay > 0us) std::this_thread::sleep_for(delay);
+    for (const SlotChange& change : plan.changes) apply(change, plan);
+    ASSERT_EQ(std::ssize(decoding_), plan.num_decodes);
     result.sampled.clear();
     result.scored.clear();
-    for (std::size_t i = 0; i < batch.chunks.size(); ++i) {
-      const Chunk& chunk = batch.chunks[i];
-      if (states[i].prompt_logprobs >= 0) {
-        for (int j = 0; j < num_scored(chunk); ++j) {
-          const std::int32_t token = chunk.sequence->tokens[chunk.start + 1 + j];
-          result.scored.push_back({token, {{token, -1.0f, 1}}});
-        }
+    result.scored_ends.clear();
+    for (const Slot slot : decoding_) sample(slot, result);
+    auto next = plan.sample_slots.begin();
+    for (const Chunk& chunk : plan.chunks) {
+      const SlotState& slot = slots_[chunk.slot];
+      const int scored = slot.sampling->prompt_logprobs >= 0 ? num_scored(chunk, slot.prompt_length) : 0;
+      for (int i = 0; i < scored; ++i) {
+        const std::int32_t token = slot.text[chunk.start + 1 + i];
+        result.scored.push_back({token, {{token, -1.0f, 1}}});
       }
-      if (!chunk.sampled) continue;
-      const bool broken = chunk.sequence->tokens[0] == 1;
-      result.sampled.push_back({broken ? -1 : next_token(chunk.sequence->tokens, states[i].key), {}});
+      result.scored_ends.push_back(result.scored.size());
+      for (int i = 0; i < chunk.num_samples; ++i) sample(*next++, result);
     }
   }
-  std::atomic<bool> fail{false};
+  std::atomic<bool> fail{false}, hang{false};
   std::chrono::microseconds delay = 0us;
+
+ private:
+  struct SlotState {
+    std::vector<std::int32_t> text;
+    int prompt_length = 0;
+    const SampleState* sampling = nullptr;
+    bool alive = false;
+  };
+  void apply(const SlotChange& change, const StepPlan& plan) {
+    SlotState& slot = slots_[change.slot];
+    switch (change.kind) {
+      case SlotChange::Kind::join: {
+        const Join& join = plan.joins[change.a];
+        std::vector<std::int32_t> text;
+        if (join.prefix > 0)
+          text.assign(slots_[join.source].text.begin(), slots_[join.source].text.begin() + join.prefix);
+        text.insert(text.end(), plan.tokens.begin() + join.first, plan.tokens.begin() + join.first + join.count);
+        slot = {std::move(text), join.prompt_length, join.sampling, true};
+        return;
+      }
+      case SlotChange::Kind::token:
+        slot.text.resize(change.a);
+        slot.text.push_back(change.b);
+        slot.alive = true;
+        return;
+      case SlotChange::Kind::decode:
+        decoding_.push_back(change.slot);
+        return;
+      case SlotChange::Kind::pause:
+        *std::ranges::find(decoding_, change.slot) = decoding_.back();
+        decoding_.pop_back();
+        return;
+      case SlotChange::Kind::leave:
+        slot = {};
+        return;
+      case SlotChange::Kind::block:
+        return;
+    }
+  }
+  void sample(Slot index, StepResult& result) {
+    SlotState& slot = slots_[index];
+    SampledRow& row = result.sampled.emplace_back();
+    if (!slot.alive) {
+      row.token = kSurplusToken;
+      return;
+    }
+    row.token = slot.text[0] == 1 ? kBrokenToken : next_token(slot.text, slot.sampling->key);
+    if (row.token >= 0) slot.text.push_back(row.token);
+    const int output = static_cast<int>(slot.text.size()) - slot.prompt_length;
+    slot.alive = row.token >= 0 && !is_stop(*slot.sampling, row.token, output);
+  }
+  std::map<Slot, SlotState> slots_;
+  std::vector<Slot> decoding_;
 };
 
 StepLoop::Config small_config() {
@@ -58,15 +119,18 @@ StepLoop::Config small_config() {
   config.model.max_model_len = 200;
   config.model.eos_token_ids = {kEos};
   config.num_blocks = 40;
+  config.check = true;
   return config;
 }
 
 struct Loop {
   explicit Loop(const StepLoop::Config& config = small_config(), std::chrono::microseconds delay = 0us) {
-    auto executor = std::make_unique<MockExecutor>();
-    executor->delay = delay;
-    mock = executor.get();
-    loop = std::make_unique<StepLoop>(config, std::move(executor));
+    auto runner = std::make_unique<MockRunner>();
+    runner->delay = delay;
+    mock = runner.get();
+    auto bell = std::make_shared<Doorbell>();
+    auto device = std::make_unique<DeviceThread>(std::move(runner), config.engine.max_steps_in_flight, bell);
+    loop = std::make_unique<StepLoop>(config, std::move(device), bell);
   }
 
   RequestId submit(std::vector<std::int32_t> prompt, SamplingParams params) {
@@ -98,14 +162,10 @@ struct Loop {
     return results;
   }
 
-  std::vector<Output> poll(std::chrono::nanoseconds timeout) {
-    std::unique_lock lock(queue->mutex);
-    queue->ready.wait_for(lock, timeout, [&] { return !queue->outputs.empty(); });
-    return std::exchange(queue->outputs, {});
-  }
+  std::vector<Output> poll(std::chrono::nanoseconds timeout) { return queue->poll(timeout); }
 
   std::shared_ptr<OutputQueue::State> queue = std::make_shared<OutputQueue::State>();
-  MockExecutor* mock = nullptr;  // owned by the loop
+  MockRunner* mock = nullptr;  // owned by the loop
   std::unique_ptr<StepLoop> loop;
 
  private:
@@ -172,7 +232,7 @@ TEST(StepLoop, SamplesDifferByTheirKeyOnly) {
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ((results[{id, i}].tokens), expected_tokens(std::vector<std::int32_t>(40, 8), random_key(7, i), 12)) << i;
   }
-  EXPECT_GT((results[{id, 1}].last.cached_tokens), 0) << "siblings share the prompt's blocks";
+  EXPECT_EQ(loop.loop->stats().prompt_tokens, 40) << "siblings share the prompt";
 }
 
 TEST(StepLoop, PromptLogprobsComeOnceInOrder) {
@@ -372,7 +432,7 @@ TEST(StepLoop, ResetPrefixCacheForgets) {
   const RequestId id = loop.submit(prompt, {.max_tokens = 1});
   EXPECT_EQ((loop.gather(1)[{id, 0}].last.cached_tokens), 0);
   const RequestId again = loop.submit(prompt, {.max_tokens = 1});
-  EXPECT_EQ((loop.gather(1)[{again, 0}].last.cached_tokens), 48);
+  EXPECT_EQ((loop.gather(1)[{again, 0}].last.cached_tokens), 63);
 }
 
 TEST(StepLoop, SaltsKeepPrefixesApart) {
@@ -385,7 +445,142 @@ TEST(StepLoop, SaltsKeepPrefixesApart) {
   };
   EXPECT_EQ(cached("a"), 0);
   EXPECT_EQ(cached("b"), 0);
-  EXPECT_EQ(cached("a"), 48);
+  EXPECT_EQ(cached("a"), 63);
+}
+
+TEST(StepLoop, ASlowReaderParksItsOwnRequestOnly) {
+  StepLoop::Config config = small_config();
+  config.engine.max_unread_tokens = 10;
+  Loop loop(config);
+  const auto slow_queue = std::make_shared<OutputQueue::State>();
+  const RequestId slow =
+      loop.loop->submit({.prompt = {5, 6}, .sampling = {.seed = 1, .ignore_eos = true, .max_tokens = 150}}, slow_queue);
+  const RequestId quick = loop.submit({7, 8}, {.seed = 2, .ignore_eos = true, .max_tokens = 150});
+  std::vector<std::int32_t> tokens;
+  while (tokens.size() < 150) {
+    for (const Output& output : loop.poll(1s)) tokens.insert(tokens.end(), output.tokens.begin(), output.tokens.end());
+  }
+  EXPECT_EQ(loop.loop->stats().paused, 1);
+  EXPECT_EQ(loop.loop->stats().kv_blocks_used, 0);
+  EXPECT_LE(loop.loop->stats().generated_tokens - 150, 11 + 1) << "its limit, and what was in flight";
+  tokens.clear();
+  Output last;
+  while (!last.is_final()) {
+    for (Output& output : slow_queue->poll(1s)) {
+      tokens.insert(tokens.end(), output.tokens.begin(), output.tokens.end());
+      last = std::move(output);
+    }
+  }
+  EXPECT_EQ(tokens.size(), 150u);
+  EXPECT_GT(last.times.paused_ms, 0);
+  EXPECT_NE(slow, quick);
+}
+
+TEST(StepLoop, PauseAndResumeChangeNoToken) {
+  Loop loop(small_config(), 1ms);
+  const RequestId id = loop.submit({5, 6, 7}, {.seed = 11, .ignore_eos = true, .max_tokens = 60});
+  for (int i = 0; i < 5; ++i) {
+    std::this_thread::sleep_for(3ms);
+    loop.loop->pause(id);
+    loop.loop->pause(id);
+    std::this_thread::sleep_for(2ms);
+    loop.loop->resume(id);
+  }
+  auto results = loop.gather(1);
+  std::vector<std::int32_t> expected = {5, 6, 7};
+  while (expected.size() < 63) expected.push_back(next_token(expected, random_key(11, 0)));
+  EXPECT_EQ((results[{id, 0}].tokens), std::vector<std::int32_t>(expected.begin() + 3, expected.end()));
+}
+
+TEST(StepLoop, HealthShowsADeviceThatHangsAndTheWatchdogAnswersEveryone) {
+  StepLoop::Config config = small_config();
+  std::atomic<Micros> clock{1'000'000};
+  config.clock = &clock;
+  config.engine.watchdog_timeout = 60;
+  Loop loop(config);
+  loop.mock->hang = true;
+  const RequestId id = loop.submit({5, 6}, {.max_tokens = 5});
+  while (loop.loop->stats().steps_in_flight == 0) std::this_thread::yield();
+  EXPECT_EQ(loop.loop->health(), Health::serving);
+  clock += 3'000'000;
+  EXPECT_EQ(loop.loop->health(), Health::degraded);
+  clock += 60'000'000;
+  loop.loop->cancel(id + 1);  // wakes the loop
+  auto results = loop.gather(1);
+  EXPECT_EQ((results[{id, 0}].last.finish), FinishReason::error);
+  EXPECT_EQ((results[{id, 0}].last.error_code), ErrorCode::device);
+  EXPECT_EQ(loop.loop->health(), Health::failed);
+  loop.mock->hang = false;
+}
+
+TEST(StepLoop, ATenantHasALimitOfItsOwn) {
+  StepLoop::Config config = small_config();
+  config.engine.max_num_queued_reqs_per_tenant = 2;
+  Loop loop(config, 1ms);
+  const auto submit = [&](const std::string& tenant) {
+    return loop.loop->submit({.prompt = {5}, .sampling = {.ignore_eos = true, .max_tokens = 50}, .tenant = tenant},
+                             loop.queue);
+  };
+  submit("a");
+  submit("a");
+  EXPECT_THROW(submit("a"), Error);
+  submit("b");
+  loop.gather(3);
+  submit("a");
+  loop.gather(1);
+}
+
+TEST(StepLoop, TimesOfARequestAddUp) {
+  Loop loop(small_config(), 1ms);
+  const RequestId id = loop.submit({5, 6, 7}, {.ignore_eos = true, .max_tokens = 20});
+  auto results = loop.gather(1);
+  const RequestTimes& t = results[{id, 0}].last.times;
+  EXPECT_NEAR(t.queue_ms + t.prefix_ms + t.prefill_ms + t.decode_ms + t.preempted_ms + t.paused_ms, t.total_ms, 0.01);
+  EXPECT_GT(t.decode_ms, t.prefill_ms);
+  EXPECT_GT(t.prefill_ms, 0);
+}
+
+TEST(StepLoop, TenThousandQueuedRequestsAreSmall) {
+  StepLoop::Config config = small_config();
+  config.engine.max_num_queued_reqs = 20000;
+  config.model.max_model_len = config.engine.max_model_len = 2000;
+  config.num_blocks = 200;
+  config.check = false;
+  Loop loop(config);
+  loop.mock->hang = true;
+  const auto resident = [] {
+    std::int64_t pages = 0, ignored = 0;
+    std::ifstream("/proc/self/statm") >> ignored >> pages;
+    return pages * sysconf(_SC_PAGESIZE);
+  };
+  const std::int64_t before = resident();
+  for (int i = 0; i < 10000; ++i) loop.submit(std::vector<std::int32_t>(1000, 5 + i % 80), {.max_tokens = 1});
+  loop.loop->kv_events(0);                                           // the loop has taken them all
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they keep books of their own
+  EXPECT_LT(resident() - before, 100e6);
+#endif
+  loop.mock->hang = false;
+  loop.loop->close();
+  loop.gather(10000);
+}
+
+TEST(StepLoop, EventsTellWhatTheCacheHolds) {
+  StepLoop::Config config = small_config();
+  config.engine.kv_events = 1000;
+  Loop loop(config);
+  loop.submit(std::vector<std::int32_t>(64, 5), {.max_tokens = 1});
+  loop.gather(1);
+  const std::vector<KvEvent> stored = loop.loop->kv_events(0);
+  ASSERT_EQ(stored.size(), 4u);
+  for (std::size_t i = 0; i < stored.size(); ++i) {
+    EXPECT_EQ(stored[i].number, i);
+    EXPECT_EQ(stored[i].kind, KvEvent::Kind::stored);
+    if (i > 0) {
+      EXPECT_EQ(stored[i].parent_key, stored[i - 1].key);
+    }
+  }
+  loop.loop->reset_prefix_cache();
+  EXPECT_EQ(loop.loop->kv_events(4).size(), 4u);
 }
 
 }  // namespace

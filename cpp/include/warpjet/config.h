@@ -43,6 +43,8 @@ struct SamplingParams {
   std::vector<std::string> bad_words;
   std::vector<std::vector<std::int32_t>> bad_words_token_ids;
   bool skip_reading_prefix_cache = false;
+  int beam_width = 1;
+  double length_penalty = 1.0;
 
   bool operator==(const SamplingParams&) const = default;
 
@@ -80,6 +82,10 @@ struct SamplingParams {
         Field{"bad_words_token_ids", &C::bad_words_token_ids,
               "token sequences that must not be generated (at most 1024)"},
         Field{"skip_reading_prefix_cache", &C::skip_reading_prefix_cache, "compute the whole prompt anew"},
+        Field{"beam_width", &C::beam_width,
+              "above 1: beam search, which returns this many completions, the best first (at most 16)"},
+        Field{"length_penalty", &C::length_penalty,
+              "of beams: ranked by log-probability / length ** length_penalty, length in output tokens"},
     };
   }
 };
@@ -103,6 +109,16 @@ struct EngineConfig {
   std::int64_t max_num_queued_tokens = 64ll << 20;
   int max_logprobs = 20;
   std::string scheduling_policy = "fcfs";
+  int max_steps_in_flight = 2;
+  double admission_quantile = 0.9;
+  std::string preemption_mode = "auto";
+  double kv_offloading_size = 0;
+  double itl_target_ms = 0;
+  int max_num_queued_reqs_per_tenant = 0;
+  int max_unread_tokens = 65536;
+  int kv_events = 0;
+  double watchdog_timeout = 300;
+  std::string trace;
   std::int64_t seed = 0;
   int num_threads = 0;
 
@@ -123,7 +139,23 @@ struct EngineConfig {
         Field{"max_num_queued_reqs", &C::max_num_queued_reqs, "requests accepted and not yet finished, at most"},
         Field{"max_num_queued_tokens", &C::max_num_queued_tokens, "prompt tokens of those requests, at most"},
         Field{"max_logprobs", &C::max_logprobs, "highest logprobs a request may ask for; -1 is the vocabulary"},
-        Field{"scheduling_policy", &C::scheduling_policy, "fcfs or priority (lower value first)"},
+        Field{"scheduling_policy", &C::scheduling_policy,
+              "fcfs; priority (lower value first); or fair (tenants share, priorities age)"},
+        Field{"max_steps_in_flight", &C::max_steps_in_flight,
+              "steps planned ahead of their results, 1 to 3; 1 is one after another"},
+        Field{
+            "admission_quantile", &C::admission_quantile,
+            "outputs are expected to be as long as this share of past ones; 1 never preempts, 0 admits what fits now"},
+        Field{"preemption_mode", &C::preemption_mode,
+              "what becomes of a preempted sequence's KV: swap (to host memory), recompute, or auto (swap if it can)"},
+        Field{"kv_offloading_size", &C::kv_offloading_size, "GiB of host memory for KV blocks; 0 is off"},
+        Field{"itl_target_ms", &C::itl_target_ms, "prompts get only as many tokens as keep steps this short; 0 is off"},
+        Field{"max_num_queued_reqs_per_tenant", &C::max_num_queued_reqs_per_tenant,
+              "requests of one tenant accepted and not yet finished, at most; 0 is no limit of its own"},
+        Field{"max_unread_tokens", &C::max_unread_tokens, "a request with this many unread tokens pauses"},
+        Field{"kv_events", &C::kv_events, "changes of the prefix cache to keep for kv_events(); 0 keeps none"},
+        Field{"watchdog_timeout", &C::watchdog_timeout, "seconds without progress after which the engine fails"},
+        Field{"trace", &C::trace, "file for a trace of steps and requests, written at the end; opens in Perfetto"},
         Field{"seed", &C::seed, "seeds the draws of requests that bring no seed"},
         Field{"num_threads", &C::num_threads, "CPU threads; 0 is one per core"},
     };
