@@ -21,22 +21,20 @@ struct Elsewhere {
 
 // Sampling options that other engines know. None, their neutral value, is accepted.
 constexpr Elsewhere kSamplingElsewhere[] = {
-    {"beam_width", "n"},
-    {"beam_width_array", "n"},
-    {"best_of", "n, and ranking by cumulative_logprob"},
+    {"beam_width_array", "beam_width"},
+    {"best_of", "beam_width, or n and ranking by cumulative_logprob"},
     {"do_sample", "temperature (0 is greedy)"},
     {"ebnf", "allowed_token_ids"},
     {"end_id", "stop_token_ids"},
     {"extra_args", "logit_bias"},
     {"guided_decoding", "allowed_token_ids"},
     {"json_schema", "allowed_token_ids"},
-    {"length_penalty", "frequency_penalty"},
     {"logits_processors", "logit_bias, allowed_token_ids and bad_words"},
     {"logprob_token_ids", "logprobs"},
     {"max_new_tokens", "max_tokens"},
     {"min_new_tokens", "min_tokens"},
     {"no_stop_trim", "include_stop_str_in_output"},
-    {"num_beams", "n"},
+    {"num_beams", "beam_width"},
     {"pad_id", "nothing: batches are not padded"},
     {"random_seed", "seed"},
     {"regex", "allowed_token_ids"},
@@ -50,7 +48,7 @@ constexpr Elsewhere kSamplingElsewhere[] = {
     {"structured_outputs", "allowed_token_ids"},
     {"thinking_token_budget", "max_tokens"},
     {"truncate_prompt_tokens", "shortening prompt_token_ids"},
-    {"use_beam_search", "n"},
+    {"use_beam_search", "beam_width"},
 };
 
 template <class C>
@@ -233,6 +231,7 @@ void bind_configs(nb::module_& module) {
   bind_config<EngineConfig>(module, "EngineConfig",
                             "How an engine runs. 0 means chosen from the model and the machine.");
   bind_config<BuildConfig>(module, "BuildConfig", "How a checkpoint is compiled into an engine directory.");
+  bind_config<SimConfig>(module, "SimConfig", "A simulation of arrivals, a router and many engines.");
 }
 
 }  // namespace warpjet::python

@@ -74,11 +74,14 @@ Clock::time_point deadline_after(std::optional<double> seconds) {
 }
 
 RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingParams& sampling,
-                 const QueueHandle& queue, int priority, std::string cache_salt, std::optional<double> timeout) {
+                 const QueueHandle& queue, int priority, std::string cache_salt, std::optional<double> timeout,
+                 std::string tenant, int cache_priority) {
   Request request{.prompt = to_tokens(prompt),
                   .sampling = sampling,
                   .priority = priority,
+                  .tenant = std::move(tenant),
                   .cache_salt = std::move(cache_salt),
+                  .cache_priority = cache_priority,
                   .deadline = deadline_after(timeout)};
   const nb::gil_scoped_release release;
   return engine.get().submit(std::move(request), queue.get());
@@ -107,6 +110,34 @@ nb::object optional_text(const std::string& text, bool present) {
 
 nb::str text_of(std::string_view text) {
   return nb::str(text.data(), text.size());
+}
+
+// A struct with fields() as a dict.
+template <class C>
+nb::dict dict_of(const C& values) {
+  nb::dict out;
+  for_each_field<C>([&](const auto& field) { out[text_of(field.name)] = nb::cast(values.*(field.member)); });
+  return out;
+}
+
+nb::list events_of(const EngineHandle& engine, std::uint64_t number) {
+  std::vector<KvEvent> events;
+  {
+    const nb::gil_scoped_release release;
+    events = engine.get().kv_events(number);
+  }
+  nb::list out;
+  for (const KvEvent& event : events) {
+    nb::dict row;
+    row["number"] = event.number;
+    row["kind"] = event.kind == KvEvent::Kind::stored ? "stored" : "removed";
+    row["where"] = event.where == KvEvent::Where::device ? "device" : "host";
+    row["key"] = event.key;
+    row["parent_key"] = event.parent_key;
+    row["num_tokens"] = event.num_tokens;
+    out.append(row);
+  }
+  return out;
 }
 
 void bind_output(nb::module_& module) {
@@ -142,7 +173,11 @@ void bind_output(nb::module_& module) {
       .def_ro("prompt_tokens", &Output::prompt_tokens)
       .def_ro("cached_tokens", &Output::cached_tokens)
       .def_ro("queue_ms", &Output::queue_ms)
-      .def_ro("ttft_ms", &Output::ttft_ms);
+      .def_ro("ttft_ms", &Output::ttft_ms)
+      .def_ro("cumulative_logprob", &Output::cumulative_logprob, "of a beam")
+      .def_prop_ro(
+          "times", [](const Output& self) { return dict_of(self.times); },
+          nb::sig("def times(self) -> dict[str, float]"), "in the final output: where its time went, in milliseconds");
 }
 
 void bind_model_info(nb::module_& module) {
@@ -159,13 +194,6 @@ void bind_model_info(nb::module_& module) {
           "eos_token_ids", [](const ModelInfo& self) { return self.eos_token_ids; },
           nb::sig("def eos_token_ids(self) -> list[int]"))
       .def_ro("bos_token_id", &ModelInfo::bos_token_id, "-1 when the model has none");
-}
-
-nb::dict stats_of(const EngineHandle& engine) {
-  const Stats stats = engine.get().stats();
-  nb::dict out;
-  for_each_field<Stats>([&](const auto& field) { out[text_of(field.name)] = nb::int_(stats.*(field.member)); });
-  return out;
 }
 
 void bind_engine_class(nb::module_& module) {
@@ -189,10 +217,12 @@ void bind_engine_class(nb::module_& module) {
           nb::sig("def open(model: str | os.PathLike[str], config: EngineConfig) -> Engine"),
           "Opens a checkpoint or an engine directory.")
       .def("submit", &submit, nb::arg("prompt"), nb::arg("sampling"), nb::arg("queue"), nb::kw_only(),
-           nb::arg("priority") = 0, nb::arg("cache_salt") = "", nb::arg("timeout") = nb::none(),
+           nb::arg("priority") = 0, nb::arg("cache_salt") = "", nb::arg("timeout") = nb::none(), nb::arg("tenant") = "",
+           nb::arg("cache_priority") = Request{}.cache_priority,
            nb::sig(
                "def submit(self, prompt: collections.abc.Sequence[int], sampling: SamplingParams, queue: OutputQueue, "
-               "*, priority: int = 0, cache_salt: str = '', timeout: float | None = None) -> int"),
+               "*, priority: int = 0, cache_salt: str = '', timeout: float | None = None, tenant: str = '', "
+               "cache_priority: int = 3) -> int"),
            "Either raises and has no effect, or returns an id that gets one final output for each sample.")
       .def(
           "cancel",
@@ -209,10 +239,32 @@ void bind_engine_class(nb::module_& module) {
             self.get().reset_prefix_cache();
           },
           "Drops every cached prefix block that no live sequence holds.")
-      .def("stats", &stats_of, nb::sig("def stats(self) -> dict[str, int]"))
+      .def(
+          "pause",
+          [](const EngineHandle& self, RequestId id) {
+            const nb::gil_scoped_release release;
+            self.get().pause(id);
+          },
+          nb::arg("id"), "Takes a request off the device until resume(). Idempotent.")
+      .def(
+          "resume",
+          [](const EngineHandle& self, RequestId id) {
+            const nb::gil_scoped_release release;
+            self.get().resume(id);
+          },
+          nb::arg("id"))
+      .def("kv_events", &events_of, nb::arg("number") = 0,
+           nb::sig("def kv_events(self, number: int = 0) -> list[dict[str, int | str]]"),
+           "Changes of the prefix cache from this number on, as far as EngineConfig.kv_events of them are kept.")
+      .def(
+          "stats", [](const EngineHandle& self) { return dict_of(self.get().stats()); },
+          nb::sig("def stats(self) -> dict[str, int]"))
+      .def(
+          "metrics", [](const EngineHandle& self) { return self.get().metrics(); },
+          "Counters, gauges and histograms in Prometheus' text format.")
       .def(
           "health", [](const EngineHandle& self) { return text_of(to_string(self.get().health())); },
-          nb::sig("def health(self) -> str"), "serving, failed or closed")
+          nb::sig("def health(self) -> str"), "serving, degraded, failed or closed")
       .def_prop_ro("model", [](const EngineHandle& self) { return self.get().model(); })
       .def_prop_ro(
           "config", [](const EngineHandle& self) { return self.get().config(); }, "as resolved: no zeros left")
@@ -223,6 +275,16 @@ void bind_engine_class(nb::module_& module) {
             self.get().close();
           },
           "Stops accepting, ends live requests with abort. Idempotent.");
+}
+
+// Ctrl-C ends it.
+std::string run_simulation(const SimConfig& config) {
+  const auto poll = [] {
+    const nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  };
+  const nb::gil_scoped_release release;
+  return simulate(config, poll);
 }
 
 // Ctrl-C and exceptions of the callback end the build; the half-written directory is removed as the error unwinds.
@@ -261,6 +323,8 @@ void bind_functions(nb::module_& module) {
       nb::sig("def describe(model: str | os.PathLike[str], *, gpu: str = 'H100', tokens: int = 1, context: int = 1024) "
               "-> str"),
       "What a model is, as JSON text, without loading weights.");
+  module.def("simulate", &run_simulation, nb::arg("config"), nb::sig("def simulate(config: SimConfig) -> str"),
+             "Runs a simulation; returns its report as JSON text.");
 }
 
 }  // namespace
