@@ -23,6 +23,8 @@ std::string kind_of(nb::handle value);
 // A Python integer (or an object with __index__, as NumPy's are) that is no bool and fits in [low, high].
 std::int64_t to_integer(nb::handle value, const std::string& name, std::int64_t low, std::int64_t high);
 
+std::int64_t allocations_of_this_thread();
+
 void bind_configs(nb::module_& module);
 void bind_engine(nb::module_& module);
 

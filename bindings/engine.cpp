@@ -170,6 +170,7 @@ void bind_output(nb::module_& module) {
       .def_prop_ro(
           "error", [](const Output& self) { return optional_text(self.error, self.finish == FinishReason::error); },
           nb::sig("def error(self) -> str | None"))
+      .def_ro("retriable", &Output::retriable, "the same request may succeed elsewhere")
       .def_ro("prompt_tokens", &Output::prompt_tokens)
       .def_ro("cached_tokens", &Output::cached_tokens)
       .def_ro("queue_ms", &Output::queue_ms)
@@ -311,6 +312,19 @@ void bind_functions(nb::module_& module) {
       nb::sig("def build_engine(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], config: BuildConfig, "
               "progress: collections.abc.Callable[[int, int], object] | None = None) -> BuildReport"),
       "Compiles a checkpoint directory into an engine directory; progress gets (bytes done, bytes in all).");
+  module.def(
+      "measure_engine",
+      [](int repeats, const nb::callable& row) {
+        const nb::gil_scoped_release release;
+        measure_engine({.repeats = repeats, .allocations = &allocations_of_this_thread}, [&row](const std::string& text) {
+          const nb::gil_scoped_acquire acquire;
+          if (PyErr_CheckSignals() != 0) throw nb::python_error();
+          row(text);
+        });
+      },
+      nb::arg("repeats"), nb::arg("row"),
+      nb::sig("def measure_engine(repeats: int, row: collections.abc.Callable[[str], object]) -> None"),
+      "What the host side costs on a device that computes nothing: row gets JSON text, one row at a time.");
   module.def("build_peak_rss_bound", &build_peak_rss_bound, "The bound that build_engine() keeps, in bytes.");
   module.def(
       "describe",

@@ -16,23 +16,33 @@ Lease::Lease(Lease&& other) noexcept
       held_(std::move(other.held_)) {}
 
 // A place in a list means something only while nothing else has moved; after that the blocks count as just used.
+void Lease::let_go_of_last() {
+  const auto [tier, block, after, was_cached] = held_.back();
+  held_.pop_back();
+  if (kv_->changes_ != change_) {
+    kv_->release_block(tier, block, 0);
+  } else if (was_cached) {
+    kv_->pool(tier).release_to(block, after);
+  } else {
+    kv_->pool(tier).release(block);
+  }
+}
+
 void Lease::drop() {
   if (kv_ == nullptr) return;
   const bool undo = kv_->changes_ == change_;
-  for (; !held_.empty(); held_.pop_back()) {
-    const auto [tier, block, after, was_cached] = held_.back();
-    if (!undo) {
-      kv_->release_block(tier, block, 0);
-    } else if (was_cached) {
-      kv_->pool(tier).release_to(block, after);
-    } else {
-      kv_->pool(tier).release(block);
-    }
-  }
+  while (!held_.empty()) let_go_of_last();
   if (undo) --kv_->changes_;
   kv_ = nullptr;
   nodes_.clear();
   first_ = overlap_ = tokens_ = needed_ = 0;
+}
+
+void Lease::drop_copy() {
+  if (overlap_ == 0) return;
+  let_go_of_last();
+  tokens_ -= std::exchange(overlap_, 0);
+  --needed_;
 }
 
 Lease KvBlocks::match(std::span<const std::int32_t> tokens, const PrefixDomain& domain, int max_tokens) {

@@ -216,9 +216,11 @@ class Lease {
   int num_blocks() const { return static_cast<int>(nodes_.size()) + (overlap_ > 0); }  // in the table, once adopted
   NodeId node() const { return nodes_.empty() ? kNoNode : nodes_.back(); }             // of the last whole block
   void drop();
+  void drop_copy();  // of the beginning of another block: that one is held beside what the table will hold
 
  private:
   friend class KvBlocks;
+  void let_go_of_last();
   struct Held {
     Tier tier;
     BlockId block, after;  // after: for BlockPool::release_to

@@ -7,32 +7,6 @@
 namespace warpjet {
 namespace {
 
-struct Gpu {
-  std::string_view name;
-  double gb_per_s;     // memory bandwidth
-  double bf16_tflops;  // dense
-  double memory_gib;
-  std::string_view source;
-};
-
-constexpr Gpu kGpus[] = {
-    {"A100", 2039, 312, 80, "datasheet"},
-    {"H100", 3000, 800, 80, "measured: device copy, 8192-cubed matrix product"},
-    {"H200", 4300, 790, 141, "measured: device copy, 8192-cubed matrix product"},
-    {"B200", 8000, 2250, 180, "datasheet"},
-};
-
-const Gpu& find_gpu(const std::string& name) {
-  std::string upper = name;
-  std::transform(upper.begin(), upper.end(), upper.begin(), [](unsigned char c) { return std::toupper(c); });
-  std::string known;
-  for (const Gpu& gpu : kGpus) {
-    if (gpu.name == upper) return gpu;
-    known += cat(known.empty() ? "" : ", ", gpu.name);
-  }
-  WJ_FAIL(invalid_argument, "unknown GPU \"", name, "\"; known: ", known);
-}
-
 Plan plan_of(const std::filesystem::path& model) {
   if (is_engine_directory(model)) return read_engine_plan(model);
   HfConfig config = HfConfig::load(model);
@@ -45,7 +19,7 @@ Plan plan_of(const std::filesystem::path& model) {
                    make_cpu_device(1)->info());
 }
 
-Json steps_json(const Plan& plan, const Gpu& gpu, const DescribeOptions& options, double& total_us) {
+Json steps_json(const Plan& plan, const GpuSpec& gpu, const DescribeOptions& options, double& total_us) {
   Json steps{Json::Array{}};
   for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
     const StepSizes sizes{.rows = options.tokens, .seqs = options.tokens, .max_context = options.context};
@@ -76,7 +50,7 @@ std::string describe(const std::filesystem::path& model, const DescribeOptions& 
   WJ_REQUIRE(options.tokens > 0 && options.tokens <= 1 << 20, invalid_argument, "tokens must be 1 to 1048576, got ",
              options.tokens);
   WJ_REQUIRE(options.context > 0, invalid_argument, "context must be positive, got ", options.context);
-  const Gpu& gpu = find_gpu(options.gpu);
+  const GpuSpec& gpu = find_gpu(options.gpu);
   const Plan plan = plan_of(model);
   double total_us = 0;
   Json steps = steps_json(plan, gpu, options, total_us);

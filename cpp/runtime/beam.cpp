@@ -22,7 +22,8 @@ struct Candidate {
 
 }  // namespace
 
-// The row's own token is the greedy one; what counts are the most likely ones after it.
+// The row's own token is the greedy one; what counts are the most likely ones after it. A broken row ends them all, but
+// not before the round is complete: until then rows of this step may know of the others.
 void StepLoop::State::take_choices(Sample& sample, SampledRow& row) {
   Live& live = *sample.live;
   if (sample.first_token == 0) {
@@ -30,10 +31,16 @@ void StepLoop::State::take_choices(Sample& sample, SampledRow& row) {
     sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
     if (sample.index == 0) metrics_.first_token(1e-6 * static_cast<double>(now_ - live.submitted));
   }
-  sample.choices.assign(row.logprobs.begin() + 1, row.logprobs.end());
+  if (row.token == kBrokenToken) {
+    live.broken = true;
+    sample.choices.assign(1, {});
+  } else {
+    sample.choices.assign(row.logprobs.begin() + 1, row.logprobs.end());
+  }
   for (const Sample& beam : live.samples) {
     if (beam.sequence && beam.choices.empty()) return;  // the round is not complete
   }
+  if (live.broken) return finish_request(live.id, FinishReason::error, ErrorCode::internal, kBrokenRow);
   advance_beams(live);
 }
 
@@ -44,7 +51,7 @@ void StepLoop::State::advance_beams(Live& live) {
   int length = 0;
   for (const Sample& beam : live.samples) {
     if (!beam.sequence) continue;
-    length = beam.sequence->length();
+    length = beam.sequence->length() + 1;
     for (const TokenLogprob& choice : beam.choices) {
       candidates.push_back({.beam = beam.index, .score = beam.score + choice.logprob, .token = choice});
     }
@@ -63,7 +70,6 @@ void StepLoop::State::advance_beams(Live& live) {
       chosen.push_back(c);
     }
   }
-  counters_.generated_tokens += static_cast<std::int64_t>(chosen.size());
   const int output_length = length - live.prompt_length;
   const bool beaten = live.hypotheses.size() == width && !chosen.empty() &&
                       chosen[0].score / std::pow(output_length, p.length_penalty) <= live.hypotheses.back().rank;
@@ -88,27 +94,30 @@ void StepLoop::State::advance_beams(Live& live) {
   auto place = live.samples.begin();
   for (const Candidate& c : forks) {
     while (place->sequence) ++place;
-    Sequence& parent = *live.samples[c.beam].sequence;
-    std::vector<std::int32_t> tokens(parent.tokens.begin(), parent.tokens.end() - 1);
+    const Sample& beam = live.samples[c.beam];
+    Sequence& parent = *beam.sequence;
+    std::vector<std::int32_t> tokens = parent.tokens;
     tokens.push_back(c.token.token);
     place->score = c.score;
-    place->first_token = place->last_token = now_;
+    place->first_token = beam.first_token;
+    place->last_token = now_;
+    place->prefill = beam.prefill;
     place->sequence = &scheduler_.fork(parent, make_sequence(*place, std::move(tokens)), now_);
   }
   for (const auto& [beam, c] : heirs) {
     live.samples[beam].score = c.score;
-    scheduler_.rewrite_last(*live.samples[beam].sequence, c.token.token);
+    scheduler_.choose(*live.samples[beam].sequence, c.token.token);
   }
-  if (live.paused) apply_pause(live);
+  apply_pause(live);
 }
 
 // Keeps the best k.
 void StepLoop::State::add_hypothesis(Live& live, int beam, double score, std::int32_t last, bool ends) {
   const SamplingParams& p = live.request.sampling;
   const std::vector<std::int32_t>& text = live.samples[beam].sequence->tokens;
-  Hypothesis h{.tokens = {text.begin() + live.prompt_length, text.end() - 1},
+  Hypothesis h{.tokens = {text.begin() + live.prompt_length, text.end()},
                .log_probability = score,
-               .rank = score / std::pow(text.size() - live.prompt_length, p.length_penalty),
+               .rank = score / std::pow(text.size() + 1 - live.prompt_length, p.length_penalty),
                .finish = ends ? FinishReason::stop : FinishReason::length};
   h.tokens.push_back(last);
   if (ends && std::ranges::find(p.stop_token_ids, last) != p.stop_token_ids.end()) h.stop_token = last;

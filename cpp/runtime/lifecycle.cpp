@@ -6,6 +6,13 @@
 namespace warpjet {
 namespace {
 
+// Not the request's fault: another engine, or this one at another time, may well run it.
+bool is_retriable(FinishReason reason, ErrorCode code) {
+  if (reason != FinishReason::error && code != ErrorCode::closed) return false;
+  return code == ErrorCode::device || code == ErrorCode::peer || code == ErrorCode::out_of_memory ||
+         code == ErrorCode::closed;
+}
+
 double milliseconds(Micros us) {
   return 1e-3 * static_cast<double>(us);
 }
@@ -48,6 +55,7 @@ void StepLoop::State::add_sequences(Live& live) {
   const auto resolved = [&](const std::optional<int>& count) {
     return !count ? -1 : *count < 0 ? vocab : std::min(*count, vocab);
   };
+  if (p.prompt_logprobs) live.prompt_logprobs.resize(live.prompt_length);
   if (!p.ignore_eos) live.stop_ids = config_.model.eos_token_ids;
   live.stop_ids.insert(live.stop_ids.end(), p.stop_token_ids.begin(), p.stop_token_ids.end());
 
@@ -149,9 +157,9 @@ void StepLoop::State::watch_readers() {
 
 // --- Tokens -------------------------------------------------------------------------------------------------------
 
-// A preempted sequence computes its prompt again; the log-probabilities are kept by position, so twice is harmless.
+// A preempted sequence computes its prompt again, perhaps after they were handed over.
 void StepLoop::State::take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored) {
-  live.prompt_logprobs.resize(live.prompt_length);
+  if (live.prompt_logprobs.empty()) return;
   for (std::size_t i = 0; i < scored.size(); ++i) {
     live.prompt_logprobs[row.start + 1 + i] = std::move(scored[i].logprobs);
   }
@@ -160,12 +168,9 @@ void StepLoop::State::take_prompt_logprobs(Live& live, const Scheduler::Row& row
 void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   Live& live = *sample.live;
   const SamplingParams& p = live.request.sampling;
-  if (row.token < 0) {
-    WJ_CHECK(row.token == kBrokenToken, "a surplus token of a sequence that has not ended, request ", live.id);
-    return finish(sample, FinishReason::error, ErrorCode::internal,
-                  "the model gave no finite logit for the next token (broken weights, or every token banned)");
-  }
+  WJ_CHECK(row.token != kSurplusToken, "a surplus token of a sequence that has not ended, request ", live.id);
   if (live.beams()) return take_choices(sample, row);
+  if (row.token == kBrokenToken) return finish(sample, FinishReason::error, ErrorCode::internal, kBrokenRow);
   const bool first = sample.last_token == 0;
   if (first) {
     sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
@@ -284,6 +289,7 @@ void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code
   final.finish = reason;
   final.error_code = code;
   final.error = error;
+  final.retriable = is_retriable(reason, code);
   final.stop_token = stop_token;
   const RequestTimes times = final.times = times_of(sample);
   if (sample.index == 0) final.prompt_logprobs = std::exchange(live.prompt_logprobs, {});

@@ -401,6 +401,7 @@ void StepLoop::State::fail(const std::exception& cause) {
 
 // After this nothing is live and nothing can be submitted.
 void StepLoop::State::end_all(FinishReason reason, ErrorCode code, std::string_view error) {
+  now_ = now();
   inbox_.close();
   for (; !inbox_.empty(); inbox_.pop()) {
     Command& command = inbox_.front();

@@ -115,6 +115,7 @@ class StepLoop::State {
     std::vector<Sample> samples;
     int num_running = 0;
     bool paused = false, unread = false;  // by the caller, by its reader
+    bool broken = false;                  // of beams: a row was
     std::vector<std::int32_t> stop_ids;
     std::vector<std::vector<TokenLogprob>> prompt_logprobs;
     std::vector<Hypothesis> hypotheses;  // finished beams, best first
@@ -123,6 +124,8 @@ class StepLoop::State {
     std::uint64_t ended_at = 0;  // the last step that may know of it
     bool beams() const { return request.sampling.beam_width > 1; }
   };
+  static constexpr const char* kBrokenRow =
+      "the model gave no finite logit for the next token (broken weights, or every token banned)";
   enum class Kind : std::uint8_t { submit, cancel, pause, resume, reset_prefix_cache, kv_events };
   struct Command {
     Kind kind = Kind::cancel;

@@ -74,7 +74,7 @@ std::uint64_t Scheduler::digest() const {
   };
   const auto mix_sequence = [&](const Sequence& s) {
     mix({static_cast<std::int64_t>(s.id), static_cast<std::int64_t>(s.state), s.key, s.slot, s.decode_index, s.planned,
-         s.computed, s.pending, s.in_flight, s.reserved, s.swapped_tokens, s.length()});
+         s.computed, s.pending, s.in_flight, s.choosing, s.reserved, s.swapped_tokens, s.length()});
     for (const BlockId block : s.table.blocks) mix({block});
     for (const BlockId block : s.table.swapped) mix({block});
   };

@@ -104,23 +104,27 @@ Sequence& Scheduler::fork(Sequence& parent, std::unique_ptr<Sequence> child, Mic
   Sequence& s = adopt(child, now);
   s.key = parent.key;
   s.state = SequenceState::waiting;
+  s.admitted = true;  // it goes on with its parent's life
+  s.cached = parent.cached;
+  s.queued = parent.queued;
+  s.spent = parent.spent;
+  s.spent[static_cast<int>(parent.state)] += now - parent.since;
   const bool room = parent.state == SequenceState::running && num_running() < config_.max_num_seqs &&
                     !free_slots_.empty() && fits(1, 0);
   if (!room || !kv_.try_fork(parent.table, parent.computed, s.table)) {
     queue(std::move(child));
     return s;
   }
-  s.admitted = true;
-  s.cached = parent.cached;
   s.planned = s.computed = parent.computed;
   join(s, parent.slot, parent.computed);
   start_running(std::move(child), now);
   return s;
 }
 
-void Scheduler::rewrite_last(Sequence& sequence, std::int32_t token) {
-  WJ_CHECK(sequence.lockstep && sequence.in_flight == 0 && sequence.output_length() > 0, "sequence=", sequence.id);
-  sequence.tokens.back() = token;
+void Scheduler::choose(Sequence& sequence, std::int32_t token) {
+  WJ_CHECK(sequence.choosing && sequence.in_flight == 0, "sequence=", sequence.id);
+  sequence.choosing = false;
+  sequence.tokens.push_back(token);
   if (sequence.slot == kNoSlot) return;
   next_.changes.push_back(
       {.kind = SlotChange::Kind::token, .slot = sequence.slot, .a = sequence.length() - 1, .b = token});
@@ -160,7 +164,7 @@ void Scheduler::pause(Sequence& sequence, Micros now, WaitReason reason) {
 
 void Scheduler::resume(Sequence& sequence, Micros now) {
   const auto found = paused_.find(sequence.id);
-  if (found == paused_.end()) return;
+  if (found == paused_.end() || found->second->choosing) return;
   Owned owned = std::move(found->second);
   paused_.erase(found);
   wait(std::move(owned), now, WaitReason::queue);
@@ -204,9 +208,13 @@ void Scheduler::queue(Owned sequence) {
   if (place == waiting_.begin()) stalled_ = false;
 }
 
+// Nothing can be done for one that is choosing: it stands aside, not in line.
 void Scheduler::wait(Owned sequence, Micros now, WaitReason reason) {
-  enter(*sequence, SequenceState::waiting, now, reason);
-  queue(std::move(sequence));
+  const bool aside = sequence->choosing;
+  enter(*sequence, aside ? SequenceState::paused : SequenceState::waiting, now, reason);
+  if (!aside) return queue(std::move(sequence));
+  const SequenceId id = sequence->id;
+  paused_.emplace(id, std::move(sequence));
 }
 
 // Until the other one has published what both begin with, or has gone on too slowly.

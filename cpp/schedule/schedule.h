@@ -117,7 +117,7 @@ struct Sequence {
   PrefixDomain domain;
   int cache_class = kDefaultCacheClass;
   bool read_prefix_cache = true;  // off: computes everything itself; what it computes is still published
-  bool lockstep = false;          // is planned only when nothing of it is in flight: its next token is chosen outside
+  bool lockstep = false;          // its next tokens are not those that are sampled: they come by choose()
   SequenceId leader = 0;          // a sibling (n > 1) starts from its leader's prompt; 0 = none
   const SampleState* sampling = nullptr;
   void* user = nullptr;  // the runtime's record
@@ -139,6 +139,7 @@ struct Sequence {
   int reserved = 0;         // blocks of that still to be taken
   int preemptions = 0;
   bool admitted = false;       // has been scheduled before
+  bool choosing = false;       // of lockstep: all is computed, and the next token not chosen yet
   int wake_at = 0;             // parked for a prefix: published tokens of the other that are worth waiting for
   int swapped_tokens = 0;      // tokens whose keys and values lie in table.swapped and in what was published
   bool waited_prefix = false;  // has waited for another's prefix once
@@ -243,8 +244,9 @@ class Scheduler {
   // in flight. It shares the parent's blocks and runs at once if there are a slot and a block for it, else it waits.
   Sequence& fork(Sequence& parent, std::unique_ptr<Sequence> child, Micros now);
 
-  // Another last token than the one that was sampled. Of a lockstep sequence with nothing in flight.
-  void rewrite_last(Sequence& sequence, std::int32_t token);
+  // The next token of a lockstep sequence that is `choosing`. While it is, it may be paused to make room for others:
+  // resume() it then.
+  void choose(Sequence& sequence, std::int32_t token);
 
   // Ends a sequence, in whatever state. Its blocks are released now; the object goes when its rows in flight have
   // retired, and belongs to the scheduler until then.
@@ -314,6 +316,7 @@ class Scheduler {
   void finish_plan(StepPlan& plan);
 
   bool plan_decode(Sequence& sequence, Micros now);  // false: it lost its place
+  bool has_nothing_to_do() const;
   void plan_chunk(Sequence& sequence, int count);
   bool make_room(Sequence& sequence, int tokens, Micros now);  // preempts whoever goes after it
   void start_siblings(Micros now);
@@ -323,6 +326,8 @@ class Scheduler {
   bool is_whole(const Sequence& sequence) const;  // runs in one chunk or not at all
 
   // Admission: what it takes, whether that is there, and what it counts on.
+  Lease find_prefix(const Sequence& sequence) const;
+  bool swaps_in(const Sequence& sequence, const Lease& lease) const;
   int blocks_to_admit(const Sequence& sequence, const Lease& lease) const;
   bool fits(int blocks, int blocks_expected) const;
   int expected_length(const Sequence& sequence) const;

@@ -53,12 +53,21 @@ bool Scheduler::schedule(StepPlan& plan, Micros now) {
   const bool preempted = plan_running(now);
   start_siblings(now);
   if (!preempted && !stalled_) admit_waiting(now);
+  while (has_nothing_to_do() && !waiting_.empty() && !running_.empty()) {
+    preempt_last(now);
+    admit_waiting(now);
+  }
   if (decoding_.empty() && chunk_rows_.empty()) {
     plan.clear();
     return false;
   }
   finish_plan(plan);
   return true;
+}
+
+// All that are running are choosing, perhaps between what they have computed and what those will who find no room.
+bool Scheduler::has_nothing_to_do() const {
+  return decoding_.empty() && chunk_rows_.empty() && num_in_flight_ == 0;
 }
 
 // In policy order, so whoever is preempted comes later than all that is planned already.
@@ -72,8 +81,7 @@ bool Scheduler::plan_running(Micros now) {
       continue;
     }
     --undecided_;
-    const bool chooses = sequence.lockstep && sequence.in_flight > 0;  // its next token is not known yet
-    if (chooses || sequence.planned >= sequence.length() || budget_ <= 0) continue;
+    if (sequence.planned >= sequence.length() || budget_ <= 0) continue;
     const int count = prefill_share(sequence);
     if (!make_room(sequence, sequence.planned + count, now)) break;
     plan_chunk(sequence, count);
@@ -238,17 +246,16 @@ void Scheduler::admit_waiting(Micros now) {
 Scheduler::Admission Scheduler::admit_first(Micros now) {
   Sequence& sequence = **waiting_.begin();
   if (sequence.in_flight > 0) return Admission::later;  // a token of its last life is still to come
-  const int last_needed = sequence.length() - 1;        // the last token is computed in any case: its logits are wanted
-  Lease lease = sequence.read_prefix_cache || sequence.swapped_tokens > 0
-                    ? kv_.match(sequence.tokens, sequence.domain, last_needed)
-                    : Lease();
+  Lease lease = find_prefix(sequence);
   if (const Sequence* producer = find_producer(sequence, lease)) {
     lease.drop();
     auto node = waiting_.extract(waiting_.begin());
     park(std::move(node.value()), *producer, now);
     return Admission::parked;
   }
-  const int known = sequence.swapped_tokens > lease.tokens() ? sequence.swapped_tokens : lease.tokens();
+  // Who is alone fits, but perhaps not beside a block that it only copies from.
+  if (num_running() == 0 && !fits(blocks_to_admit(sequence, lease), 0)) lease.drop_copy();
+  const int known = swaps_in(sequence, lease) ? sequence.swapped_tokens : lease.tokens();
   const bool too_long = is_whole(sequence) && sequence.length() - known > budget_;
   const int blocks = blocks_to_admit(sequence, lease);
   const int expected = resident_blocks(expected_length(sequence)) - resident_blocks(sequence.length());
@@ -281,9 +288,28 @@ Scheduler::Admission Scheduler::admit_first(Micros now) {
   return Admission::admitted;
 }
 
+// What is known of its text, but for the last token, whose logits are wanted. Of one that was swapped out that is what
+// lies before, unless the cache knows more by now.
+Lease Scheduler::find_prefix(const Sequence& sequence) const {
+  const auto match = [&](int tokens) { return kv_.match(sequence.tokens, sequence.domain, tokens); };
+  const int most = sequence.read_prefix_cache ? sequence.length() - 1 : 0;
+  if (sequence.swapped_tokens == 0) return match(most);
+  Lease all = match(most);
+  if (all.tokens() >= sequence.swapped_tokens) return all;
+  all.drop();
+  Lease front = match(sequence.table.swapped_first * kv_.block_size());
+  if (swaps_in(sequence, front)) return front;
+  front.drop();
+  return match(most);
+}
+
+bool Scheduler::swaps_in(const Sequence& sequence, const Lease& lease) const {
+  return sequence.swapped_tokens > lease.tokens() && kv_.can_swap_in(sequence.table, lease);
+}
+
 // Blocks for all known tokens, although the first chunk may take fewer.
 int Scheduler::blocks_to_admit(const Sequence& sequence, const Lease& lease) const {
-  if (sequence.swapped_tokens > 0 && kv_.can_swap_in(sequence.table, lease)) {
+  if (swaps_in(sequence, lease)) {
     const int held = kv_.blocks_for(sequence.swapped_tokens);
     return kv_.swap_in_needed(sequence.table, lease) + std::max(0, resident_blocks(sequence.length()) - held);
   }
@@ -334,7 +360,7 @@ const Sequence* Scheduler::find_producer(const Sequence& sequence, const Lease& 
 }
 
 void Scheduler::take_prefix(Sequence& sequence, Lease lease) {
-  if (sequence.swapped_tokens > 0 && kv_.can_swap_in(sequence.table, lease)) {
+  if (swaps_in(sequence, lease)) {
     kv_.swap_in(std::move(lease), sequence.table);
     sequence.planned = sequence.computed = sequence.swapped_tokens;
   } else {
@@ -373,9 +399,13 @@ void Scheduler::retire_row(Row& row, std::int32_t token, Micros now) {
     draining_.erase(sequence.id);
     return;
   }
-  if (row.sampled && token >= 0) sequence.tokens.push_back(token);
+  sequence.choosing = row.sampled && sequence.lockstep;
+  if (row.sampled && token >= 0 && !sequence.lockstep) sequence.tokens.push_back(token);
   if (sequence.state != SequenceState::running) {  // it was preempted or paused after this was planned
     if (sequence.in_flight == 0) free_slot(sequence);
+    if (sequence.choosing && sequence.state == SequenceState::waiting) {
+      wait(take_out(sequence), now, WaitReason::preempted);
+    }
     stalled_ = false;
     return;
   }

@@ -420,6 +420,318 @@ class BuildConfig:
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
 
+class SimConfig:
+    """A simulation of arrivals, a router and many engines."""
+
+    def __init__(
+        self,
+        *,
+        trace: str = "azure-conv-23",
+        rate: float = 0.0,
+        duration_s: float = 0.0,
+        max_tokens: int = 2048,
+        tenants: int = 1,
+        replicas: int = 1,
+        max_replicas: int = 1024,
+        router: str = "round_robin",
+        router_epoch_ms: float = 100.0,
+        ttft_ms: float = 1000.0,
+        itl_ms: float = 50.0,
+        goodput_target: float = 0.99,
+        gpu: str = "H100",
+        gpus_per_replica: int = 1,
+        params_b: float = 8.03,
+        weight_bytes_per_param: float = 2.0,
+        kv_bytes_per_token: float = 131072.0,
+        queries_per_kv: float = 4.0,
+        kv_cache_gib: float = 0.0,
+        kv_offloading_size: float = 0.0,
+        compute_efficiency: float = 0.7,
+        bandwidth_efficiency: float = 0.85,
+        step_overhead_us: float = 500.0,
+        host_gb_per_s: float = 50.0,
+        cost_model: str = "",
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 2048,
+        block_size: int = 32,
+        enable_prefix_caching: bool | None = True,
+        enable_chunked_prefill: bool | None = True,
+        max_num_queued_reqs: int = 1024,
+        scheduling_policy: str = "fcfs",
+        max_steps_in_flight: int = 2,
+        admission_quantile: float = 0.9,
+        preemption_mode: str = "auto",
+        itl_target_ms: float = 0.0,
+        seed: int = 0,
+        threads: int = 0,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def replace(self, **changes: object) -> SimConfig:
+        """A copy with these fields changed."""
+
+    def __replace__(self, **changes: object) -> SimConfig: ...
+    def __copy__(self) -> SimConfig: ...
+    def __deepcopy__(self, memo: object) -> SimConfig: ...
+    def to_dict(self) -> dict[str, object]:
+        """Every field, as plain Python values."""
+
+    @staticmethod
+    def from_dict(values: dict[str, object]) -> SimConfig:
+        """The inverse of to_dict(); missing fields keep their defaults."""
+
+    def __getstate__(self) -> dict[str, object]: ...
+    def __setstate__(self, state: dict[str, object], /) -> None: ...
+    @property
+    def trace(self) -> str:
+        """
+        azure-conv-23, azure-code-23, arxiv-sum, burst, tool-agent, or a .jsonl file in Mooncake's format
+        """
+
+    @trace.setter
+    def trace(self, value: str, /) -> None: ...
+    @property
+    def rate(self) -> float:
+        """requests a second; 0 is the trace's own"""
+
+    @rate.setter
+    def rate(self, value: float, /) -> None: ...
+    @property
+    def duration_s(self) -> float:
+        """
+        seconds during which requests arrive; 0 is 600, or all of a file; then what is there is finished
+        """
+
+    @duration_s.setter
+    def duration_s(self, value: float, /) -> None: ...
+    @property
+    def max_tokens(self) -> int:
+        """
+        output tokens that a request asks for; it gets what the trace says. 0 asks for exactly that
+        """
+
+    @max_tokens.setter
+    def max_tokens(self, value: int, /) -> None: ...
+    @property
+    def tenants(self) -> int:
+        """whose requests they are, by Zipf's law; a file says it itself"""
+
+    @tenants.setter
+    def tenants(self, value: int, /) -> None: ...
+    @property
+    def replicas(self) -> int:
+        """engines; 0 searches the smallest number that meets the target"""
+
+    @replicas.setter
+    def replicas(self, value: int, /) -> None: ...
+    @property
+    def max_replicas(self) -> int:
+        """where that search ends"""
+
+    @max_replicas.setter
+    def max_replicas(self, value: int, /) -> None: ...
+    @property
+    def router(self) -> str:
+        """
+        round_robin, least_loaded (unfinished requests) or prefix_affinity (where its prefix went last)
+        """
+
+    @router.setter
+    def router(self, value: str, /) -> None: ...
+    @property
+    def router_epoch_ms(self) -> float:
+        """how old the loads that a router sees may be"""
+
+    @router_epoch_ms.setter
+    def router_epoch_ms(self, value: float, /) -> None: ...
+    @property
+    def ttft_ms(self) -> float:
+        """objective: a request's first token comes within this"""
+
+    @ttft_ms.setter
+    def ttft_ms(self, value: float, /) -> None: ...
+    @property
+    def itl_ms(self) -> float:
+        """objective: and the others this far apart, in its mean"""
+
+    @itl_ms.setter
+    def itl_ms(self, value: float, /) -> None: ...
+    @property
+    def goodput_target(self) -> float:
+        """objective: for this share of requests"""
+
+    @goodput_target.setter
+    def goodput_target(self, value: float, /) -> None: ...
+    @property
+    def gpu(self) -> str:
+        """A100, H100, H200 or B200"""
+
+    @gpu.setter
+    def gpu(self, value: str, /) -> None: ...
+    @property
+    def gpus_per_replica(self) -> int:
+        """
+        GPUs of an engine; they add up, so what communication costs goes into the efficiencies
+        """
+
+    @gpus_per_replica.setter
+    def gpus_per_replica(self, value: int, /) -> None: ...
+    @property
+    def params_b(self) -> float:
+        """the model's parameters, in billions"""
+
+    @params_b.setter
+    def params_b(self, value: float, /) -> None: ...
+    @property
+    def weight_bytes_per_param(self) -> float:
+        """2 for bf16, 1 for fp8, 0.5 for 4 bits"""
+
+    @weight_bytes_per_param.setter
+    def weight_bytes_per_param(self, value: float, /) -> None: ...
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """warpjet info tells it"""
+
+    @kv_bytes_per_token.setter
+    def kv_bytes_per_token(self, value: float, /) -> None: ...
+    @property
+    def queries_per_kv(self) -> float:
+        """query heads for each KV head"""
+
+    @queries_per_kv.setter
+    def queries_per_kv(self, value: float, /) -> None: ...
+    @property
+    def kv_cache_gib(self) -> float:
+        """KV cache of an engine; 0 is what weights leave of 92 % of the memory"""
+
+    @kv_cache_gib.setter
+    def kv_cache_gib(self, value: float, /) -> None: ...
+    @property
+    def kv_offloading_size(self) -> float:
+        """GiB of host memory for KV blocks; 0 is off"""
+
+    @kv_offloading_size.setter
+    def kv_offloading_size(self, value: float, /) -> None: ...
+    @property
+    def compute_efficiency(self) -> float:
+        """share of the GPU's bf16 rate that is reached"""
+
+    @compute_efficiency.setter
+    def compute_efficiency(self, value: float, /) -> None: ...
+    @property
+    def bandwidth_efficiency(self) -> float:
+        """share of the GPU's memory bandwidth that is reached"""
+
+    @bandwidth_efficiency.setter
+    def bandwidth_efficiency(self, value: float, /) -> None: ...
+    @property
+    def step_overhead_us(self) -> float:
+        """time of a step beside all that"""
+
+    @step_overhead_us.setter
+    def step_overhead_us(self, value: float, /) -> None: ...
+    @property
+    def host_gb_per_s(self) -> float:
+        """between device and host, for KV blocks"""
+
+    @host_gb_per_s.setter
+    def host_gb_per_s(self, value: float, /) -> None: ...
+    @property
+    def cost_model(self) -> str:
+        """
+        JSON file of measured steps to use instead: {"step_us": [[tokens, context, us], ...]}
+        """
+
+    @cost_model.setter
+    def cost_model(self, value: str, /) -> None: ...
+    @property
+    def max_num_seqs(self) -> int:
+        """most sequences in one step"""
+
+    @max_num_seqs.setter
+    def max_num_seqs(self, value: int, /) -> None: ...
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """most tokens in one step"""
+
+    @max_num_batched_tokens.setter
+    def max_num_batched_tokens(self, value: int, /) -> None: ...
+    @property
+    def block_size(self) -> int:
+        """tokens in a KV block: 16, 32 or 64"""
+
+    @block_size.setter
+    def block_size(self, value: int, /) -> None: ...
+    @property
+    def enable_prefix_caching(self) -> bool:
+        """reuse the KV blocks of equal prefixes"""
+
+    @enable_prefix_caching.setter
+    def enable_prefix_caching(self, value: bool | None, /) -> None: ...
+    @property
+    def enable_chunked_prefill(self) -> bool:
+        """let a long prompt span several steps"""
+
+    @enable_chunked_prefill.setter
+    def enable_chunked_prefill(self, value: bool | None, /) -> None: ...
+    @property
+    def max_num_queued_reqs(self) -> int:
+        """
+        requests that an engine has accepted and not finished, at most; more are refused
+        """
+
+    @max_num_queued_reqs.setter
+    def max_num_queued_reqs(self, value: int, /) -> None: ...
+    @property
+    def scheduling_policy(self) -> str:
+        """fcfs, priority or fair"""
+
+    @scheduling_policy.setter
+    def scheduling_policy(self, value: str, /) -> None: ...
+    @property
+    def max_steps_in_flight(self) -> int:
+        """steps planned ahead of their results, 1 to 3"""
+
+    @max_steps_in_flight.setter
+    def max_steps_in_flight(self, value: int, /) -> None: ...
+    @property
+    def admission_quantile(self) -> float:
+        """outputs are expected to be as long as this share of past ones"""
+
+    @admission_quantile.setter
+    def admission_quantile(self, value: float, /) -> None: ...
+    @property
+    def preemption_mode(self) -> str:
+        """swap, recompute or auto"""
+
+    @preemption_mode.setter
+    def preemption_mode(self, value: str, /) -> None: ...
+    @property
+    def itl_target_ms(self) -> float:
+        """prompts get only as many tokens as keep steps this short; 0 is off"""
+
+    @itl_target_ms.setter
+    def itl_target_ms(self, value: float, /) -> None: ...
+    @property
+    def seed(self) -> int:
+        """of the arrivals"""
+
+    @seed.setter
+    def seed(self, value: int, /) -> None: ...
+    @property
+    def threads(self) -> int:
+        """
+        threads to simulate with; 0 is one per core. Results do not depend on it
+        """
+
+    @threads.setter
+    def threads(self, value: int, /) -> None: ...
+
+    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+
 class Output:
     """What happened to one sample of one request since its last output."""
 
@@ -570,3 +882,6 @@ def build_peak_rss_bound() -> int:
 
 def describe(model: str | os.PathLike[str], *, gpu: str = "H100", tokens: int = 1, context: int = 1024) -> str:
     """What a model is, as JSON text, without loading weights."""
+
+def simulate(config: SimConfig) -> str:
+    """Runs a simulation; returns its report as JSON text."""

@@ -18,7 +18,7 @@ _NO_GRAPHS = "there is nothing to compile or capture on this device"
 _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "allowed_local_media_path": (("", None), "prompts are text or token ids"),
     "allowed_media_domains": ((None,), "prompts are text or token ids"),
-    "async_scheduling": ((None, False), "steps run one after another"),
+    "async_scheduling": ((None, True), "steps overlap; max_steps_in_flight=1 runs them one after another"),
     "attention_backend": ((None, "auto"), "there is one attention kernel per device"),
     "compilation_config": ((None, 0), _NO_GRAPHS),
     "config_format": (("auto", "hf"), "checkpoints are in Hugging Face format"),
@@ -55,7 +55,7 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "spec_tokens": ((None,), "decoding is not speculative"),
     "speculative_config": ((None,), "decoding is not speculative"),
     "structured_outputs_config": ((None,), "use allowed_token_ids in SamplingParams"),
-    "swap_space": ((0, 4, None), "sequences that lose their KV blocks are computed anew"),
+    "swap_space": ((0, 4, None), "kv_offloading_size is the host memory (GiB) for KV blocks"),
     "task": ((None, "auto", "generate"), "models generate text"),
     "tensor_parallel_size": ((1, None), _ONE_DEVICE),
     "tokenizer_mode": (("auto",), "the tokenizer is read from tokenizer.json"),

@@ -58,6 +58,7 @@ class _Sample:
             if self._add_text(self._text_of(token, ends)):
                 return
         if output.finish is not None:
+            self.cumulative += output.cumulative_logprob
             if self._detokenizer is not None and self._add_text(self._detokenizer.finish()):
                 return
             self.text += self._stops.finish()
@@ -83,7 +84,7 @@ class _Sample:
             index=self._index,
             text=self.text[char:],
             token_ids=self.token_ids[token:],
-            cumulative_logprob=self.cumulative if self.logprobs is not None else None,
+            cumulative_logprob=self.cumulative if self.logprobs is not None or self._params.beam_width > 1 else None,
             logprobs=self.logprobs[token:] if self.logprobs is not None else None,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
@@ -100,7 +101,7 @@ class Assembly:
         self._prompt = prompt
         self._kind = kind
         self._tokenizer = tokenizer if params.detokenize else None
-        self._samples = [_Sample(i, params, tokenizer) for i in range(params.n)]
+        self._samples = [_Sample(i, params, tokenizer) for i in range(max(params.n, params.beam_width))]
         self._changed: set[int] = set()
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
         self._wants_prompt_logprobs = params.prompt_logprobs is not None

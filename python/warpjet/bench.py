@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from warpjet import __version__
-from warpjet._native import SamplingParams
+from warpjet._native import SamplingParams, measure_engine
 from warpjet.llm import LLM
 from warpjet.machine import cpu_count, cpu_name
 from warpjet.session import EMBEDDED_MODEL
@@ -46,6 +46,60 @@ def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json:
         "engine": dict(engine),
         "results": results,
         "runs": [{key: round(value, 3) for key, value in run.items()} for run in runs],
+    } | _circumstances()
+    if output:
+        _write(output, record)
+    if as_json:
+        print(json.dumps(record))
+    else:
+        print(table(("measure", "median", "unit"), [(key, f"{results[key]:.2f}", units[key]) for key in units]))
+    return 0
+
+
+def bench_engine(repeats: int, as_json: bool, output: str | None) -> int:
+    """The host side alone, on a device that computes nothing: a JSON line or a table row for each measurement."""
+    rows: list[dict[str, Any]] = []
+
+    def show(text: str) -> None:
+        rows.append(json.loads(text))
+        if as_json:
+            print(json.dumps(rows[-1]), flush=True)
+
+    measure_engine(repeats, show)
+    if output:
+        _write(output, {"bench": "engine", "results": _engine_results(rows), "rows": rows} | _circumstances())
+    if not as_json:
+        names = ("bench", "batch", "host_us")
+        cells = [
+            (
+                row["bench"],
+                row["batch"],
+                f"{row['host_us']:.3f}",
+                ", ".join(f"{key} {value:,.4g}" for key, value in row.items() if key not in names),
+            )
+            for row in rows
+        ]
+        print(table((*names, "more"), cells))
+    return 0
+
+
+def _engine_results(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The rows by what was measured and its size."""
+    results: dict[str, float] = {"step_allocations": sum(row.get("allocations_per_step") or 0 for row in rows)}
+    for row in rows:
+        what, us = row["bench"], row["host_us"]
+        if what == "evict":
+            results[f"evict_{row['blocks']}_ns"] = us * 1e3
+        elif what in ("submit", "admit"):
+            results[f"{what}_per_s"] = row["requests_per_s"]
+        else:
+            size = {"step": "batch", "schedule": "waiting", "match": "tokens"}[what]
+            results[f"{what}_{row[size]}_us"] = us
+    return results
+
+
+def _circumstances() -> dict[str, object]:
+    return {
         "device": "cpu",
         "cpu": cpu_name(),
         "cores": cpu_count(),
@@ -53,13 +107,10 @@ def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json:
         "command": "warpjet " + shlex.join(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    if output:
-        Path(output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if as_json:
-        print(json.dumps(record))
-    else:
-        print(table(("measure", "median", "unit"), [(key, f"{results[key]:.2f}", units[key]) for key in units]))
-    return 0
+
+
+def _write(path: str, record: Mapping[str, object]) -> None:
+    Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _prompts(llm: LLM, load: Workload, rng: random.Random) -> list[dict[str, list[int]]]:

@@ -125,7 +125,11 @@ def _fill_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _fill_bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["latency", "throughput"], help="one batch at a time, or a full queue")
+    parser.add_argument(
+        "what",
+        choices=["latency", "throughput", "engine"],
+        help="one batch at a time; a full queue; or what the engine itself costs, without a model",
+    )
     parser.add_argument("--batch", type=int, default=1, help="latency: requests at once (default: %(default)s)")
     parser.add_argument("--num-prompts", type=int, default=32, help="throughput: requests (default: %(default)s)")
     parser.add_argument("--input-len", type=int, default=32, help="prompt tokens (default: %(default)s)")
@@ -136,8 +140,10 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
     _add_model_flags(parser)
 
     def run(args: argparse.Namespace) -> int:
-        from warpjet.bench import Workload, bench
+        from warpjet.bench import Workload, bench, bench_engine
 
+        if args.what == "engine":
+            return bench_engine(args.repeats, args.json, args.output)
         if min(args.batch, args.num_prompts, args.input_len, args.repeats) < 1 or args.output_len < 2:
             raise ValueError("bench needs at least 1 request, input token and repeat, and 2 output tokens")
         requests = args.batch if args.what == "latency" else args.num_prompts
@@ -147,6 +153,35 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+def _fill_sim(parser: argparse.ArgumentParser) -> None:
+    from warpjet._native import SimConfig
+
+    rows = [row for row in SimConfig.__fields__ if row[0] != "replicas"]
+    parser.add_argument(
+        "--replicas",
+        type=_replicas,
+        dest="simulation.replicas",
+        default=argparse.SUPPRESS,
+        metavar="N|auto",
+        help="engines; auto searches the smallest number that meets the target",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--output", metavar="FILE", help="write that JSON to this file too")
+    parser.add_argument("--plot", metavar="PNG", help="draw latencies, queues and throughput (needs warpjet[plot])")
+    _add_fields(parser, "simulation", rows)
+
+    def run(args: argparse.Namespace) -> int:
+        from warpjet.sim import sim
+
+        return sim(_given(args, "simulation"), args.json, args.output, args.plot)
+
+    parser.set_defaults(run=run)
+
+
+def _replicas(text: str) -> int:
+    return 0 if text == "auto" else int(text)
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "generate": ("complete prompts", _fill_generate),
     "chat": ("talk with a model in the terminal", _fill_chat),
@@ -154,6 +189,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "info": ("show what a model is and what a step of it costs, without loading it", _fill_info),
     "doctor": ("show what of this machine warpjet can use", _fill_doctor),
     "bench": ("measure", _fill_bench),
+    "sim": ("simulate a load on many engines, and how many GPUs it needs", _fill_sim),
 }
 
 

@@ -518,7 +518,8 @@ TEST(Scheduler, WaitsForTheChoiceOfALockstepSequence) {
   EXPECT_TRUE(rig.launch());
   EXPECT_FALSE(rig.launch());
   rig.retire();
-  rig.scheduler.rewrite_last(s, 42);
+  EXPECT_FALSE(rig.launch());
+  rig.scheduler.choose(s, 42);
   EXPECT_EQ(rig.step(), "1:3+1*");
   EXPECT_EQ(s.tokens[3], 42);
   EXPECT_EQ(rig.batch.changes.back().kind, SlotChange::Kind::token);
@@ -536,6 +537,7 @@ TEST(Scheduler, ForksASequenceOntoSharedBlocks) {
   child->max_length = 20;
   child->lockstep = true;
   Sequence& s = rig.scheduler.fork(parent, std::move(child), 0);
+  rig.scheduler.choose(parent, 98);
   rig.scheduler.check();
   EXPECT_EQ(s.table.blocks[0], parent.table.blocks[0]);
   EXPECT_NE(s.table.blocks[1], parent.table.blocks[1]);

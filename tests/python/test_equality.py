@@ -48,6 +48,7 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.windowed = "sliding_window" in (path / "config.json").read_text()
         with LLM(path, skip_tokenizer_init=True, enable_prefix_caching=False) as llm:
             self.prompts = make_prompts(llm.get_model_info().vocab_size, (1, 50, 17, 33, 90, 64, 41, 7))
             self.params = make_params(len(self.prompts))
@@ -105,6 +106,62 @@ def test_after_preemption(model: Model) -> None:
     with LLM(model.path, skip_tokenizer_init=True, num_gpu_blocks_override=14, block_size=16) as llm:
         assert model.run(llm) == model.alone
         assert llm.get_metrics()["preemptions"] > 0
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_overlapped(model: Model, depth: int) -> None:
+    assert model.run_with(max_steps_in_flight=depth, max_num_seqs=5) == model.alone
+
+
+@pytest.mark.parametrize("mode", ["swap", "recompute"])
+@pytest.mark.parametrize("caching", [True, False])
+def test_after_preemption_with_a_host_tier(model: Model, mode: str, caching: bool) -> None:
+    blocks = 14 if caching else 9
+    tight: dict[str, Any] = {"num_gpu_blocks_override": blocks, "block_size": 16, "admission_quantile": 0}
+    options = {"kv_offloading_size": 0.01, "preemption_mode": mode, "enable_prefix_caching": caching}
+    with LLM(model.path, skip_tokenizer_init=True, **tight, **options) as llm:
+        assert model.run(llm) == model.alone
+        metrics = llm.get_metrics()
+        assert metrics["preemptions"] > 0 or (model.windowed and not caching)
+        assert (metrics["swaps"] > 0) == (mode == "swap" and metrics["preemptions"] > 0)
+        assert model.run(llm) == model.alone
+
+
+def test_after_offloading(model: Model) -> None:
+    """The second run finds on the host what the device had no room for."""
+    with LLM(
+        model.path, skip_tokenizer_init=True, num_gpu_blocks_override=14, block_size=16, kv_offloading_size=0.01
+    ) as llm:
+        model.run(llm)
+        assert model.run(llm) == model.alone
+        metrics = llm.get_metrics()
+        assert metrics["kv_blocks_offloaded"] > 0
+        assert metrics["kv_blocks_restored"] > 0
+
+
+@pytest.mark.parametrize("policy", ["priority", "fair"])
+def test_other_policies(model: Model, policy: str) -> None:
+    with LLM(model.path, skip_tokenizer_init=True, scheduling_policy=policy, max_num_seqs=3) as llm:
+        priorities = [i % 3 for i in range(len(model.prompts))]
+        assert facts(llm.generate(model.prompts, model.params, use_tqdm=False, priority=priorities)) == model.alone
+
+
+def test_under_random_cancels(model: Model) -> None:
+    """Cancelled at any moment, with swapping and offloading: whoever is left is not disturbed."""
+    rng = random.Random(SEED)
+    with LLM(
+        model.path, skip_tokenizer_init=True, num_gpu_blocks_override=20, block_size=16, kv_offloading_size=0.01
+    ) as llm:
+        for _ in range(6):
+            streams = [iter(llm.stream(model.prompts, model.params)) for _ in range(2)]
+            for stream in streams:
+                for _ in range(rng.randrange(1, 12)):
+                    next(stream)
+            streams[0].close()  # type: ignore[attr-defined]
+            outputs = llm.generate(model.prompts, model.params, use_tqdm=False)
+            assert facts(outputs) == model.alone
+            streams[1].close()  # type: ignore[attr-defined]
+        assert llm.get_metrics()["kv_blocks_used"] == 0
 
 
 def test_built_engine(model: Model, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "plan": {"core", "quant", "device", "ops", "model", "parallel"},
     "memory": {"core", "quant", "device"},
     "schedule": {"core", "memory"},
+    "simulate": {"core", "memory", "schedule"},
     "decode": {"core", "device", "ops", "plan", "memory", "schedule"},
     "runtime": {"core", "quant", "device", "ops", "parallel", "plan", "memory", "schedule", "decode"},
 }

@@ -197,3 +197,37 @@ def test_the_trained_models_match_transformers(name: str) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     expected = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0].tolist()[len(ids) :]
     assert list(output.outputs[0].token_ids) == expected
+
+
+@pytest.mark.parametrize(("beams", "length_penalty"), [(2, 1.0), (4, 1.0), (3, 0.0), (5, 2.0), (4, -1.0)])
+def test_beam_search_matches_transformers(beams: int, length_penalty: float, tmp_path: Path) -> None:
+    """A random model whose texts end at different lengths: one token in seven is an end of sequence."""
+    folder = make_checkpoint(tmp_path, "llama", torch.float32, "5")
+    eos = list(range(2, VOCAB, 7))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": eos}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    params = SamplingParams(beam_width=beams, length_penalty=length_penalty, max_tokens=12)
+    with LLM(str(folder), skip_tokenizer_init=True, dtype="float32") as llm:
+        outputs = llm.generate([{"prompt_token_ids": p} for p in prompts(17)], params, use_tqdm=False)
+    for prompt, output in zip(prompts(17), outputs, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=12,
+            num_beams=beams,
+            num_return_sequences=beams,
+            length_penalty=length_penalty,
+            do_sample=False,
+            early_stopping=False,
+            eos_token_id=eos,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        for ours, theirs, score in zip(output.outputs, expected.sequences, expected.sequences_scores, strict=True):
+            length = len(ours.token_ids)
+            assert list(ours.token_ids) == theirs[len(prompt) :][:length].tolist()
+            assert length == 12 or ours.token_ids[-1] in eos  # what follows theirs is padding
+            assert ours.cumulative_logprob is not None
+            assert ours.cumulative_logprob / length**length_penalty == pytest.approx(float(score), rel=1e-4)

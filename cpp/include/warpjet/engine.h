@@ -82,7 +82,8 @@ struct Output {
   std::int32_t stop_token = -1;                            // the id that ended it when listed in stop_token_ids
   ErrorCode error_code = ErrorCode::internal;              // meaningful when finish == error
   std::string error;
-  int prompt_tokens = 0;
+  bool retriable = false;  // with an error or abort: not the request's fault, the same one may succeed elsewhere
+  int prompt_tokens = 0;   // these facts are in a sample's first and in its final output
   int cached_tokens = 0;          // prompt tokens found in the prefix cache
   double queue_ms = 0;            // submit -> first scheduled
   double ttft_ms = 0;             // submit -> first token
@@ -192,6 +193,21 @@ struct ModelInfo {
   std::int32_t bos_token_id = -1;
 };
 
+// The contract between the engine and whoever submits to it:
+//   C1  submit() either throws and has no effect, or returns an id that gets exactly one final output for each of its
+//       samples, and nothing after it.
+//   C2  The outputs of a sample are numbered 0, 1, 2, ... without a gap; their tokens, joined, are its text; nothing is
+//       delivered twice.
+//   C3  After cancel() the final output comes with the engine's next turn, whatever the device does: within a step. A
+//       natural end that came first is reported as such.
+//   C4  When the device or the engine fails, every live request ends with finish = error and the cause, retriable set;
+//       then health() is failed, and submit() throws closed. No call waits for ever, and nothing ends the process.
+//   C5  What goes wrong with one request (a broken row, no memory to start it, a slow reader, a deadline) ends or holds
+//       up that request alone, and changes no other's tokens.
+//   C6  health() tells of progress, not of intentions: degraded when there is work and no step has ended for longer
+//       than ten expected steps and 2 s; failed, with C4, after watchdog_timeout.
+//   C7  close() and the destructor deliver every final output that is still owed, then join the threads. They wait for
+//       the step that the device is running, not for those behind it.
 class WJ_API Engine {
  public:
   // Opens a checkpoint directory (packed in memory) or an engine directory. Throws io, corrupt, unsupported,
@@ -201,8 +217,8 @@ class WJ_API Engine {
   // Cancels what is live, delivers every final output, joins the threads.
   ~Engine();
 
-  // Either throws (invalid_argument, overloaded, closed) and has no effect, or returns an id that gets exactly one
-  // final output for each of its n samples, and nothing after it. Any thread.
+  // Throws invalid_argument or unsupported (the request), overloaded (try again; the message says when) or closed. Never
+  // waits. Any thread.
   RequestId submit(Request request, OutputQueue& queue);
 
   // Ends the request's live samples, or only the named one, with finish = abort. Idempotent; an unknown or finished id

@@ -10,5 +10,7 @@
 #include <warpjet/engine.h>
 #include <warpjet/error.h>
 #include <warpjet/fields.h>
+#include <warpjet/measure.h>
+#include <warpjet/simulate.h>
 #include <warpjet/tensor.h>
 #include <warpjet/vocabulary.h>

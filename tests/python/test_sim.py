@@ -1,0 +1,128 @@
+"""warpjet sim: the command, its report and its figure. What it computes is tests/cpp/simulate_test.cpp's business."""
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import warpjet
+from warpjet._native import SimConfig, simulate
+
+SHORT = ("--duration-s", "20")
+
+
+def sim(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "warpjet", "sim", *map(str, arguments)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_prints_a_table() -> None:
+    done = sim(*SHORT)
+    assert done.returncode == 0, done.stderr
+    for word in ("azure-conv-23", "1 x H100", "objective", "met", "ttft ms", "p99", "prefix cache", "steps/s"):
+        assert word in done.stdout, done.stdout
+
+
+def test_the_report_is_json_and_has_everything(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = sim(*SHORT, "--json", "--output", file, "--replicas", 2, "--router", "least_loaded")
+    report = json.loads(done.stdout)
+    assert json.loads(file.read_text()) == report
+    assert set(report) >= {"config", "trace", "replicas", "gpus", "search", "summary", "percentiles", "cdf", "series"}
+    assert (report["replicas"], report["gpus"], report["config"]["router"]) == (2, 2, "least_loaded")
+    summary = report["summary"]
+    assert summary["finished"] + summary["refused"] == summary["requests"] == report["trace"]["requests"] > 0
+    for metric in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"):
+        row = report["percentiles"][metric]
+        assert 0 < row["p50"] <= row["p90"] <= row["p95"] <= row["p99"] <= row["max"]
+    for points in report["cdf"].values():
+        assert points == sorted(points) and points[-1][1] == 1
+    assert {len(values) for values in report["series"].values()} == {200}
+
+
+def test_auto_searches_the_number_of_replicas() -> None:
+    report = json.loads(sim(*SHORT, "--rate", 40, "--replicas", "auto", "--json").stdout)
+    tried = {probe["replicas"]: probe["target_met"] for probe in report["search"]}
+    assert tried[report["replicas"]] and not tried[report["replicas"] - 1]
+    assert report["summary"]["goodput"] >= report["config"]["goodput_target"]
+    assert "smallest number" in sim(*SHORT, "--rate", 40, "--replicas", "auto").stdout
+    done = sim(*SHORT, "--itl-ms", "1", "--replicas", "auto", "--max-replicas", 2)
+    assert "NOT met" in done.stdout and "more than 2" in done.stdout
+
+
+def test_runs_a_trace_with_shared_prefixes(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    rows = [
+        {"timestamp": 1000 * i, "input_length": 1000, "output_length": 8, "hash_ids": [7, 8 + i % 2]} for i in range(10)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    report = json.loads(sim("--trace", file, "--json").stdout)
+    assert report["trace"]["requests"] == 10
+    assert report["summary"]["prefix_hit_rate"] > 0.5
+
+
+def test_takes_measured_steps(tmp_path: Path) -> None:
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps({"step_us": [[t, c, 5000 + 30 * t + c / 20] for t in (1, 64, 512) for c in (0, 9999)]}))
+    report = json.loads(sim(*SHORT, "--cost-model", file, "--json").stdout)
+    assert report["cost_model"]["source"] == str(file)
+    assert report["cost_model"]["token_us"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--trace", "azure-conv"), "azure-conv-23"),
+        (("--trace", "/no/such.jsonl"), "/no/such.jsonl"),
+        (("--replicas", "many"), "--replicas"),
+        (("--replicas", "-1"), "replicas"),
+        (("--router", "random"), "round_robin, least_loaded, prefix_affinity"),
+        (("--gpu", "V100"), "A100, H100, H200, B200"),
+        (("--params-b", "70"), "gpus_per_replica"),
+        (("--scheduling-policy", "lifo"), "scheduling_policy"),
+        (("--cost-model", "/no/such.json"), "/no/such.json"),
+        (("--goodput-target", "1.5"), "goodput_target"),
+        (("--frobnicate",), "--frobnicate"),
+    ],
+)
+def test_bad_arguments_are_explained(arguments: tuple[str, ...], says: str) -> None:
+    done = sim(*arguments)
+    assert done.returncode == 2, done.stdout
+    assert says in done.stderr
+
+
+def test_a_bad_trace_is_named_by_line_and_field(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_text('{"timestamp": 0, "input_length": 5, "output_length": 5}\n{"timestamp": 0, "input_length": 5}\n')
+    done = sim("--trace", file)
+    assert done.returncode == 2
+    assert "trace.jsonl:2: output_length" in done.stderr
+
+
+def test_draws_a_figure(tmp_path: Path) -> None:
+    file = tmp_path / "figure.png"
+    done = sim(*SHORT, "--plot", file)
+    if importlib.util.find_spec("matplotlib") is None:
+        assert done.returncode == 2 and "warpjet[plot]" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_config_gives_the_same_report() -> None:
+    config = SimConfig(duration_s=10, replicas=3, router="least_loaded", threads=2)
+    assert simulate(config) == simulate(config)
+    assert simulate(config) != simulate(config.replace(seed=1))
+
+
+def test_the_stub_knows_every_field() -> None:
+    stub = ast.parse((Path(warpjet.__file__).parent / "_native.pyi").read_text())
+    class_of = next(n for n in stub.body if isinstance(n, ast.ClassDef) and n.name == "SimConfig")
+    init = next(n for n in class_of.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    assert [argument.arg for argument in init.args.kwonlyargs] == [row[0] for row in SimConfig.__fields__]
