@@ -316,11 +316,12 @@ void bind_functions(nb::module_& module) {
       "measure_engine",
       [](int repeats, const nb::callable& row) {
         const nb::gil_scoped_release release;
-        measure_engine({.repeats = repeats, .allocations = &allocations_of_this_thread}, [&row](const std::string& text) {
-          const nb::gil_scoped_acquire acquire;
-          if (PyErr_CheckSignals() != 0) throw nb::python_error();
-          row(text);
-        });
+        measure_engine({.repeats = repeats, .allocations = &allocations_of_this_thread},
+                       [&row](const std::string& text) {
+                         const nb::gil_scoped_acquire acquire;
+                         if (PyErr_CheckSignals() != 0) throw nb::python_error();
+                         row(text);
+                       });
       },
       nb::arg("repeats"), nb::arg("row"),
       nb::sig("def measure_engine(repeats: int, row: collections.abc.Callable[[str], object]) -> None"),

@@ -36,20 +36,25 @@ void StepLoop::State::adopt(std::unique_ptr<Live>& owned) {
 }
 
 void StepLoop::State::start(Command& command) {
-  if (command.live) {
-    command.id = command.live->id;
-    adopt(command.live);
-    try {
-      return add_sequences(*live_.at(command.id));
-    } catch (const Error& e) {
-      return finish_request(command.id, FinishReason::error, e.code(), e.message());
-    } catch (const std::bad_alloc&) {
-    }
+  const RequestId id = command.live->id;
+  adopt(command.live);
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  try {
+    sequences = make_sequences(*live_.at(id));
+  } catch (const std::bad_alloc&) {
+    return finish_request(id, FinishReason::error, ErrorCode::out_of_memory, "no memory to start this request");
   }
-  finish_request(command.id, FinishReason::error, ErrorCode::out_of_memory, "no memory to start this request");
+  try {
+    for (auto& sequence : sequences) {
+      Sample& sample = *static_cast<Sample*>(sequence->user);
+      sample.sequence = &scheduler_.add(std::move(sequence), now_);
+    }
+  } catch (const Error& e) {
+    finish_request(id, FinishReason::error, e.code(), e.message());
+  }
 }
 
-void StepLoop::State::add_sequences(Live& live) {
+std::vector<std::unique_ptr<Sequence>> StepLoop::State::make_sequences(Live& live) {
   const SamplingParams& p = live.request.sampling;
   const int vocab = config_.model.vocab_size;
   const auto resolved = [&](const std::optional<int>& count) {
@@ -73,13 +78,14 @@ void StepLoop::State::add_sequences(Live& live) {
   // Beams fork from the first when its prompt has been computed. The prompt itself moves into the last sequence made.
   const int count = live.beams() ? 1 : static_cast<int>(live.samples.size());
   const SequenceId leader = next_sequence_;
+  std::vector<std::unique_ptr<Sequence>> sequences;
   for (int i = 0; i < count; ++i) {
-    Sample& sample = live.samples[i];
     const bool last = i == count - 1;
-    auto sequence = make_sequence(sample, last ? std::move(live.request.prompt) : live.request.prompt);
-    if (i > 0) sequence->leader = leader;
-    sample.sequence = &scheduler_.add(std::move(sequence), now_);
+    auto prompt = last ? std::move(live.request.prompt) : live.request.prompt;
+    sequences.push_back(make_sequence(live.samples[i], std::move(prompt)));
+    if (i > 0) sequences.back()->leader = leader;
   }
+  return sequences;
 }
 
 std::unique_ptr<Sequence> StepLoop::State::make_sequence(Sample& sample, std::vector<std::int32_t> tokens) {
@@ -211,31 +217,25 @@ bool StepLoop::State::is_read(Live& live) {
 
 void StepLoop::State::push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details) {
   Live& live = *sample.live;
-  push(live, {.id = live.id,
-              .credit = live.credit,
-              .sample = sample.index,
-              .token = token,
-              .sequence = output_number(sample),
-              .details = std::move(details)});
+  OutputEvent event = {
+      .id = live.id, .credit = live.credit, .sample = sample.index, .token = token, .details = std::move(details)};
+  push(sample, event);
   ++live.pushed;
   ++counters_.generated_tokens;
 }
 
-void StepLoop::State::push(Live& live, OutputEvent event) {
-  if (!live.queue->in_delivery) {
-    delivery_.push_back(live.queue);
-    live.queue->in_delivery = true;
+// What a sample says during one step is one output. Takes the event, or throws bad_alloc and nothing has happened.
+void StepLoop::State::push(Sample& sample, OutputEvent& event) {
+  OutputQueue::State& queue = *sample.live->queue;
+  if (!queue.in_delivery) {
+    delivery_.push_back(sample.live->queue);
+    queue.in_delivery = true;
   }
-  live.queue->push(std::move(event));
-}
-
-// What a sample says during one step is one output.
-std::uint32_t StepLoop::State::output_number(Sample& sample) {
-  if (sample.output_turn != turn_) {
-    sample.output_turn = turn_;
-    ++sample.outputs;
-  }
-  return sample.outputs - 1;
+  const bool begins = sample.output_turn != turn_;
+  event.sequence = begins ? sample.outputs : sample.outputs - 1;
+  queue.push(std::move(event));
+  sample.outputs += begins;
+  sample.output_turn = turn_;
 }
 
 std::unique_ptr<Output> StepLoop::State::make_details(const Sample& sample) const {
@@ -292,24 +292,23 @@ void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code
   final.retriable = is_retriable(reason, code);
   final.stop_token = stop_token;
   const RequestTimes times = final.times = times_of(sample);
-  if (sample.index == 0) final.prompt_logprobs = std::exchange(live.prompt_logprobs, {});
-  const int output_tokens = sample.sequence ? sample.sequence->output_length() : 0;
-  // What follows may run out of memory before the event is taken, and then nothing has happened.
-  push(live, {.id = live.id,
-              .credit = live.credit,
-              .sample = sample.index,
-              .sequence = output_number(sample),
-              .details = std::move(sample.final)});
-  sample.ended = true;
-  ++counters_.finished;
-  metrics_.finished(reason, live.request.sampling, live.prompt_length, output_tokens, times);
-  if (sample.sequence) {
-    counters_.cached_tokens += sample.sequence->cached;
-    // After a failure the scheduler may have been left in the middle of a step: nobody touches it again.
-    if (health_.load(std::memory_order_relaxed) != Health::failed) scheduler_.remove(*sample.sequence, now_);
-    sample.sequence = nullptr;
+  if (sample.index == 0) final.prompt_logprobs.swap(live.prompt_logprobs);
+  Sequence* const sequence = sample.sequence;
+  OutputEvent event = {
+      .id = live.id, .credit = live.credit, .sample = sample.index, .details = std::move(sample.final)};
+  try {
+    push(sample, event);
+  } catch (const std::bad_alloc&) {  // it will be tried again
+    sample.final = std::move(event.details);
+    throw;
   }
+  sample.ended = true;
+  sample.sequence = nullptr;
+  ++counters_.finished;
+  if (sequence) counters_.cached_tokens += sequence->cached;
+  metrics_.finished(reason, live.request.sampling, live.prompt_length, sequence ? sequence->output_length() : 0, times);
   if (--live.num_running == 0) end(live);
+  if (sequence) scheduler_.remove(*sequence, now_);
 }
 
 void StepLoop::State::finish_sample(RequestId id, int index) {
@@ -329,7 +328,8 @@ void StepLoop::State::finish_request(RequestId id, FinishReason reason, ErrorCod
   }
 }
 
-// The record outlives the steps in flight: the device reads its sampling parameters.
+// The record outlives the steps that may know of it, in flight or in the making: the device reads its sampling
+// parameters.
 void StepLoop::State::end(Live& live) {
   unreserve(live.prompt_length, live.request.tenant);
   if (live.has_deadline) {
@@ -337,7 +337,7 @@ void StepLoop::State::end(Live& live) {
     const auto entry = std::find_if(begin, last, [&](const auto& item) { return item.second == live.id; });
     if (entry != last) deadlines_.erase(entry);
   }
-  live.ended_at = launched_;
+  live.ended_at = launched_ + (scheduler_.has_joins() ? 1 : 0);
   const auto found = live_.find(live.id);
   ended_.push_back(std::move(found->second));
   live_.erase(found);

@@ -52,9 +52,9 @@ void validate_request(const Request& request, const EngineConfig& engine, const 
              "cache_priority must be from 0 to ", kNumCacheClasses - 1, ", got ", request.cache_priority);
   WJ_REQUIRE(request.tenant.size() <= kMaxTenantBytes, invalid_argument, "tenant takes at most ", kMaxTenantBytes,
              " bytes, got ", request.tenant.size());
-  WJ_REQUIRE(p.beam_width == 1 || p.beam_width <= std::min(engine.max_num_seqs, engine.max_num_batched_tokens),
-             invalid_argument, "beam_width: ", p.beam_width, " is more than the ", engine.max_num_seqs,
-             " sequences of a step (max_num_seqs)");
+  const int most_beams = std::min(engine.max_num_seqs, engine.max_num_batched_tokens);
+  WJ_REQUIRE(p.beam_width == 1 || p.beam_width <= most_beams, invalid_argument, "beam_width: ", p.beam_width,
+             " is more than the ", most_beams, " sequences of a step (max_num_seqs, max_num_batched_tokens)");
 }
 
 }  // namespace warpjet

@@ -234,16 +234,12 @@ void StepLoop::State::run_turn() {
   if (!ended_.empty()) std::erase_if(ended_, [&](const auto& live) { return live->ended_at <= retired_; });
 }
 
-// A command that finds no memory stays where it is and is tried again.
+// A command stays in the inbox until it has been obeyed: when that fails, so does the engine, and answers it.
 void StepLoop::State::take_commands() {
   inbox_.receive();
-  try {
-    for (; !inbox_.empty(); inbox_.pop(), ++commands_) {
-      obey(inbox_.front());
-      if (config_.check) scheduler_.check();
-    }
-  } catch (const std::bad_alloc&) {
-    WJ_LOG(error, "no memory for a command; it waits");
+  for (; !inbox_.empty(); inbox_.pop(), ++commands_) {
+    obey(inbox_.front());
+    if (config_.check) scheduler_.check();
   }
 }
 
@@ -383,17 +379,22 @@ void StepLoop::State::wait(std::uint32_t seen) {
 
 // --- The ends -----------------------------------------------------------------------------------------------------
 
-// The scheduler may have been left in the middle of a step: nobody touches it again.
+// The scheduler may have been left in the middle of a step: nobody touches it or its sequences again.
 void StepLoop::State::fail(const std::exception& cause) {
   const Error* error = dynamic_cast<const Error*>(&cause);
   const bool memory = dynamic_cast<const std::bad_alloc*>(&cause) != nullptr;
-  WJ_LOG(error, "engine failed: ", cause.what());
   health_.store(Health::failed, std::memory_order_release);
   const ErrorCode code = error ? error->code() : memory ? ErrorCode::out_of_memory : ErrorCode::internal;
+  for (auto& [id, live] : live_) {
+    for (Sample& sample : live->samples) sample.sequence = nullptr;
+  }
+  ++turn_;
   // Each try answers some, and a request is answered once: so this ends, unless memory is gone for good.
   for (int tries = 0; tries < 100; ++tries) {
     try {
-      return end_all(FinishReason::error, code, cause.what());
+      end_all(FinishReason::error, code, cause.what());
+      WJ_LOG(error, "engine failed: ", cause.what());
+      return;
     } catch (const std::bad_alloc&) {
     }
   }

@@ -164,7 +164,7 @@ class StepLoop::State {
   // The life of a request. (lifecycle.cpp)
   void adopt(std::unique_ptr<Live>& owned);
   void start(Command& command);
-  void add_sequences(Live& live);
+  std::vector<std::unique_ptr<Sequence>> make_sequences(Live& live);
   std::unique_ptr<Sequence> make_sequence(Sample& sample, std::vector<std::int32_t> tokens);
   void expire();
   void watch_readers();
@@ -173,9 +173,8 @@ class StepLoop::State {
   void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
   void take_token(Sample& sample, SampledRow& row);
   bool is_read(Live& live);
-  void push(Live& live, OutputEvent event);
+  void push(Sample& sample, OutputEvent& event);
   void push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details);
-  std::uint32_t output_number(Sample& sample);
   std::unique_ptr<Output> make_details(const Sample& sample) const;
   void fill_details(const Sample& sample, Output& details) const;
   RequestTimes times_of(const Sample& sample) const;

@@ -285,6 +285,7 @@ class Scheduler {
   std::int64_t num_preemptions() const { return preemptions_; }
   std::int64_t num_swaps() const { return swaps_; }
   bool idle() const { return live_.empty(); }
+  bool has_joins() const { return !next_.joins.empty(); }  // in the next plan, perhaps of who is gone by now
   const Sequence* first_waiting() const { return waiting_.empty() ? nullptr : waiting_.begin()->get(); }
   const StepTimeModel& step_time() const { return time_; }
 
@@ -309,7 +310,7 @@ class Scheduler {
   };
 
   // A step, in the order of schedule().
-  bool plan_running(Micros now);  // true when something was preempted
+  bool plan_running(Micros now);  // true when blocks were short: nobody is admitted then
   void admit_waiting(Micros now);
   enum class Admission : std::uint8_t { admitted, parked, later };
   Admission admit_first(Micros now);

@@ -50,9 +50,9 @@ bool Scheduler::schedule(StepPlan& plan, Micros now) {
   budget_ = prefill_budget();
   undecided_ = num_running() - static_cast<int>(decoding_.size());
   producers_.clear();
-  const bool preempted = plan_running(now);
+  const bool blocks_are_short = plan_running(now);
   start_siblings(now);
-  if (!preempted && !stalled_) admit_waiting(now);
+  if (!blocks_are_short && !stalled_) admit_waiting(now);
   while (has_nothing_to_do() && !waiting_.empty() && !running_.empty()) {
     preempt_last(now);
     admit_waiting(now);
@@ -77,13 +77,13 @@ bool Scheduler::plan_running(Micros now) {
     Sequence& sequence = *running_[i];
     if (sequence.computed < sequence.prompt_length) producers_.push_back(&sequence);
     if (sequence.decode_index >= 0) {
-      if (!plan_decode(sequence, now)) break;
+      if (!plan_decode(sequence, now)) return true;
       continue;
     }
     --undecided_;
     if (sequence.planned >= sequence.length() || budget_ <= 0) continue;
     const int count = prefill_share(sequence);
-    if (!make_room(sequence, sequence.planned + count, now)) break;
+    if (!make_room(sequence, sequence.planned + count, now)) return true;
     plan_chunk(sequence, count);
   }
   return preemptions_ > preemptions;
@@ -115,10 +115,12 @@ void Scheduler::plan_chunk(Sequence& sequence, int count) {
   }
 }
 
-// Blocks for `tokens` tokens. When there are none, the last in order is preempted; false: that was this one.
+// Blocks for `tokens` tokens. When there are none, the last in order is preempted; false: that was this one. With a
+// window it rather waits for its own rows in flight: once they have retired it can let go of blocks.
 bool Scheduler::make_room(Sequence& sequence, int tokens, Micros now) {
   while (!grow(sequence, tokens)) {
     const bool itself = running_.back().get() == &sequence;
+    if (itself && kv_.window() > 0 && sequence.in_flight > 0 && sequence.decode_index < 0) return false;
     preempt_last(now);
     if (itself) return false;
   }

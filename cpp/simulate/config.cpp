@@ -43,6 +43,7 @@ void validate_hardware(const SimConfig& c) {
   require_positive("compute_efficiency", c.compute_efficiency, 1);
   require_positive("bandwidth_efficiency", c.bandwidth_efficiency, 1);
   require_range("step_overhead_us", c.step_overhead_us, 0, 1e9);
+  require_range("step_host_us", c.step_host_us, 0, 1e9);
   require_positive("host_gb_per_s", c.host_gb_per_s, 1e6);
 }
 
@@ -121,6 +122,7 @@ Setup::Setup(const SimConfig& given)
       cost(given),
       scheduler(scheduler_of(given)),
       kv(kv_of(given)),
+      host(std::llround(given.step_host_us)),
       ttft(std::llround(given.ttft_ms * 1e3)),
       itl(std::llround(given.itl_ms * 1e3)),
       point(ceil_div<Micros>(workload.duration, kPoints)) {}

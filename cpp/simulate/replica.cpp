@@ -143,7 +143,7 @@ void Replica::plan() {
 void Replica::launch() {
   const StepWork work = device_.run(plan_);
   const Micros us = setup_.cost.step_us(work);
-  const Micros start = std::max(now_, busy_until_), window = setup_.workload.duration;
+  const Micros start = std::max(now_ + setup_.host, busy_until_), window = setup_.workload.duration;
   busy_until_ = start + us;
   flights_[(first_flight_ + num_flights_++) % static_cast<int>(flights_.size())] = {
       .us = us, .end = busy_until_, .samples = plan_.num_samples()};

@@ -189,6 +189,7 @@ struct Setup {
   CostModel cost;
   SchedulerConfig scheduler;
   KvBlocks::Config kv;
+  Micros host = 0;                      // from a plan to the step's earliest begin
   Micros ttft = 0, itl = 0, point = 0;  // limits; length of a Point
 };
 

@@ -50,6 +50,8 @@ class SamplingParams:
         bad_words: str | Sequence[str] | None = None,
         bad_words_token_ids: Sequence[Sequence[int]] | None = None,
         skip_reading_prefix_cache: bool | None = False,
+        beam_width: int = 1,
+        length_penalty: float = 1.0,
     ) -> None: ...
     def __repr__(self) -> str: ...
     def __eq__(self, other: object, /) -> bool: ...
@@ -235,6 +237,22 @@ class SamplingParams:
 
     @skip_reading_prefix_cache.setter
     def skip_reading_prefix_cache(self, value: bool | None, /) -> None: ...
+    @property
+    def beam_width(self) -> int:
+        """
+        above 1: beam search, which returns this many completions, the best first (at most 16)
+        """
+
+    @beam_width.setter
+    def beam_width(self, value: int, /) -> None: ...
+    @property
+    def length_penalty(self) -> float:
+        """
+        of beams: ranked by log-probability / length ** length_penalty, length in output tokens
+        """
+
+    @length_penalty.setter
+    def length_penalty(self, value: float, /) -> None: ...
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
 
@@ -257,6 +275,16 @@ class EngineConfig:
         max_num_queued_tokens: int = 67108864,
         max_logprobs: int = 20,
         scheduling_policy: str = "fcfs",
+        max_steps_in_flight: int = 2,
+        admission_quantile: float = 0.9,
+        preemption_mode: str = "auto",
+        kv_offloading_size: float = 0.0,
+        itl_target_ms: float = 0.0,
+        max_num_queued_reqs_per_tenant: int = 0,
+        max_unread_tokens: int = 65536,
+        kv_events: int = 0,
+        watchdog_timeout: float = 300.0,
+        trace: str = "",
         seed: int = 0,
         num_threads: int = 0,
     ) -> None: ...
@@ -354,10 +382,80 @@ class EngineConfig:
     def max_logprobs(self, value: int, /) -> None: ...
     @property
     def scheduling_policy(self) -> str:
-        """fcfs or priority (lower value first)"""
+        """
+        fcfs; priority (lower value first); or fair (tenants share, priorities age)
+        """
 
     @scheduling_policy.setter
     def scheduling_policy(self, value: str, /) -> None: ...
+    @property
+    def max_steps_in_flight(self) -> int:
+        """steps planned ahead of their results, 1 to 3; 1 is one after another"""
+
+    @max_steps_in_flight.setter
+    def max_steps_in_flight(self, value: int, /) -> None: ...
+    @property
+    def admission_quantile(self) -> float:
+        """
+        outputs are expected to be as long as this share of past ones; 1 never preempts, 0 admits what fits now
+        """
+
+    @admission_quantile.setter
+    def admission_quantile(self, value: float, /) -> None: ...
+    @property
+    def preemption_mode(self) -> str:
+        """
+        what becomes of a preempted sequence's KV: swap (to host memory), recompute, or auto (swap if it can)
+        """
+
+    @preemption_mode.setter
+    def preemption_mode(self, value: str, /) -> None: ...
+    @property
+    def kv_offloading_size(self) -> float:
+        """GiB of host memory for KV blocks; 0 is off"""
+
+    @kv_offloading_size.setter
+    def kv_offloading_size(self, value: float, /) -> None: ...
+    @property
+    def itl_target_ms(self) -> float:
+        """prompts get only as many tokens as keep steps this short; 0 is off"""
+
+    @itl_target_ms.setter
+    def itl_target_ms(self, value: float, /) -> None: ...
+    @property
+    def max_num_queued_reqs_per_tenant(self) -> int:
+        """
+        requests of one tenant accepted and not yet finished, at most; 0 is no limit of its own
+        """
+
+    @max_num_queued_reqs_per_tenant.setter
+    def max_num_queued_reqs_per_tenant(self, value: int, /) -> None: ...
+    @property
+    def max_unread_tokens(self) -> int:
+        """a request with this many unread tokens pauses"""
+
+    @max_unread_tokens.setter
+    def max_unread_tokens(self, value: int, /) -> None: ...
+    @property
+    def kv_events(self) -> int:
+        """changes of the prefix cache to keep for kv_events(); 0 keeps none"""
+
+    @kv_events.setter
+    def kv_events(self, value: int, /) -> None: ...
+    @property
+    def watchdog_timeout(self) -> float:
+        """seconds without progress after which the engine fails"""
+
+    @watchdog_timeout.setter
+    def watchdog_timeout(self, value: float, /) -> None: ...
+    @property
+    def trace(self) -> str:
+        """
+        file for a trace of steps and requests, written at the end; opens in Perfetto
+        """
+
+    @trace.setter
+    def trace(self, value: str, /) -> None: ...
     @property
     def seed(self) -> int:
         """seeds the draws of requests that bring no seed"""
@@ -449,6 +547,7 @@ class SimConfig:
         compute_efficiency: float = 0.7,
         bandwidth_efficiency: float = 0.85,
         step_overhead_us: float = 500.0,
+        step_host_us: float = 50.0,
         host_gb_per_s: float = 50.0,
         cost_model: str = "",
         max_num_seqs: int = 256,
@@ -634,6 +733,14 @@ class SimConfig:
     @step_overhead_us.setter
     def step_overhead_us(self, value: float, /) -> None: ...
     @property
+    def step_host_us(self) -> float:
+        """
+        host time from one step's results to the next step; hidden while another one runs
+        """
+
+    @step_host_us.setter
+    def step_host_us(self, value: float, /) -> None: ...
+    @property
     def host_gb_per_s(self) -> float:
         """between device and host, for KV blocks"""
 
@@ -764,6 +871,10 @@ class Output:
     @property
     def error(self) -> str | None: ...
     @property
+    def retriable(self) -> bool:
+        """the same request may succeed elsewhere"""
+
+    @property
     def prompt_tokens(self) -> int: ...
     @property
     def cached_tokens(self) -> int: ...
@@ -771,6 +882,13 @@ class Output:
     def queue_ms(self) -> float: ...
     @property
     def ttft_ms(self) -> float: ...
+    @property
+    def cumulative_logprob(self) -> float:
+        """of a beam"""
+
+    @property
+    def times(self) -> dict[str, float]:
+        """in the final output: where its time went, in milliseconds"""
 
 class ModelInfo:
     """What a caller needs to know of the model it opened."""
@@ -827,6 +945,8 @@ class Engine:
         priority: int = 0,
         cache_salt: str = "",
         timeout: float | None = None,
+        tenant: str = "",
+        cache_priority: int = 3,
     ) -> int:
         """
         Either raises and has no effect, or returns an id that gets one final output for each sample.
@@ -840,9 +960,21 @@ class Engine:
     def reset_prefix_cache(self) -> None:
         """Drops every cached prefix block that no live sequence holds."""
 
+    def pause(self, id: int) -> None:
+        """Takes a request off the device until resume(). Idempotent."""
+
+    def resume(self, id: int) -> None: ...
+    def kv_events(self, number: int = 0) -> list[dict[str, int | str]]:
+        """
+        Changes of the prefix cache from this number on, as far as EngineConfig.kv_events of them are kept.
+        """
+
     def stats(self) -> dict[str, int]: ...
+    def metrics(self) -> str:
+        """Counters, gauges and histograms in Prometheus' text format."""
+
     def health(self) -> str:
-        """serving, failed or closed"""
+        """serving, degraded, failed or closed"""
 
     @property
     def model(self) -> ModelInfo: ...
@@ -875,6 +1007,11 @@ def build_engine(
 ) -> BuildReport:
     """
     Compiles a checkpoint directory into an engine directory; progress gets (bytes done, bytes in all).
+    """
+
+def measure_engine(repeats: int, row: Callable[[str], object]) -> None:
+    """
+    What the host side costs on a device that computes nothing: row gets JSON text, one row at a time.
     """
 
 def build_peak_rss_bound() -> int:

@@ -241,14 +241,17 @@ TEST(CostModel, ABadFileIsNamed) {
 
 TEST(Simulate, ARequestAloneTakesWhatItsStepsCost) {
   const File file("one.jsonl", trace_line(0, 1000, 50));
+  constexpr Micros kHost = 100;
   for (const int in_flight : {1, 2, 3}) {
-    const SimConfig config{.trace = file.path(), .max_steps_in_flight = in_flight};
+    const SimConfig config{.trace = file.path(), .step_host_us = kHost, .max_steps_in_flight = in_flight};
     const CostModel cost(config);
     const Micros prefill = cost.step_us({.tokens = 1000, .chunk_keys = 1000, .chunk_pairs = 1000 * 500.5});
-    Micros all = prefill;
-    for (int keys = 1001; keys < 1050; ++keys) all += cost.step_us({.tokens = 1, .decode_keys = keys});
+    Micros all = kHost + prefill;
+    for (int keys = 1001; keys < 1050; ++keys) {
+      all += cost.step_us({.tokens = 1, .decode_keys = keys}) + (in_flight == 1 ? kHost : 0);
+    }
     const Json report = run(config);
-    EXPECT_DOUBLE_EQ(percentile(report, "ttft_ms", "max"), static_cast<double>(prefill) * 1e-3);
+    EXPECT_DOUBLE_EQ(percentile(report, "ttft_ms", "max"), static_cast<double>(kHost + prefill) * 1e-3);
     EXPECT_DOUBLE_EQ(percentile(report, "e2e_ms", "max"), static_cast<double>(all) * 1e-3);
     EXPECT_EQ(summary(report, "output_tokens"), 50);
   }
@@ -257,7 +260,7 @@ TEST(Simulate, ARequestAloneTakesWhatItsStepsCost) {
 // One prompt at a time and nothing else: Pollaczek and Khinchine's mean wait for constant service.
 TEST(Simulate, OneAtATimeIsAnMD1Queue) {
   constexpr double kUtilisation = 0.6;
-  SimConfig config{.max_tokens = 0, .max_num_seqs = 1, .max_steps_in_flight = 1};
+  SimConfig config{.max_tokens = 0, .step_host_us = 0, .max_num_seqs = 1, .max_steps_in_flight = 1};
   const double service =
       static_cast<double>(CostModel(config).step_us({.tokens = 500, .chunk_keys = 500, .chunk_pairs = 500 * 250.5}));
   std::string text;

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,11 @@ def test_bench_engine_prints_a_json_line_a_row() -> None:
     steps = {row["batch"]: row for row in rows if row["bench"] == "step"}
     assert {32, 256, 2048} <= steps.keys()
     assert all(row["allocations_per_step"] == 0 for row in steps.values())
+
+
+def test_an_idle_engine_uses_no_processor(llm: LLM) -> None:
+    llm.generate(PROMPT, SamplingParams(max_tokens=2), use_tqdm=False)
+    time.sleep(0.1)  # threads spin briefly before they sleep
+    before = time.process_time()
+    time.sleep(1.0)
+    assert time.process_time() - before < 0.01

@@ -82,8 +82,8 @@ struct Output {
   std::int32_t stop_token = -1;                            // the id that ended it when listed in stop_token_ids
   ErrorCode error_code = ErrorCode::internal;              // meaningful when finish == error
   std::string error;
-  bool retriable = false;  // with an error or abort: not the request's fault, the same one may succeed elsewhere
-  int prompt_tokens = 0;   // these facts are in a sample's first and in its final output
+  bool retriable = false;         // with an error or abort: not the request's fault, the same one may succeed elsewhere
+  int prompt_tokens = 0;          // these facts are in a sample's first and in its final output
   int cached_tokens = 0;          // prompt tokens found in the prefix cache
   double queue_ms = 0;            // submit -> first scheduled
   double ttft_ms = 0;             // submit -> first token
@@ -217,8 +217,8 @@ class WJ_API Engine {
   // Cancels what is live, delivers every final output, joins the threads.
   ~Engine();
 
-  // Throws invalid_argument or unsupported (the request), overloaded (try again; the message says when) or closed. Never
-  // waits. Any thread.
+  // Throws invalid_argument or unsupported (the request), overloaded (try again; the message says when) or closed.
+  // Never waits. Any thread.
   RequestId submit(Request request, OutputQueue& queue);
 
   // Ends the request's live samples, or only the named one, with finish = abort. Idempotent; an unknown or finished id

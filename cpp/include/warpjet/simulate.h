@@ -32,6 +32,7 @@ namespace warpjet {
 // P = queries_per_kv * kv_bytes_per_token the work of a query for a key (16-bit KV). Or it takes what `cost_model`
 // says: a JSON file {"step_us": [[tokens, context, us], ...]} of measured steps, context being the keys that the step
 // reads. To these a + b * max(tokens, knee) + c * context is fitted, by least squares of the relative error.
+// It begins step_host_us after it was planned, or when the step before it ends.
 struct SimConfig {
   std::string trace = "azure-conv-23";
   double rate = 0;
@@ -56,6 +57,7 @@ struct SimConfig {
   double compute_efficiency = 0.7;
   double bandwidth_efficiency = 0.85;
   double step_overhead_us = 500;
+  double step_host_us = 50;
   double host_gb_per_s = 50;
   std::string cost_model;
   int max_num_seqs = 256;
@@ -105,6 +107,8 @@ struct SimConfig {
         Field{"compute_efficiency", &C::compute_efficiency, "share of the GPU's bf16 rate that is reached"},
         Field{"bandwidth_efficiency", &C::bandwidth_efficiency, "share of the GPU's memory bandwidth that is reached"},
         Field{"step_overhead_us", &C::step_overhead_us, "time of a step beside all that"},
+        Field{"step_host_us", &C::step_host_us,
+              "host time from one step's results to the next step; hidden while another one runs"},
         Field{"host_gb_per_s", &C::host_gb_per_s, "between device and host, for KV blocks"},
         Field{"cost_model", &C::cost_model,
               "JSON file of measured steps to use instead: {\"step_us\": [[tokens, "

@@ -1,0 +1,302 @@
+#include "history_device.h"
+
+#include <algorithm>
+
+namespace warpjet::history {
+
+ToyDevice::ToyDevice(const Config& config) : config_(config), slots_(config.num_slots) {
+  kv_[0].resize(static_cast<std::size_t>(config.num_blocks) * config.block_size);
+  kv_[1].resize(static_cast<std::size_t>(config.num_host_blocks) * config.block_size);
+}
+
+void ToyDevice::run(const StepPlan& plan, StepResult& result) {
+  WJ_CHECK(plan.step == ++steps_, "step ", plan.step, " came as number ", steps_);
+  for (const SlotChange& change : plan.changes) apply(change, plan);
+  for (const Copy& c : plan.copies) copy(c);
+  fill(plan);
+  for (const Row& row : rows_) write(row);
+  for (const Row& row : rows_) check_reads(row);
+  score(plan, result);
+  sample(result);
+  result.us = 20 + 3 * plan.num_tokens;
+  ++counts_.steps;
+  counts_.rows += std::ssize(rows_);
+}
+
+// --- Slots ----------------------------------------------------------------------------------------------------------
+
+ToyDevice::SlotState& ToyDevice::slot(Slot slot) {
+  WJ_CHECK(slot >= 0 && slot < config_.num_slots && slots_[slot].sampling, "nobody is in slot ", slot);
+  return slots_[slot];
+}
+
+void ToyDevice::apply(const SlotChange& change, const StepPlan& plan) {
+  switch (change.kind) {
+    case SlotChange::Kind::join:
+      return join(change.slot, plan.joins.at(change.a), plan);
+    case SlotChange::Kind::block:
+      return set_block(slot(change.slot), change.a, change.b);
+    case SlotChange::Kind::token:
+      return rewrite(slot(change.slot), change.a, change.b);
+    case SlotChange::Kind::decode:
+      WJ_CHECK(slot(change.slot).decode_index < 0, "slot ", change.slot, " decodes already");
+      slot(change.slot).decode_index = static_cast<int>(decoding_.size());
+      return decoding_.push_back(change.slot);
+    case SlotChange::Kind::pause:
+      return leave_decoding(slot(change.slot));
+    case SlotChange::Kind::leave:
+      WJ_CHECK(slot(change.slot).decode_index < 0, "slot ", change.slot, " leaves and still decodes");
+      slots_[change.slot] = {};
+      return;
+  }
+}
+
+void ToyDevice::join(Slot index, const Join& join, const StepPlan& plan) {
+  WJ_CHECK(index >= 0 && index < config_.num_slots && !slots_[index].sampling, "somebody is in slot ", index);
+  WJ_CHECK(join.sampling && join.first + join.count <= std::ssize(plan.tokens));
+  SlotState& s = slots_[index];
+  s.sampling = join.sampling;
+  s.prompt_length = join.prompt_length;
+  const bool own_keys = config_.rules.rope_original > 0 && join.prompt_length > config_.rules.rope_original;
+  s.states = {first_state(*join.sampling->params, own_keys ? join.prompt_length : 0)};
+  if (join.prefix > 0) {
+    const SlotState& source = slot(join.source);
+    WJ_CHECK(join.prefix <= std::ssize(source.text) && source.states[0] == s.states[0], "a foreign prefix");
+    s.text.assign(source.text.begin(), source.text.begin() + join.prefix);
+    s.states.assign(source.states.begin(), source.states.begin() + join.prefix + 1);
+  }
+  s.alive = true;
+  for (int i = 0; i < join.count; ++i) append(s, plan.tokens[join.first + i]);
+  s.alive = true;
+  WJ_CHECK(std::ssize(s.text) >= join.prompt_length, "a text that is shorter than its prompt");
+  ++counts_.joins;
+  counts_.forks += join.prefix > 0;
+}
+
+void ToyDevice::set_block(SlotState& s, int index, BlockId block) {
+  WJ_CHECK(index >= 0 && block >= 0 && block < config_.num_blocks, "table[", index, "] = ", block);
+  if (std::cmp_less_equal(s.table.size(), index)) s.table.resize(index + 1, kNoBlock);
+  counts_.exchanges += s.table[index] > kNullBlock && block > kNullBlock && block != s.table[index];
+  s.table[index] = block;
+}
+
+void ToyDevice::rewrite(SlotState& s, int index, std::int32_t token) {
+  const int length = static_cast<int>(s.text.size());
+  WJ_CHECK((index == length || index == length - 1) && index >= s.prompt_length, "not the next token: ", index);
+  WJ_CHECK(s.next <= index, "the token at ", index, " was computed already");
+  s.text.resize(index);
+  s.states.resize(index + 1);
+  append(s, token);
+  s.alive = true;
+  ++counts_.rewrites;
+}
+
+void ToyDevice::leave_decoding(SlotState& s) {
+  WJ_CHECK(s.decode_index >= 0, "a slot that does not decode pauses");
+  decoding_[s.decode_index] = decoding_.back();
+  slots_[decoding_.back()].decode_index = s.decode_index;
+  decoding_.pop_back();
+  s.decode_index = -1;
+}
+
+void ToyDevice::copy(const Copy& c) {
+  const auto place = [&](Tier tier, BlockId block) {
+    const auto at = static_cast<std::size_t>(block) * config_.block_size;
+    auto& memory = kv_[static_cast<int>(tier)];
+    WJ_CHECK(block > kNullBlock && at < memory.size(), "a copy of or to block ", block);
+    return memory.begin() + static_cast<std::ptrdiff_t>(at);
+  };
+  std::copy_n(place(c.from, c.source), config_.block_size, place(c.to, c.target));
+  WJ_CHECK(c.from == Tier::device || c.to == Tier::device, "a copy within the host");
+  if (c.to == Tier::host) {
+    ++counts_.offloads;
+  } else {
+    ++(c.from == Tier::host ? counts_.restores : counts_.device_copies);
+  }
+}
+
+// --- Rows -----------------------------------------------------------------------------------------------------------
+
+void ToyDevice::fill(const StepPlan& plan) {
+  rows_.clear();
+  samples_.clear();
+  int tokens = 0;
+  for (const Slot decoding : decoding_) {
+    ++tokens;
+    const SlotState& s = slot(decoding);
+    samples_.push_back({decoding, s.alive ? static_cast<int>(rows_.size()) : -1});
+    if (s.alive) add_row(decoding, static_cast<int>(s.text.size()) - 1, 1);
+    counts_.surplus += !s.alive;
+  }
+  WJ_CHECK(std::cmp_equal(decoding_.size(), plan.num_decodes), decoding_.size(), " slots decode, planned ",
+           plan.num_decodes);
+  auto next = plan.sample_slots.begin();
+  for (const Chunk& chunk : plan.chunks) {
+    const SlotState& s = slot(chunk.slot);
+    tokens += chunk.count;
+    WJ_CHECK(s.alive && s.decode_index < 0 && chunk.count > 0, "a chunk of slot ", chunk.slot);
+    const bool whole = chunk.start + chunk.count == std::ssize(s.text);
+    WJ_CHECK(whole == (chunk.num_samples > 0), "slot ", chunk.slot, " is sampled before its text ends, or not then");
+    add_row(chunk.slot, chunk.start, chunk.count);
+    for (int i = 0; i < chunk.num_samples; ++i, ++next) {
+      WJ_CHECK(next != plan.sample_slots.end() && (i > 0 || *next == chunk.slot));
+      WJ_CHECK(slot(*next).states.back() == s.states.back(), "slot ", *next, " is sampled from another text");
+      samples_.push_back({*next, static_cast<int>(rows_.size()) - 1});
+      counts_.siblings += i > 0;
+    }
+  }
+  WJ_CHECK(next == plan.sample_slots.end() && std::ssize(samples_) == plan.num_samples());
+  WJ_CHECK(tokens == plan.num_tokens && tokens <= config_.max_tokens, tokens, " tokens, planned ", plan.num_tokens);
+  WJ_CHECK(std::ssize(samples_) <= config_.max_seqs && std::ssize(rows_) <= config_.max_seqs, samples_.size(),
+           " samples, ", rows_.size(), " rows");
+}
+
+void ToyDevice::add_row(Slot index, int start, int count) {
+  SlotState& s = slot(index);
+  WJ_CHECK(s.next < 0 || s.next == start, "slot ", index, " goes on at ", start, " instead of ", s.next);
+  WJ_CHECK(start + count <= std::ssize(s.text), "a row beyond the text");
+  WJ_CHECK(std::ranges::none_of(rows_, [&](const Row& row) { return row.slot == index; }), "twice in a step");
+  s.next = start + count;
+  rows_.push_back({index, start, count});
+}
+
+// The new states come from the one that is read before them, as an attention's output comes from what it reads.
+void ToyDevice::write(const Row& row) {
+  const SlotState& s = slots_[row.slot];
+  const int size = config_.block_size;
+  const auto block_at = [&](int position) {
+    WJ_CHECK(position / size < std::ssize(s.table) && s.table[position / size] > kNullBlock, "slot ", row.slot,
+             " has no block at ", position);
+    return s.table[position / size];
+  };
+  KvState state = s.states[0];
+  if (row.start > 0) state = kv(block_at(row.start - 1), (row.start - 1) % size);
+  for (int i = row.start; i < row.start + row.count; ++i) {
+    state = next_state(state, s.text[i]);
+    const BlockId block = block_at(i);
+    if (kv(block, i % size) != state) check_overwrite(row.slot, block, i % size, state);
+    kv(block, i % size) = state;
+  }
+}
+
+// Nobody else sees what is written over. (A text that has ended is not read any more, but the engine does not know yet:
+// with a window it lets go of what that text would not see later on.)
+void ToyDevice::check_overwrite(Slot writer, BlockId block, int offset, KvState state) const {
+  for (Slot other = 0; other < config_.num_slots; ++other) {
+    const SlotState& s = slots_[other];
+    if (!s.sampling || other == writer || (config_.window > 0 && !s.alive)) continue;
+    for (std::size_t i = 0; i < s.table.size(); ++i) {
+      const int position = static_cast<int>(i) * config_.block_size + offset;
+      if (s.table[i] != block || position >= s.verified || position < first_visible(s.next)) continue;
+      WJ_CHECK(s.states[position + 1] == state, "slot ", writer, " writes over position ", position, " of slot ", other,
+               ", block ", block);
+    }
+  }
+}
+
+void ToyDevice::check_reads(const Row& row) {
+  SlotState& s = slots_[row.slot];
+  const int size = config_.block_size, first = first_visible(row.start);
+  counts_.beyond_window += first >= size;
+  for (int i = first; i < row.start + row.count; ++i) {
+    const BlockId block = s.table[i / size];
+    WJ_CHECK(block > kNullBlock, "slot ", row.slot, " reads the null block at ", i);
+    WJ_CHECK(kv(block, i % size) == s.states[i + 1], "slot ", row.slot, " reads a foreign state at ", i, " of ",
+             row.start + row.count, ", block ", block);
+  }
+  s.verified = row.start + row.count;
+}
+
+// --- Results --------------------------------------------------------------------------------------------------------
+
+void ToyDevice::score(const StepPlan& plan, StepResult& result) const {
+  result.scored.clear();
+  result.scored_ends.clear();
+  for (const Chunk& chunk : plan.chunks) {
+    const SlotState& s = slots_[chunk.slot];
+    const int top = s.sampling->prompt_logprobs;
+    for (int i = 0; top >= 0 && i < num_scored(chunk, s.prompt_length); ++i) {
+      const int position = chunk.start + i;
+      const std::int32_t token = s.text[position + 1];
+      result.scored.push_back({.token = token, .logprobs = logprobs_of(s.states[position + 1], token, top)});
+    }
+    result.scored_ends.push_back(result.scored.size());
+  }
+}
+
+void ToyDevice::sample(StepResult& result) {
+  result.sampled.resize(samples_.size());
+  for (std::size_t i = 0; i < samples_.size(); ++i) {
+    SampledRow& out = result.sampled[i];
+    out = {.token = kSurplusToken, .logprobs = {}};
+    if (samples_[i].row < 0) continue;
+    const Row& row = rows_[samples_[i].row];
+    const int last = row.start + row.count - 1;
+    const KvState state = kv(slots_[row.slot].table[last / config_.block_size], last % config_.block_size);
+    SlotState& s = slot(samples_[i].slot);
+    const SampleState& sampling = *s.sampling;
+    const bool below_min = std::ssize(s.text) - s.prompt_length < sampling.params->min_tokens;
+    const bool beams = sampling.params->beam_width > 1;
+    out.token = beams && !is_broken(state)
+                    ? most_likely(state)
+                    : draw(state, sampling.key, sampling.stop_ids.first(below_min ? sampling.stop_ids.size() : 0));
+    counts_.broken += out.token == kBrokenToken;
+    if (sampling.logprobs >= 0 && out.token >= 0) out.logprobs = logprobs_of(state, out.token, sampling.logprobs);
+    append(s, out.token);
+  }
+}
+
+void ToyDevice::append(SlotState& s, std::int32_t token) {
+  if (token < 0) {
+    s.alive = false;
+    return;
+  }
+  WJ_CHECK(std::ssize(s.text) <= config_.rules.max_model_len, "a text of more than ", config_.rules.max_model_len);
+  s.text.push_back(token);
+  s.states.push_back(next_state(s.states.back(), token));
+  s.alive = !is_stop(*s.sampling, token, static_cast<int>(s.text.size()) - s.prompt_length);
+}
+
+// --- The executor ---------------------------------------------------------------------------------------------------
+
+StepwiseExecutor::StepwiseExecutor(ToyDevice& device, int depth, const Faults& faults)
+    : device_(device), faults_(faults), ring_(depth + 1) {}
+
+// A step that runs when the engine ends is still run: what it knows of must be there.
+StepwiseExecutor::~StepwiseExecutor() {
+  try {
+    complete();
+  } catch (const std::exception& e) {
+    WJ_LOG(error, "the last step: ", e.what());
+  }
+}
+
+void StepwiseExecutor::launch(StepPlan& plan) {
+  WJ_CHECK(launched_ - taken_ + 1 < ring_.size(), launched_ - taken_, " plans are in flight");
+  WJ_REQUIRE(!faults_.plan || !faults_.plan->hit(), device, "injected fault: launch");
+  std::swap(entry(launched_).plan, plan);
+  ++launched_;
+}
+
+StepResult* StepwiseExecutor::poll() {
+  return taken_ == completed_ ? nullptr : &entry(taken_++).result;
+}
+
+bool StepwiseExecutor::complete() {
+  if (launched_ == completed_) return false;
+  Entry& e = entry(completed_);
+  if (faults_.silent_from >= 0 && std::cmp_greater_equal(e.plan.step, faults_.silent_from)) return false;
+  const bool fails = std::cmp_equal(e.plan.step, faults_.error_at) || (faults_.plan && faults_.plan->hit());
+  if (fails) error_ = std::make_exception_ptr(Error(ErrorCode::device, "injected fault: step", __FILE__, __LINE__));
+  e.result.error = error_;
+  try {
+    if (!error_) device_.run(e.plan, e.result);
+  } catch (...) {
+    error_ = std::current_exception();  // nothing is run after that
+    throw;
+  }
+  ++completed_;
+  return true;
+}
+
+}  // namespace warpjet::history

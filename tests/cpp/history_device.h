@@ -1,0 +1,115 @@
+// The toy device of histories: slots, block tables and copies as the real runner has them, and in the place of keys and
+// values the state of the toy model at that position. Every row looks at all positions that it sees: a block of another
+// text, another salt or another time is found where it is read. A step writes before it reads, as kernels do layer by
+// layer, so nothing may rest on the order of rows.
+#pragma once
+
+#include "history_model.h"
+
+#include <array>
+#include <deque>
+#include <memory>
+
+namespace warpjet::history {
+
+// What a device saw.
+struct DeviceCounts {
+  std::int64_t steps = 0, rows = 0, surplus = 0, joins = 0, forks = 0, siblings = 0, exchanges = 0;
+  std::int64_t device_copies = 0, offloads = 0, restores = 0, broken = 0, rewrites = 0, beyond_window = 0;
+};
+
+// Throws internal when a plan breaks the rules.
+class ToyDevice final : public StepRunner {
+ public:
+  struct Config {
+    int block_size = 0, num_blocks = 0, num_host_blocks = 0;  // null blocks included
+    int window = 0, max_tokens = 0, max_seqs = 0, num_slots = 0;
+    Rules rules;
+  };
+  explicit ToyDevice(const Config& config);
+  void run(const StepPlan& plan, StepResult& result) override;
+  const DeviceCounts& counts() const { return counts_; }
+
+ private:
+  struct SlotState {
+    const SampleState* sampling = nullptr;  // null: nobody is here
+    Tokens text;
+    std::vector<KvState> states;  // before the first token, and after each
+    int prompt_length = 0;
+    std::vector<BlockId> table;
+    int decode_index = -1;
+    bool alive = false;
+    int next = -1;     // the position to be computed next; -1: not known yet
+    int verified = 0;  // positions before it were seen to be right, as far as they are in the window
+  };
+  struct Row {
+    Slot slot = kNoSlot;
+    int start = 0, count = 0;
+  };
+  struct Sample {
+    Slot slot = kNoSlot;
+    int row = -1;  // -1: surplus
+  };
+
+  SlotState& slot(Slot slot);
+  void apply(const SlotChange& change, const StepPlan& plan);
+  void join(Slot slot, const Join& join, const StepPlan& plan);
+  void set_block(SlotState& slot, int index, BlockId block);
+  void rewrite(SlotState& slot, int index, std::int32_t token);
+  void leave_decoding(SlotState& slot);
+  void copy(const Copy& copy);
+
+  void fill(const StepPlan& plan);
+  void add_row(Slot slot, int start, int count);
+  void write(const Row& row);
+  void check_reads(const Row& row);
+  void check_overwrite(Slot writer, BlockId block, int offset, KvState state) const;
+  int first_visible(int position) const { return config_.window == 0 ? 0 : std::max(0, position - config_.window + 1); }
+
+  void score(const StepPlan& plan, StepResult& result) const;
+  void sample(StepResult& result);
+  KvState& kv(BlockId block, int offset) { return kv_[0][block * config_.block_size + offset]; }
+  void append(SlotState& slot, std::int32_t token);
+
+  const Config config_;
+  std::array<std::vector<KvState>, kNumTiers> kv_;
+  std::vector<SlotState> slots_;
+  std::vector<Slot> decoding_;
+  std::vector<Row> rows_;
+  std::vector<Sample> samples_;
+  std::vector<KvState> written_;
+  std::uint64_t steps_ = 0;
+  DeviceCounts counts_;
+};
+
+// Holds the plans that were launched until it is told to complete one: results come when a history says so. Plans are
+// kept in a ring, as the device thread keeps them.
+class StepwiseExecutor final : public Executor {
+ public:
+  struct Faults {
+    FaultPlan* plan = nullptr;  // launches and steps
+    int error_at = -1;          // this step fails
+    int silent_from = -1;       // from this step on nothing is answered
+  };
+  StepwiseExecutor(ToyDevice& device, int depth, const Faults& faults);
+  ~StepwiseExecutor() override;
+  void launch(StepPlan& plan) override;
+  StepResult* poll() override;
+  bool complete();  // the oldest plan; false: nothing is in flight, or it is never answered
+  int in_flight() const { return static_cast<int>(launched_ - completed_); }
+
+ private:
+  struct Entry {
+    StepPlan plan;
+    StepResult result;
+  };
+  Entry& entry(std::uint64_t step) { return ring_[step % ring_.size()]; }
+
+  ToyDevice& device_;
+  const Faults faults_;
+  std::vector<Entry> ring_;
+  std::uint64_t launched_ = 0, completed_ = 0, taken_ = 0;
+  std::exception_ptr error_;
+};
+
+}  // namespace warpjet::history
