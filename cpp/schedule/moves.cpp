@@ -139,6 +139,7 @@ void Scheduler::remove(Sequence& sequence, Micros now) {
   if (sequence.state == SequenceState::running) stop_running(sequence);
   release(sequence, sequence.cache_class);
   live_.erase(sequence.id);
+  clocks_.give_back(sequence.tenant, kOutputCost * (sequence.max_length - sequence.length()));
   clocks_.leave(sequence.tenant);
   stalled_ = false;
   const SequenceId id = sequence.id;

@@ -17,10 +17,9 @@ std::int64_t key_priority(Sequence& sequence, TenantClocks&) {
   return sequence.priority;
 }
 
-// A token of output costs a step of its own, one of a prompt shares a step with many.
 std::int64_t key_fair(Sequence& sequence, TenantClocks& clocks) {
-  const std::int64_t cost = sequence.prompt_length + 2ll * (sequence.max_length - sequence.prompt_length);
-  sequence.start = clocks.start(sequence.tenant, cost);
+  const int output = sequence.max_length - sequence.prompt_length;  // what is not used of it is given back
+  sequence.start = clocks.start(sequence.tenant, sequence.prompt_length + kOutputCost * output);
   return sequence.start + sequence.priority * kTokensPerPriority;
 }
 
@@ -51,6 +50,11 @@ std::int64_t TenantClocks::start(const std::string& tenant, std::int64_t cost) {
   const std::int64_t start = std::max(now_, end);
   end = start + cost;
   return start;
+}
+
+void TenantClocks::give_back(const std::string& tenant, std::int64_t cost) {
+  std::int64_t& end = tenants_.at(tenant).end;
+  end = std::max(std::min(now_, end), end - cost);
 }
 
 // Who has nothing to do is forgotten once that is no advantage. When nobody has, all start anew.

@@ -168,9 +168,11 @@ const Policy& find_policy(std::string_view name);  // throws invalid_argument li
 // one ends, or now if that is past; "now" is the start of the latest admitted. So a tenant that floods the queue only
 // delays itself, and who arrives later with a larger start never goes before: waiting is bounded by the work that had
 // smaller starts.
+constexpr std::int64_t kOutputCost = 2;  // of a token, which takes a step, against one of a prompt, which shares it
 class TenantClocks {
  public:
   std::int64_t start(const std::string& tenant, std::int64_t cost);  // of a request that comes now
+  void give_back(const std::string& tenant, std::int64_t cost);      // it turned out to cost less
   void admitted(std::int64_t start) { now_ = std::max(now_, start); }
   void enter(const std::string& tenant) { ++tenants_[tenant].live, ++live_; }  // one request more
   void leave(const std::string& tenant);                                       // and one less
@@ -220,7 +222,7 @@ struct SchedulerConfig {
   int max_num_seqs = 256;         // in one step; never more than max_batched_tokens
   int max_batched_tokens = 2048;  // a hard limit
   int max_in_flight = 2;          // steps
-  bool chunked_prefill = true;    // off: a prompt runs whole in one step; only one longer than the budget is split
+  bool chunked_prefill = true;    // off: a prompt runs whole in one step, if one has room for it beside the decodes
   std::string_view policy = "fcfs";
   double admission_quantile = 0.9;  // outputs are expected to be this long; 1: as long as they may be, so that nobody
                                     // is ever preempted; 0: admit whoever fits now

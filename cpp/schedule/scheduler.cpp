@@ -138,8 +138,10 @@ int Scheduler::prefill_budget() const {
   return std::min<int>(room, static_cast<int>(std::clamp<double>(tokens, kLeastBudget, 1 << 30)));
 }
 
+// Unless the decodes alone leave too little room for it: it must not wait for them to end.
 bool Scheduler::is_whole(const Sequence& sequence) const {
-  return !config_.chunked_prefill && sequence.length() - sequence.planned <= config_.max_batched_tokens;
+  const int room = config_.max_batched_tokens - static_cast<int>(decoding_.size());
+  return !config_.chunked_prefill && sequence.length() - sequence.planned <= room;
 }
 
 // Half of what is left, while somebody behind may want the other half; so a long prompt does not keep short ones out.
@@ -193,11 +195,11 @@ bool Scheduler::try_share_prompt(const Sequence& leader, Sequence& sibling) {
 // What the device gets; and what changes from the next step on.
 void Scheduler::finish_plan(StepPlan& plan) {
   Flight& flight = flights_[(first_flight_ + num_in_flight_++) % flights_.size()];
-  flight.rows.clear();
-  for (Sequence* sequence : decoding_) {
-    flight.rows.push_back({.sequence = sequence, .start = sequence->planned - 1, .count = 1, .sampled = true});
-  }
   const int decodes = static_cast<int>(decoding_.size());
+  flight.rows.resize(decodes);
+  for (int i = 0; i < decodes; ++i) {
+    flight.rows[i] = {.sequence = decoding_[i], .start = decoding_[i]->planned - 1, .count = 1, .sampled = true};
+  }
   flight.tokens = decodes;
   flight.context = static_cast<double>(decode_context_);
   decode_context_ += decodes;

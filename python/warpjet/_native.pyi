@@ -547,7 +547,7 @@ class SimConfig:
         compute_efficiency: float = 0.7,
         bandwidth_efficiency: float = 0.85,
         step_overhead_us: float = 500.0,
-        step_host_us: float = 50.0,
+        step_host_us: float = 20.0,
         host_gb_per_s: float = 50.0,
         cost_model: str = "",
         max_num_seqs: int = 256,

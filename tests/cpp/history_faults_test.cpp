@@ -70,7 +70,7 @@ struct Tally {
   int runs = 0, engine_failed = 0, no_memory = 0;
   void print() const {
     std::cout << runs << " faults: " << engine_failed << " failed engines, " << no_memory
-              << " with a request that did\n";
+              << " failed requests alone\n";
   }
 };
 
@@ -112,7 +112,7 @@ void enumerate(const Subject& subject, std::int64_t count, Tally& tally, const a
     ASSERT_EQ(report.failure, "") << subject.name << ", place " << i << "\n" << to_text(subject.history);
     ++tally.runs;
     tally.engine_failed += report.engine_failed;
-    tally.no_memory += report.totals.no_memory > 0;
+    tally.no_memory += report.totals.no_memory > 0 && !report.engine_failed;
   }
 }
 
@@ -160,7 +160,7 @@ TEST(Faults, EachAllocationOfATurn) {
   }
   tally.print();
   EXPECT_GT(tally.engine_failed, 500);
-  EXPECT_GT(tally.no_memory, 100);
+  EXPECT_GT(tally.no_memory, 10);
 }
 
 TEST(Faults, ADeviceThatFailsOrFallsSilentAtAnyStep) {

@@ -220,6 +220,27 @@ TEST(Scheduler, RunsAPromptWholeWhenChunkingIsOff) {
   EXPECT_EQ(rig.step(), "1:6+1* 2:0+6*");
 }
 
+TEST(Scheduler, DoesNotLetAWholePromptWaitForDecodesToEnd) {
+  Rig rig({.max_batched_tokens = 8, .chunked_prefill = false});
+  rig.add({.prompt = range(1)});
+  rig.step();
+  rig.add({.prompt = range(8, 50)});
+  EXPECT_EQ(rig.step(), "1:1+1* 2:0+7");
+  EXPECT_EQ(rig.step(), "1:2+1* 2:7+1*");
+}
+
+TEST(TenantClocks, ChargeForWhatWasUsed) {
+  TenantClocks clocks;
+  clocks.enter("a");
+  clocks.enter("a");
+  EXPECT_EQ(clocks.start("a", 1000), 0);
+  EXPECT_EQ(clocks.start("a", 1000), 1000);
+  clocks.give_back("a", 900);
+  clocks.leave("a");
+  clocks.enter("a");
+  EXPECT_EQ(clocks.start("a", 1000), 1100);
+}
+
 TEST(Scheduler, SplitsOnlyAPromptBeyondTheBudgetWhenChunkingIsOff) {
   Rig rig({.max_batched_tokens = 8, .chunked_prefill = false});
   rig.add({.prompt = range(12)});
@@ -669,7 +690,7 @@ TEST(Scheduler, ALowPriorityDoesNotStarveUnderFair) {
   Sequence& low = rig.add({.prompt = range(8), .max_tokens = 1000, .priority = 2, .tenant = "a"});
   int served = 0;
   while (low.state == SequenceState::waiting && served < 1000) {  // urgent ones keep coming
-    if (rig.scheduler.num_waiting() < 3) rig.add({.prompt = range(8), .max_tokens = 1000, .tenant = "b"});
+    if (rig.scheduler.num_waiting() < 3) rig.add({.prompt = range(2000), .max_tokens = 1, .tenant = "b"});
     rig.step();
     if (rig.rows.empty() || rig.rows[0].sequence == &low) break;
     rig.remove(*rig.rows[0].sequence);

@@ -57,7 +57,7 @@ struct SimConfig {
   double compute_efficiency = 0.7;
   double bandwidth_efficiency = 0.85;
   double step_overhead_us = 500;
-  double step_host_us = 50;
+  double step_host_us = 20;
   double host_gb_per_s = 50;
   std::string cost_model;
   int max_num_seqs = 256;
