@@ -69,8 +69,7 @@ close)"},
 struct Tally {
   int runs = 0, engine_failed = 0, no_memory = 0;
   void print() const {
-    std::cout << runs << " faults: " << engine_failed << " failed engines, " << no_memory
-              << " failed requests alone\n";
+    std::cout << runs << " faults: " << engine_failed << " failed engines, " << no_memory << " failed requests alone\n";
   }
 };
 
