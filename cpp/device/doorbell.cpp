@@ -14,7 +14,7 @@ namespace warpjet {
 namespace {
 
 // Longer than it takes to sleep and be woken again, so that who is rung often never does; short against an idle engine.
-constexpr std::chrono::nanoseconds kSpin = std::chrono::microseconds(20);
+constexpr std::chrono::nanoseconds kSpinBeforeSleep = std::chrono::microseconds(20);
 
 static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t), "the kernel looks at the plain word");
 
@@ -33,8 +33,8 @@ void Doorbell::ring() {
 
 void Doorbell::wait(std::uint32_t seen, std::chrono::nanoseconds timeout) {
   const auto rung = [&] { return rings_.load(std::memory_order_seq_cst) != seen; };
-  if (spin_until(rung, std::min(timeout, kSpin)) || timeout <= kSpin) return;
-  const std::chrono::nanoseconds rest = timeout - kSpin;
+  if (spin_until(rung, std::min(timeout, kSpinBeforeSleep)) || timeout <= kSpinBeforeSleep) return;
+  const std::chrono::nanoseconds rest = timeout - kSpinBeforeSleep;
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(rest);
   const timespec sleep = {.tv_sec = seconds.count(), .tv_nsec = (rest - seconds).count()};
   sleepers_.fetch_add(1, std::memory_order_seq_cst);

@@ -9,8 +9,8 @@
 namespace warpjet {
 namespace {
 
-constexpr double kMaxPositions = 1 << 30;
-constexpr HfConfig::Limits kPositions{1, kMaxPositions};
+constexpr double kMaxRopePositions = 1 << 30;
+constexpr HfConfig::Limits kPositions{1, kMaxRopePositions};
 constexpr HfConfig::Limits kPositive{1e-6, 1e6};
 constexpr HfConfig::Limits kNotNegative{0, 1e6};
 
@@ -36,8 +36,8 @@ double beta(HfConfig& params, std::string_view key, double fallback) {
 }
 
 int scaled(const HfConfig& params, double positions) {
-  WJ_REQUIRE(positions >= 1 && positions <= kMaxPositions, corrupt, params.source(), ": factor: makes a context of ",
-             positions, " tokens, expected 1 to ", kMaxPositions);
+  WJ_REQUIRE(positions >= 1 && positions <= kMaxRopePositions, corrupt, params.source(),
+             ": factor: makes a context of ", positions, " tokens, expected 1 to ", kMaxRopePositions);
   return static_cast<int>(positions);
 }
 
