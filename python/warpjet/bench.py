@@ -3,6 +3,7 @@
 import datetime
 import json
 import random
+import re
 import shlex
 import statistics
 import sys
@@ -104,7 +105,7 @@ def _circumstances() -> dict[str, object]:
         "cpu": cpu_name(),
         "cores": cpu_count(),
         "version": __version__,
-        "command": "warpjet " + shlex.join(sys.argv[1:]),
+        "command": "warpjet " + re.sub(r" --output[= ]\S+", "", shlex.join(sys.argv[1:])),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -53,6 +53,7 @@ class Run {
     for (const Command& command : history_.commands) obey(command);
     if (serving()) drain();
     if (serving()) check_empty();
+    if (serving()) check_limits();
     if (!faults_.injected) WJ_CHECK(!failed(), "the engine failed");
     close();
     WJ_CHECK(ledger_.complete(), ledger_.num_live(), " samples have had no final output");
@@ -81,6 +82,7 @@ class Run {
   // Ends.
   void drain();
   void check_empty();
+  void check_limits();
   bool failed() const { return loop_->health() == Health::failed; }
   bool serving() const { return !closed_ && !failed(); }
 
@@ -321,6 +323,20 @@ void Run::check_empty() {
   turn();
   WJ_CHECK(loop_->stats().kv_blocks_cached == 0 && loop_->stats().kv_host_blocks_used == 0, "blocks after a reset");
   WJ_CHECK(!told || events_lost_ || (cached_[0].empty() && cached_[1].empty()), "events tell of blocks after a reset");
+}
+
+// As many requests as there were places at the start.
+void Run::check_limits() {
+  constexpr int kFirstLabel = 1'000'000, kEnough = 8;
+  int places = std::min({settings_.queued, settings_.queued_tokens, kEnough});
+  if (settings_.queued_tenant > 0) places = std::min(places, settings_.queued_tenant);
+  for (int i = 0; i < places; ++i) {
+    submit(kFirstLabel + i, {.prompt = {3}, .tenant = 1, .max_tokens = 1});
+    WJ_CHECK(ids_.contains(kFirstLabel + i), "place ", i, " of ", places, " was not given back");
+  }
+  for (int i = 0; i < places; ++i) cancel(id_of(kFirstLabel + i), -1);
+  turn();
+  for (int queue = 0; queue < kNumQueues; ++queue) read(queue);
 }
 
 void Run::report(Report& report) const {
