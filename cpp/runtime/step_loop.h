@@ -1,5 +1,5 @@
-// The step loop's state: private to step_loop.cpp (threads and steps), lifecycle.cpp (the life of a request) and
-// beam.cpp (several hypotheses of one).
+// The step loop's state: private to front_door.cpp (user threads), step_loop.cpp (the engine thread's loop),
+// lifecycle.cpp (the life of a request) and beam.cpp (several hypotheses of one).
 //
 // A request is `live` from submit() until each of its samples has had its final output. Everything that ends a sample
 // goes through finish(): it hands over the final output and removes the sequence. Then the record waits in ended_ until
@@ -137,7 +137,7 @@ class StepLoop::State {
     Command* next = nullptr;
   };
 
-  // User threads.
+  // User threads. (front_door.cpp)
   void reserve(const Request& request);
   void unreserve(std::int64_t tokens, const std::string& tenant);
   std::unique_ptr<Live> make_live(Request request, std::shared_ptr<OutputQueue::State> queue);

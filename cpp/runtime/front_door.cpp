@@ -1,0 +1,186 @@
+// The front door: what user threads do. They validate, count, and hand over; what comes back they read from atomics.
+#include "runtime/step_loop.h"
+
+#include <algorithm>
+
+namespace warpjet {
+
+namespace {
+
+constexpr Micros kSlow = 2'000'000;  // without a result for longer, and longer than ten steps, health is degraded
+
+}  // namespace
+
+RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
+  try {
+    validate_request(request, config_.engine, config_.model);
+    reserve(request);
+  } catch (const Error& error) {
+    metrics_.rejected(error.code());
+    throw;
+  }
+  auto command = std::make_unique<Command>();
+  command->kind = Kind::submit;
+  command->live = make_live(std::move(request), std::move(queue));
+  const RequestId id = command->live->id;
+  if (!inbox_.push(command)) {
+    Live& live = *command->live;
+    unreserve(live.prompt_length, live.request.tenant);
+    live.queue->close(live.credit);
+    metrics_.rejected(ErrorCode::closed);
+    WJ_FAIL(closed, "the engine is ", to_string(health()), "; it takes no more requests");
+  }
+  bell_->ring();
+  return id;
+}
+
+// Everything that ending the request will need is made here, where running out of memory harms nobody.
+std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request request,
+                                                                  std::shared_ptr<OutputQueue::State> queue) {
+  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
+  const std::string tenant = request.tenant;
+  std::unique_ptr<Live> live;
+  try {
+    live = std::make_unique<Live>();
+    live->id = next_id_.fetch_add(1);
+    live->prompt_length = static_cast<int>(tokens);
+    live->request = std::move(request);
+    const SamplingParams& p = live->request.sampling;
+    live->samples.resize(std::max(p.n, p.beam_width));
+    live->num_running = static_cast<int>(live->samples.size());
+    for (int i = 0; i < live->num_running; ++i) {
+      Sample& sample = live->samples[i];
+      sample.live = live.get();
+      sample.index = i;
+      sample.final = std::make_unique<Output>();
+    }
+    live->queue = std::move(queue);
+    live->credit = live->queue->open(live->num_running, bell_);
+    live->submitted = now();
+  } catch (...) {
+    unreserve(tokens, tenant);
+    throw;
+  }
+  return live;
+}
+
+void StepLoop::State::reserve(const Request& request) {
+  const EngineConfig& e = config_.engine;
+  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
+  const bool room = (num_live_.fetch_add(1) < e.max_num_queued_reqs) &
+                    (num_live_tokens_.fetch_add(tokens) + tokens <= e.max_num_queued_tokens);
+  if (!room) {
+    num_live_.fetch_sub(1);
+    num_live_tokens_.fetch_sub(tokens);
+    const Stats s = stats();
+    const double seconds = s.finished > 0 ? 1e-6 * static_cast<double>(now() - started_) / s.finished : 1.0;
+    WJ_FAIL(overloaded, "the queue is full: limits are ", e.max_num_queued_reqs, " requests and ",
+            e.max_num_queued_tokens, " prompt tokens; try again in about ", std::max(0.01, seconds), " s");
+  }
+  if (e.max_num_queued_reqs_per_tenant == 0) return;
+  const std::lock_guard lock(tenants_mutex_);
+  int& count = tenants_[request.tenant];
+  if (count < e.max_num_queued_reqs_per_tenant) {
+    ++count;
+    return;
+  }
+  num_live_.fetch_sub(1);
+  num_live_tokens_.fetch_sub(tokens);
+  WJ_FAIL(overloaded, "tenant ", quote(request.tenant), " has ", count, " requests, the limit of one tenant",
+          " (max_num_queued_reqs_per_tenant); try again when one of them has finished");
+}
+
+void StepLoop::State::unreserve(std::int64_t tokens, const std::string& tenant) {
+  num_live_.fetch_sub(1);
+  num_live_tokens_.fetch_sub(tokens);
+  if (config_.engine.max_num_queued_reqs_per_tenant == 0) return;
+  const std::lock_guard lock(tenants_mutex_);
+  const auto found = tenants_.find(tenant);
+  if (--found->second == 0) tenants_.erase(found);
+}
+
+void StepLoop::State::post(Command command) {
+  auto owned = std::make_unique<Command>(std::move(command));
+  if (inbox_.push(owned)) bell_->ring();  // an engine that has ended has nothing to cancel
+}
+
+std::vector<KvEvent> StepLoop::State::ask(Command command) {
+  std::promise<std::vector<KvEvent>> done;
+  auto answer = done.get_future();
+  command.done = &done;
+  auto owned = std::make_unique<Command>(std::move(command));
+  WJ_REQUIRE(inbox_.push(owned), closed, "the engine is ", to_string(health()));
+  bell_->ring();
+  while (config_.manual && answer.wait_for(std::chrono::seconds(0)) != std::future_status::ready) turn();
+  return answer.get();
+}
+
+Stats StepLoop::State::stats() const {
+  Stats stats;
+  std::size_t i = 0;
+  for_each_field<Stats>([&](const auto& field) {
+    auto& value = stats.*(field.member);
+    value = static_cast<std::remove_reference_t<decltype(value)>>(published_[i++].load(std::memory_order_relaxed));
+  });
+  return stats;
+}
+
+// What the loop did last is looked at from outside, so an engine thread that hangs is seen too.
+Health StepLoop::State::health() const {
+  const Health health = health_.load(std::memory_order_acquire);
+  if (health != Health::serving || !busy_.load(std::memory_order_relaxed)) return health;
+  const Micros patience = std::max(kSlow, 10 * expected_step_.load(std::memory_order_relaxed));
+  return now() - progress_.load(std::memory_order_relaxed) > patience ? Health::degraded : Health::serving;
+}
+
+void StepLoop::State::close() {
+  const std::lock_guard once(close_mutex_);
+  closing_.store(true);
+  bell_->ring();
+  if (thread_.joinable()) thread_.join();
+  if (config_.manual) {
+    while (turn()) {
+    }
+  }
+}
+
+// --- The public face ----------------------------------------------------------------------------------------------
+
+StepLoop::StepLoop(const Config& config, std::unique_ptr<Executor> executor, std::shared_ptr<Doorbell> bell)
+    : state_(std::make_unique<State>(config, std::move(executor), std::move(bell))) {}
+StepLoop::~StepLoop() = default;
+RequestId StepLoop::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
+  return state_->submit(std::move(request), std::move(queue));
+}
+void StepLoop::cancel(RequestId id, std::optional<int> sample) {
+  state_->cancel(id, sample);
+}
+void StepLoop::pause(RequestId id) {
+  state_->pause(id);
+}
+void StepLoop::resume(RequestId id) {
+  state_->resume(id);
+}
+void StepLoop::reset_prefix_cache() {
+  state_->reset_prefix_cache();
+}
+std::vector<KvEvent> StepLoop::kv_events(std::uint64_t number) {
+  return state_->kv_events(number);
+}
+Stats StepLoop::stats() const {
+  return state_->stats();
+}
+std::string StepLoop::metrics() const {
+  return state_->metrics();
+}
+Health StepLoop::health() const {
+  return state_->health();
+}
+void StepLoop::close() {
+  state_->close();
+}
+bool StepLoop::turn() {
+  return state_->turn();
+}
+
+}  // namespace warpjet
