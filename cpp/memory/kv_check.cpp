@@ -51,7 +51,9 @@ void KvBlocks::check_block(Tier tier, BlockId block, int holders) const {
   const BlockId parent = tree_.block(tree_.parent(node), tier);
   WJ_CHECK(parent != kNoBlock, "block ", block, " outlived its parent");
   WJ_CHECK(blocks.holders(parent) > 0 || (holders == 0 && blocks.cache_class(parent) >= blocks.cache_class(block)),
-           "block ", block, " would outlive its parent ", parent);
+           "block ", block, " of class ", blocks.cache_class(block), " with ", holders,
+           " holders would outlive its parent ", parent, " of class ", blocks.cache_class(parent), " with ",
+           blocks.holders(parent));
 }
 
 void KvBlocks::check_node(NodeId node) const {

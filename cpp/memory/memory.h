@@ -214,6 +214,7 @@ class Lease {
   int tokens() const { return tokens_; }         // that need not be computed
   int blocks_needed() const { return needed_; }  // device blocks to be taken for them: restored or copied ones
   int num_blocks() const { return static_cast<int>(nodes_.size()) + (overlap_ > 0); }  // in the table, once adopted
+  int num_held() const { return num_blocks() - first_; }                               // those not behind the window
   NodeId node() const { return nodes_.empty() ? kNoNode : nodes_.back(); }             // of the last whole block
   void drop();
   void drop_copy();  // of the beginning of another block: that one is held beside what the table will hold

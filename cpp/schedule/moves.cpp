@@ -392,8 +392,24 @@ void Scheduler::reserve(Sequence& sequence) {
   sequence.reserved = wanted;
 }
 
+// Siblings that start with the chunk in flight hold the same blocks: they exchange them at once too, so that who holds
+// a published block holds what it builds on.
 void Scheduler::publish(Sequence& sequence) {
-  kv_.publish(sequence.table, sequence.tokens, sequence.computed, sequence.domain, [&](int index, BlockId block) {
+  if (!kv_.prefix_caching()) return;
+  const std::size_t index = sequence.table.published;
+  const BlockId first = sequence.table.blocks[index];
+  const bool is_shared = sequence.computed < sequence.prompt_length && kv_.device().holders(first) > 1;
+  publish(sequence, sequence.computed);
+  if (!is_shared) return;
+  for (const Owned& other : running_) {
+    const BlockTable& table = other->table;
+    const bool shares = other->leader == sequence.id && index < table.blocks.size() && table.blocks[index] == first;
+    if (shares) publish(*other, sequence.computed);
+  }
+}
+
+void Scheduler::publish(Sequence& sequence, int computed) {
+  kv_.publish(sequence.table, sequence.tokens, computed, sequence.domain, [&](int index, BlockId block) {
     next_.changes.push_back({.kind = SlotChange::Kind::block, .slot = sequence.slot, .a = index, .b = block});
   });
 }

@@ -332,6 +332,7 @@ class Scheduler {
   Lease find_prefix(const Sequence& sequence) const;
   bool swaps_in(const Sequence& sequence, const Lease& lease) const;
   int blocks_to_admit(const Sequence& sequence, const Lease& lease) const;
+  int growth(int size, int held, int length) const;
   bool fits(int blocks, int blocks_expected) const;
   int expected_length(const Sequence& sequence) const;
   int resident_blocks(int length) const;  // blocks that a sequence of this length holds at most
@@ -364,6 +365,7 @@ class Scheduler {
   void set_blocks(const Sequence& sequence, int first);
   void reserve(Sequence& sequence);
   void publish(Sequence& sequence);
+  void publish(Sequence& sequence, int computed);
 
   void retire_row(Row& row, std::int32_t token, Micros now);
   void validate(const Sequence& sequence) const;

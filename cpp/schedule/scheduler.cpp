@@ -120,7 +120,10 @@ void Scheduler::plan_chunk(Sequence& sequence, int count) {
 bool Scheduler::make_room(Sequence& sequence, int tokens, Micros now) {
   while (!grow(sequence, tokens)) {
     const bool itself = running_.back().get() == &sequence;
-    if (itself && kv_.window() > 0 && sequence.in_flight > 0 && sequence.decode_index < 0) return false;
+    if (itself && kv_.window() > 0 && sequence.in_flight > 0) {
+      stop_decoding(sequence);  // until then; it starts again with a chunk of one token
+      return false;
+    }
     preempt_last(now);
     if (itself) return false;
   }
@@ -257,8 +260,16 @@ Scheduler::Admission Scheduler::admit_first(Micros now) {
     park(std::move(node.value()), *producer, now);
     return Admission::parked;
   }
-  // Who is alone fits, but perhaps not beside a block that it only copies from.
-  if (num_running() == 0 && !fits(blocks_to_admit(sequence, lease), 0)) lease.drop_copy();
+  // Who is alone fits, but perhaps not beside a block that it only copies from, nor with what it had in flight when it
+  // was swapped out.
+  if (num_running() == 0 && !fits(blocks_to_admit(sequence, lease), 0)) {
+    lease.drop_copy();
+    if (swaps_in(sequence, lease)) {
+      lease.drop();
+      release(sequence, sequence.cache_class);
+      return admit_first(now);
+    }
+  }
   const int known = swaps_in(sequence, lease) ? sequence.swapped_tokens : lease.tokens();
   const bool too_long = is_whole(sequence) && sequence.length() - known > budget_;
   const int blocks = blocks_to_admit(sequence, lease);
@@ -314,10 +325,19 @@ bool Scheduler::swaps_in(const Sequence& sequence, const Lease& lease) const {
 // Blocks for all known tokens, although the first chunk may take fewer.
 int Scheduler::blocks_to_admit(const Sequence& sequence, const Lease& lease) const {
   if (swaps_in(sequence, lease)) {
-    const int held = kv_.blocks_for(sequence.swapped_tokens);
-    return kv_.swap_in_needed(sequence.table, lease) + std::max(0, resident_blocks(sequence.length()) - held);
+    const int held = lease.num_held() + static_cast<int>(sequence.table.swapped.size());
+    return kv_.swap_in_needed(sequence.table, lease) +
+           growth(kv_.blocks_for(sequence.swapped_tokens), held, sequence.length());
   }
-  return lease.blocks_needed() + std::max(0, resident_blocks(sequence.length()) - lease.num_blocks());
+  return lease.blocks_needed() + growth(lease.num_blocks(), lease.num_held(), sequence.length());
+}
+
+// Blocks that a table of `size` blocks, `held` of them not behind the window, takes until it holds `length` tokens.
+// With a window it lets go of some meanwhile, but not before the first chunk.
+int Scheduler::growth(int size, int held, int length) const {
+  const int all = std::max(0, kv_.blocks_for(length) - size);
+  if (kv_.window() == 0) return all;
+  return std::min(all, std::max(resident_blocks(length) - held, kv_.blocks_for(config_.max_batched_tokens) + 1));
 }
 
 // Besides what it takes now: room for what it and the running ones are expected to take later, and a block more for

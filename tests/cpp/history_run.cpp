@@ -233,6 +233,7 @@ void Run::read(int queue) {
 void Run::read_events() {
   if (!serving() || settings_.events == 0) return;
   const std::vector<KvEvent> events = loop_->kv_events(next_event_);
+  ledger_.turned(clock_.load());  // the call has made a turn
   for (const KvEvent& event : events) {
     events_lost_ |= event.number != next_event_;
     next_event_ = event.number + 1;

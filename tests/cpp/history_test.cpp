@@ -13,7 +13,7 @@ namespace warpjet::history {
 namespace {
 
 TEST(Histories, EverySampleEndsOnceWithTheTokensThatItWouldHaveAlone) {
-  constexpr std::uint64_t kFirstSeed = 1, kCount = 3000;
+  constexpr std::uint64_t kFirstSeed = 1, kCount = 5000;
   Totals t;
   const std::string failure = run_many(kFirstSeed, kCount, 2, 1e9, t);
   std::cout << "seeds " << kFirstSeed << " to " << kFirstSeed + kCount - 1 << ": " << to_text(t) << "\n";
@@ -138,14 +138,16 @@ class LoneScheduler {
   // Plans as much as may be in flight. Whether nothing could be planned, and nothing else changed.
   bool plan(int depth) {
     while (scheduler_.num_in_flight() < depth) {
-      const std::uint64_t before = scheduler_.digest();
+      const std::uint64_t before = scheduler_.digest(), blocks = kv_.digest();
+      const std::int64_t preemptions = scheduler_.num_preemptions();
       if (scheduler_.schedule(plan_, now_)) {
         samples_.push_back(plan_.num_samples());
         continue;
       }
-      // Somebody may have been preempted, or have found a prefix that is worth waiting for. That is all there was to
+      // Somebody may have lost its blocks, or have found a prefix that is worth waiting for: that is all there was to
       // do.
       const std::uint64_t after = scheduler_.digest();
+      EXPECT_TRUE(kv_.digest() == blocks || scheduler_.num_preemptions() > preemptions);
       EXPECT_FALSE(scheduler_.schedule(plan_, now_));
       EXPECT_EQ(scheduler_.digest(), after);
       return before == after;
