@@ -311,7 +311,7 @@ class Scheduler {
     double tokens = 0, context = 0;
   };
 
-  // A step, in the order of schedule().
+  // A step, in the order of schedule(). (scheduler.cpp)
   bool plan_running(Micros now);  // true when blocks were short: nobody is admitted then
   void admit_waiting(Micros now);
   enum class Admission : std::uint8_t { admitted, parked, later };
@@ -328,7 +328,7 @@ class Scheduler {
   int prefill_share(const Sequence& sequence) const;
   bool is_whole(const Sequence& sequence) const;  // runs in one chunk or not at all
 
-  // Admission: what it takes, whether that is there, and what it counts on.
+  // Admission: what it takes, whether that is there, and what it counts on. (admission.cpp)
   Lease find_prefix(const Sequence& sequence) const;
   bool swaps_in(const Sequence& sequence, const Lease& lease) const;
   int blocks_to_admit(const Sequence& sequence, const Lease& lease) const;
@@ -356,7 +356,7 @@ class Scheduler {
   void preempt_last(Micros now);
   void release(Sequence& sequence, int cache_class);  // the one release path
 
-  // Slots and blocks. (moves.cpp)
+  // Slots and blocks. (slots.cpp)
   void join(Sequence& sequence, Slot source, int prefix);
   void free_slot(Sequence& sequence);
   void start_decoding(Sequence& sequence);

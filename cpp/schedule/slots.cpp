@@ -1,0 +1,101 @@
+// What the device is told of a running sequence: its slot, its block table, and whether it decodes.
+#include "schedule/schedule.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace warpjet {
+
+void Scheduler::join(Sequence& sequence, Slot source, int prefix) {
+  sequence.slot = free_slots_.back();
+  free_slots_.pop_back();
+  slots_[sequence.slot] = &sequence;
+  next_.joins.push_back({.source = source,
+                         .prefix = prefix,
+                         .first = static_cast<std::int32_t>(next_.tokens.size()),
+                         .count = sequence.length() - prefix,
+                         .prompt_length = sequence.prompt_length,
+                         .sampling = sequence.sampling});
+  next_.tokens.insert(next_.tokens.end(), sequence.tokens.begin() + prefix, sequence.tokens.end());
+  next_.changes.push_back(
+      {.kind = SlotChange::Kind::join, .slot = sequence.slot, .a = static_cast<std::int32_t>(next_.joins.size()) - 1});
+  set_blocks(sequence, 0);
+}
+
+void Scheduler::free_slot(Sequence& sequence) {
+  if (sequence.slot == kNoSlot) return;
+  slots_[sequence.slot] = nullptr;
+  free_slots_.push_back(std::exchange(sequence.slot, kNoSlot));
+}
+
+void Scheduler::start_decoding(Sequence& sequence) {
+  sequence.decode_index = static_cast<int>(decoding_.size());
+  decoding_.push_back(&sequence);
+  decode_context_ += sequence.planned;
+  next_.changes.push_back({.kind = SlotChange::Kind::decode, .slot = sequence.slot});
+}
+
+void Scheduler::stop_decoding(Sequence& sequence) {
+  if (sequence.decode_index < 0) return;
+  Sequence* last = decoding_.back();
+  last->decode_index = sequence.decode_index;
+  decoding_[sequence.decode_index] = last;
+  decoding_.pop_back();
+  sequence.decode_index = -1;
+  decode_context_ -= sequence.planned;
+  next_.changes.push_back({.kind = SlotChange::Kind::pause, .slot = sequence.slot});
+}
+
+bool Scheduler::grow(Sequence& sequence, int tokens) {
+  BlockTable& table = sequence.table;
+  const int held = static_cast<int>(table.blocks.size());
+  if (tokens <= held * kv_.block_size()) return true;
+  WJ_CHECK(tokens <= sequence.max_length, "sequence ", sequence.id, " has ", tokens, " tokens and was not removed");
+  if (kv_.window() > 0) {
+    kv_.release_behind_window(table, sequence.planned, sequence.cache_class);
+    stalled_ = false;
+  }
+  if (!kv_.try_grow(table, tokens)) return false;
+  set_blocks(sequence, held);
+  reserve(sequence);
+  return true;
+}
+
+void Scheduler::set_blocks(const Sequence& sequence, int first) {
+  for (int i = first; i < static_cast<int>(sequence.table.blocks.size()); ++i) {
+    next_.changes.push_back(
+        {.kind = SlotChange::Kind::block, .slot = sequence.slot, .a = i, .b = sequence.table.blocks[i]});
+  }
+}
+
+// What it is expected to take beyond what it holds.
+void Scheduler::reserve(Sequence& sequence) {
+  const int held = static_cast<int>(sequence.table.blocks.size()) - sequence.table.first;
+  const int wanted = std::max(0, resident_blocks(sequence.expected_length) - held);
+  reserved_ += wanted - sequence.reserved;
+  sequence.reserved = wanted;
+}
+
+// Siblings that start with the chunk in flight hold the same blocks: they exchange them at once too, so that who holds
+// a published block holds what it builds on.
+void Scheduler::publish(Sequence& sequence) {
+  if (!kv_.prefix_caching()) return;
+  const std::size_t index = sequence.table.published;
+  const BlockId first = sequence.table.blocks[index];
+  const bool is_shared = sequence.computed < sequence.prompt_length && kv_.device().holders(first) > 1;
+  publish(sequence, sequence.computed);
+  if (!is_shared) return;
+  for (const Owned& other : running_) {
+    const BlockTable& table = other->table;
+    const bool shares = other->leader == sequence.id && index < table.blocks.size() && table.blocks[index] == first;
+    if (shares) publish(*other, sequence.computed);
+  }
+}
+
+void Scheduler::publish(Sequence& sequence, int computed) {
+  kv_.publish(sequence.table, sequence.tokens, computed, sequence.domain, [&](int index, BlockId block) {
+    next_.changes.push_back({.kind = SlotChange::Kind::block, .slot = sequence.slot, .a = index, .b = block});
+  });
+}
+
+}  // namespace warpjet
