@@ -555,7 +555,7 @@ TEST(StepLoop, TenThousandQueuedRequestsAreSmall) {
   };
   const std::int64_t before = resident();
   for (int i = 0; i < 10000; ++i) loop.submit(std::vector<std::int32_t>(1000, 5 + i % 80), {.max_tokens = 1});
-  loop.loop->kv_events(0);                                           // the loop has taken them all
+  loop.loop->kv_events(0);  // the loop has taken them all
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   constexpr double kMost = 1e9;  // with the sanitizer's own books
 #else
