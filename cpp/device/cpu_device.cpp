@@ -51,6 +51,7 @@ class ThreadTeam final : public CpuStream {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
   void synchronize() override {}
+  void record(Event& event) override;
 
   void parallel_for(std::int64_t count, std::int64_t grain, RangeFunction body) override {
     if (count <= 0) return;
@@ -140,6 +141,21 @@ class ThreadTeam final : public CpuStream {
   std::vector<std::thread> workers_;
 };
 
+// All work before it is done when it is recorded.
+class CpuEvent final : public Event {
+ public:
+  bool done() const override { return true; }
+  void wait() const override {}
+  double microseconds_since(const Event& start) const override {
+    return std::chrono::duration<double, std::micro>(time - static_cast<const CpuEvent&>(start).time).count();
+  }
+  std::chrono::steady_clock::time_point time;
+};
+
+void ThreadTeam::record(Event& event) {
+  static_cast<CpuEvent&>(event).time = std::chrono::steady_clock::now();
+}
+
 int usable_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -160,11 +176,15 @@ std::int64_t usable_memory() {
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(int num_threads) : team_(num_threads) {
-    info_ = {.name = "CPU", .sm = 0, .cores = num_threads, .memory_bytes = usable_memory()};
+    const std::int64_t bytes = usable_memory();
+    info_ = {.name = "CPU", .sm = 0, .cores = num_threads, .memory_bytes = bytes, .free_bytes = bytes};
   }
 
   const DeviceInfo& info() const override { return info_; }
   Stream& stream() override { return team_; }
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<ThreadTeam>(1); }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<CpuEvent>(); }
+  Buffer allocate_host(std::size_t bytes) override { return allocate(bytes); }
 
   Buffer allocate(std::size_t bytes) override {
     if (bytes == 0) return {};

@@ -16,17 +16,42 @@ namespace warpjet {
 
 struct DeviceInfo {
   std::string name;
-  int sm = 0;  // compute capability times ten; 0 is the CPU
-  int cores = 1;
+  int sm = 0;     // compute capability times ten; 0 is the CPU
+  int cores = 1;  // of a CPU; multiprocessors of a GPU
   std::int64_t memory_bytes = 0;
+  std::int64_t free_bytes = 0;  // when the device was opened
 };
 
-// An in-order queue of work. Calls return before the work is done, except on the CPU, where they run at once.
+// A point in a stream's work.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual bool done() const = 0;                                    // never blocks; throws device when the work failed
+  virtual void wait() const = 0;                                    // blocks until done
+  virtual double microseconds_since(const Event& start) const = 0;  // of the device's time; both are done
+};
+
+// Recorded work, which costs one call to start again. It reads and writes the addresses that it was captured with.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+};
+
+// An in-order queue of work. Calls return before the work is done, except on the CPU, where they run at once. Host
+// memory of a copy must stay as it is until the copy is done; only copies from and to Device::allocate_host() are sure
+// not to block.
 class Stream {
  public:
   virtual ~Stream() = default;
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
-  virtual void synchronize() = 0;
+  virtual void synchronize() = 0;  // throws device when any work before failed
+  virtual void record(Event& event) = 0;
+
+  // Work that is given to the stream between begin_capture() and end_capture() is not done but kept as a graph. A
+  // device without graphs returns false: it does the work then.
+  virtual bool begin_capture() { return false; }
+  virtual std::unique_ptr<Graph> end_capture() { return nullptr; }
+  virtual void launch(Graph&) {}
 };
 
 // Owns device memory; freed with the object, which must not outlive its device.
@@ -66,8 +91,13 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual const DeviceInfo& info() const = 0;
-  virtual Buffer allocate(std::size_t bytes) = 0;  // zeroed, 4 KiB aligned; throws out_of_memory. Never in a step.
-  virtual Stream& stream() = 0;
+  virtual Buffer allocate(std::size_t bytes) = 0;  // zeroed, 256-byte aligned; throws out_of_memory. Never in a step.
+  // Zeroed host memory that the device copies fast from and to, and that its kernels can address. Never in a step.
+  virtual Buffer allocate_host(std::size_t bytes) = 0;
+  virtual Stream& stream() = 0;  // the one that steps run on
+  virtual std::unique_ptr<Event> make_event() = 0;
+  virtual std::unique_ptr<Stream> make_stream() = 0;  // another one, for loading beside it
+  virtual void use_on_this_thread() {}  // before any other call from a thread that did not open the device
 };
 
 // A callable of (begin, end) that is only borrowed for the duration of a call; never allocates.

@@ -21,6 +21,9 @@ struct Kernel {
   int sm_min = 0, sm_max = 9999;  // runs on sm_min <= sm < sm_max; 0 is the CPU
   WeightLayout layout = WeightLayout::row_major;
   bool (*supports)(const typename Op::Problem&) = nullptr;
+  // Bytes of Args::workspace that it needs, for this problem or any with fewer rows; null: none. The memory is zero
+  // when it is given for the first time; a kernel that counts in it leaves zeros. Kernels of one stream share it.
+  std::int64_t (*workspace)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
   void (*launch)(const typename Op::Args&, Stream&) = nullptr;
 };
 

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 enum class Kind : std::uint8_t { device, plan, await, state };
 
 // A span of a step's, or a sequence's change of state at `end`; it had been in the old one since `start`, or later.
-struct Event {
+struct TraceEvent {
   Micros start = 0, end = 0;
   std::uint64_t id = 0;  // of the step or sequence
   std::int32_t tokens = 0, decodes = 0, chunks = 0;
@@ -31,17 +31,17 @@ class Ring {
  public:
   explicit Ring(std::size_t capacity) : events_(capacity) {}
 
-  void push(const Event& event) noexcept {
-    Event& place = events_[pushed_++ % events_.size()];
+  void push(const TraceEvent& event) noexcept {
+    TraceEvent& place = events_[pushed_++ % events_.size()];
     if (pushed_ > events_.size()) lost_until_ = std::max(lost_until_, place.end);
     place = event;
   }
   std::size_t size() const { return std::min(pushed_, events_.size()); }
-  const Event& operator[](std::size_t i) const { return events_[(pushed_ - size() + i) % events_.size()]; }
+  const TraceEvent& operator[](std::size_t i) const { return events_[(pushed_ - size() + i) % events_.size()]; }
   Micros lost_until() const { return lost_until_; }  // when the latest event that was dropped happened
 
  private:
-  std::vector<Event> events_;
+  std::vector<TraceEvent> events_;
   std::size_t pushed_ = 0;
   Micros lost_until_ = 0;
 };
@@ -100,7 +100,7 @@ class TraceWriter {
     name_track(kSteps, kHost, "host");
   }
 
-  void step(const Event& event) {
+  void step(const TraceEvent& event) {
     const bool on_device = event.kind == Kind::device;
     const std::string_view name = on_device ? "step " : event.kind == Kind::plan ? "plan " : "await ";
     begin_span(kSteps, on_device ? kDevice : kHost, event.start, event.end);
@@ -187,7 +187,7 @@ void Trace::step(std::uint64_t step, Micros planned, Micros launched, Micros ret
   state.retired = retired;
   state.last = std::max(state.last, retired);
 
-  Event event{.id = step, .tokens = tokens, .decodes = decodes, .chunks = chunks};
+  TraceEvent event{.id = step, .tokens = tokens, .decodes = decodes, .chunks = chunks};
   const auto push = [&](Kind kind, Micros start, Micros end) {
     event.kind = kind;
     event.start = start;
@@ -204,7 +204,7 @@ void Trace::write() const {
   TraceWriter writer(state_->path);
   std::unordered_map<SequenceId, Open> open;
   for (std::size_t i = 0; i < ring.size(); ++i) {
-    const Event& event = ring[i];
+    const TraceEvent& event = ring[i];
     if (event.kind != Kind::state) {
       writer.step(event);
       continue;
