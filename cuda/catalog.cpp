@@ -1,6 +1,7 @@
 // The table of every GPU kernel in the product, one line each.
 #include "cuda/catalog.h"
 
+#include "cuda/sm80/step.h"
 #include "cuda/sm80/token.h"
 
 namespace warpjet {
@@ -27,6 +28,9 @@ void register_cuda_backend(Catalogs& catalogs) {
   add<Gather>(catalogs, kAmpere, "sm80.gather.f32", sm80::supports<f32>, sm80::launch<f32>);
   add<Gather>(catalogs, kAmpere, "sm80.gather.f16", sm80::supports<f16>, sm80::launch<f16>);
   add<Gather>(catalogs, kAmpere, "sm80.gather.bf16", sm80::supports<bf16>, sm80::launch<bf16>);
+  add<Edit>(catalogs, kAmpere, "sm80.edit", sm80::supports, sm80::launch);
+  add<PrepareRows>(catalogs, kAmpere, "sm80.prepare_rows", sm80::supports, sm80::launch);
+  add<CopyBlocks>(catalogs, kAmpere, "sm80.copy_blocks", sm80::supports, sm80::launch);
 }
 
 }  // namespace warpjet

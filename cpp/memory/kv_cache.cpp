@@ -1,4 +1,8 @@
-#include "memory/memory.h"
+// The memory of the KV cache, and copies between its blocks. Tensors are numbered k of layer 0, v of layer 0, k of
+// layer 1, ...
+#include "memory/kv_cache.h"
+
+#include <utility>
 
 namespace warpjet {
 
@@ -25,17 +29,27 @@ std::int64_t tensor_bytes_per_block(const KvCache::Config& c) {
   return checked_mul(checked_mul(c.kv_heads, c.block_size), row_bytes);
 }
 
-Buffer allocate(Device& device, const KvCache::Config& config, int num_blocks) {
-  if (num_blocks == 0) return {};
-  return device.allocate(checked_mul(KvCache::bytes_per_block(config), num_blocks));
+std::size_t total_bytes(const KvCache::Config& config, int num_blocks) {
+  return static_cast<std::size_t>(checked_mul(KvCache::bytes_per_block(config), num_blocks));
+}
+
+CopyBlocks::Problem copy_problem(const KvCache::Config& config, std::int64_t count) {
+  return {.count = count,
+          .tensors = 2 * static_cast<std::int64_t>(config.layers),
+          .block_bytes = tensor_bytes_per_block(config),
+          .blocks = config.num_blocks};
 }
 
 }  // namespace
 
-KvCache::KvCache(const Config& config, Device& device)
+KvCache::KvCache(const Config& config, const Catalogs& catalogs, Device& device)
     : config_(validated(config)),
-      memory_(allocate(device, config, config.num_blocks)),
-      host_(allocate(device, config, config.num_host_blocks)) {}
+      kernel_(catalogs.of<CopyBlocks>().select(copy_problem(config, 1), device.info())),
+      memory_(device.allocate(total_bytes(config, config.num_blocks))) {
+  if (config.num_host_blocks > 0) host_ = device.allocate_host(total_bytes(config, config.num_host_blocks));
+  uses_[static_cast<int>(Tier::device)].resize(config.num_blocks);
+  uses_[static_cast<int>(Tier::host)].resize(config.num_host_blocks);
+}
 
 std::int64_t KvCache::bytes_per_block(const Config& config) {
   return checked_mul(2 * static_cast<std::int64_t>(config.layers), tensor_bytes_per_block(config));
@@ -48,24 +62,37 @@ TensorView KvCache::view(int layer, int which) const {
           Shape{config_.num_blocks, config_.kv_heads, config_.block_size, config_.head_dim}};
 }
 
-// Tensors are numbered k of layer 0, v of layer 0, k of layer 1, ... On the device a tensor's blocks lie together, as
-// kernels index them; on the host a block's tensors do, so that it moves as one piece where a device can gather.
-std::byte* KvCache::address(Tier tier, BlockId block, int tensor) const {
-  const std::int64_t bytes = tensor_bytes_per_block(config_), tensors = 2 * static_cast<std::int64_t>(config_.layers);
-  if (tier == Tier::host) return host_.at((block * tensors + tensor) * bytes);
-  return memory_.at((static_cast<std::int64_t>(tensor) * config_.num_blocks + block) * bytes);
+KvCache::Use& KvCache::use(Tier tier, BlockId block) {
+  std::vector<Use>& uses = uses_[static_cast<int>(tier)];
+  WJ_CHECK(block >= 0 && std::cmp_less(block, uses.size()), "block ", block, " of ", uses.size());
+  return uses[block];
 }
 
-void KvCache::copy(const Copy& copy, Stream& stream) {
-  const auto inside = [this](Tier tier, BlockId block) {
-    return block >= 0 && block < (tier == Tier::host ? config_.num_host_blocks : config_.num_blocks);
+void KvCache::copy(std::span<const Copy> copies, std::int32_t* list, Stream& stream) {
+  std::int64_t count = 0;
+  ++turn_;
+  const auto launch = [&] {
+    const CopyBlocks::Args args = {
+        .problem = copy_problem(config_, count),
+        .copies = TensorView(list, DType::i32, {count, kCopyWords}),
+        .device = TensorView(memory_.data(), DType::u8, {static_cast<std::int64_t>(memory_.bytes())}),
+        .host = TensorView(host_.data(), DType::u8, {static_cast<std::int64_t>(host_.bytes())})};
+    kernel_.launch(args, stream);
+    list += count * kCopyWords;
+    count = 0;
+    ++turn_;
   };
-  WJ_CHECK(inside(copy.from, copy.source) && inside(copy.to, copy.target), "source=", copy.source,
-           " target=", copy.target);
-  for (int tensor = 0; tensor < 2 * config_.layers; ++tensor) {
-    stream.copy(address(copy.to, copy.target, tensor), address(copy.from, copy.source, tensor),
-                tensor_bytes_per_block(config_));
+  for (const Copy& copy : copies) {
+    Use &source = use(copy.from, copy.source), &target = use(copy.to, copy.target);
+    if (source.written == turn_ || target.written == turn_ || target.read == turn_) launch();
+    source.read = target.written = turn_;
+    std::int32_t* entry = list + count++ * kCopyWords;
+    entry[0] = copy.from == Tier::host;
+    entry[1] = copy.source;
+    entry[2] = copy.to == Tier::host;
+    entry[3] = copy.target;
   }
+  if (count > 0) launch();
 }
 
 }  // namespace warpjet

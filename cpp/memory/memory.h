@@ -366,31 +366,4 @@ void KvBlocks::publish(BlockTable& table, std::span<const std::int32_t> tokens, 
   }
 }
 
-// The tensors that the block ids index: per layer k and v, [blocks, kv_heads, block_size, head_dim], and room for as
-// many blocks on the host as asked for.
-class KvCache {
- public:
-  struct Config {
-    int layers = 0, kv_heads = 0, head_dim = 0, block_size = 0, num_blocks = 0;
-    DType dtype = DType::f32;
-    int num_host_blocks = 0;  // the null block included; 0 = no host tier
-  };
-
-  // Throws invalid_argument unless the sizes are positive, and out_of_memory as the device does.
-  KvCache(const Config& config, Device& device);
-
-  static std::int64_t bytes_per_block(const Config& config);
-  TensorView k(int layer) const { return view(layer, 0); }
-  TensorView v(int layer) const { return view(layer, 1); }
-  void copy(const Copy& copy, Stream& stream);
-  const Config& config() const { return config_; }
-
- private:
-  TensorView view(int layer, int which) const;
-  std::byte* address(Tier tier, BlockId block, int tensor) const;
-  Config config_;
-  Buffer memory_;
-  Buffer host_;  // [blocks, layers, 2, kv_heads, block_size, head_dim]
-};
-
 }  // namespace warpjet

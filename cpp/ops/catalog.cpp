@@ -35,6 +35,9 @@ void register_reference(Catalogs& catalogs) {
   add_reference<Penalize>(catalogs, "ref.penalize");
   add_reference<Select>(catalogs, "ref.select");
   add_reference<Logprob>(catalogs, "ref.logprob");
+  add_reference<Edit>(catalogs, "ref.edit");
+  add_reference<PrepareRows>(catalogs, "ref.prepare_rows");
+  add_reference<CopyBlocks>(catalogs, "ref.copy_blocks");
 }
 
 // --- Messages -------------------------------------------------------------------------------------------------------
@@ -101,6 +104,16 @@ std::string to_string(const Select::Problem& p) {
 }
 std::string to_string(const Logprob::Problem& p) {
   return cat("{rows=", p.rows, " vocab=", p.vocab, " top=", p.top, "}");
+}
+
+std::string to_string(const Edit::Problem& p) {
+  return cat("{count=", p.count, "}");
+}
+std::string to_string(const PrepareRows::Problem& p) {
+  return cat("{tokens=", p.tokens, " seqs=", p.seqs, " samples=", p.samples, " block_size=", p.block_size, "}");
+}
+std::string to_string(const CopyBlocks::Problem& p) {
+  return cat("{count=", p.count, " tensors=", p.tensors, " block_bytes=", p.block_bytes, " blocks=", p.blocks, "}");
 }
 
 // --- Bytes moved, each operand once ---------------------------------------------------------------------------------

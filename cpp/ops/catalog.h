@@ -4,6 +4,7 @@
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "ops/sampling.h"
+#include "ops/step.h"
 #include "ops/token.h"
 
 #include <tuple>
@@ -12,7 +13,8 @@ namespace warpjet {
 
 struct Catalogs {
   std::tuple<Catalog<Embed>, Catalog<Norm>, Catalog<Gather>, Catalog<Gemm>, Catalog<RopeTable>, Catalog<RopeAppendKv>,
-             Catalog<Attention>, Catalog<Penalize>, Catalog<Select>, Catalog<Logprob>>
+             Catalog<Attention>, Catalog<Penalize>, Catalog<Select>, Catalog<Logprob>, Catalog<Edit>,
+             Catalog<PrepareRows>, Catalog<CopyBlocks>>
       all;
 
   template <class Op>

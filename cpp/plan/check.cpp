@@ -19,6 +19,7 @@ class Checker {
     require(plan_.first_sampled > 0 && plan_.first_sampled < steps, "first_sampled ", plan_.first_sampled, " of ",
             steps, " steps");
     for (step_ = 0; step_ < steps; ++step_) {
+      check_tactics(plan_.steps[step_].tactics);
       std::visit([&](const auto& op) { check_step(op); }, plan_.steps[step_].op);
     }
     step_ = -1;
@@ -60,6 +61,13 @@ class Checker {
       require(id >= 0 && id < m.vocab_size, "eos token ", id, " is outside the vocabulary of ", m.vocab_size);
     }
     require(is_float(plan_.activation) && is_float(plan_.kv), "activation and kv types must be f32, f16 or bf16");
+  }
+
+  void check_tactics(const std::vector<Tactic>& tactics) const {
+    require(!tactics.empty() && tactics.back().max_rows == kAnyRows, "no kernel for any number of rows");
+    for (std::size_t i = 1; i < tactics.size(); ++i) {
+      require(tactics[i - 1].max_rows > 0 && tactics[i - 1].max_rows < tactics[i].max_rows, "tactics are not in order");
+    }
   }
 
   void check_buffers() const {

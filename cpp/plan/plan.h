@@ -113,9 +113,19 @@ using StepOp = std::variant<EmbedStep, RopeTableStep, NormStep, GemmStep, RopeAp
 template <class Visitor>
 void for_each_buffer(const StepOp& op, Visitor&& visit);
 
+// The catalogue row chosen for steps of up to this many rows: "ref.gemm".
+struct Tactic {
+  std::int64_t max_rows = 0;
+  std::string kernel;
+  bool operator==(const Tactic&) const = default;
+};
+constexpr std::int64_t kAnyRows = 1 << 20;
+// Where a step's tactics may change: the row counts that kernels are chosen and timed for.
+constexpr std::int64_t kRowBuckets[] = {8, 16, 32, 64, 128, 256, 512, 1024, 2048, kAnyRows};
+
 struct Step {
-  std::string name;    // "layers.3.qkv"
-  std::string kernel;  // the catalogue row chosen for it: "ref.gemm"
+  std::string name;             // "layers.3.qkv"
+  std::vector<Tactic> tactics;  // by max_rows; the last takes any number
   StepOp op;
 };
 
@@ -218,7 +228,8 @@ struct StepInputs {
   TensorView slots;            // [tokens] i64
   TensorView query_starts;     // [seqs + 1] i32
   TensorView context_lengths;  // [seqs] i32
-  TensorView block_tables;     // [seqs, max_blocks] i32
+  TensorView block_tables;     // [tables, max_blocks] i32
+  TensorView table_rows;       // [seqs] i32
 };
 
 // The paged keys and values of every layer, as the runner needs them.
@@ -240,10 +251,13 @@ class Runner {
  public:
   // Throws unsupported when a kernel of the plan is not in the catalogues or does not run on the device.
   Runner(Plan plan, Weights weights, const Catalogs& catalogs, Device& device, std::int64_t max_tokens,
-         std::int64_t max_sampled);
+         std::int64_t max_sampled, std::int64_t block_size);
 
   // Computes all tokens of a step and appends their keys and values.
   void forward(const StepInputs& inputs, const KvView& kv);
+
+  // The last forward was a repetition of one with so many tokens.
+  void set_rows(std::int64_t tokens) { tokens_ = tokens; }
 
   // Logits [rows, vocab] f32 of these token rows of the last forward ([rows] i32), valid until the next call.
   TensorView logits(TensorView rows);
@@ -251,10 +265,18 @@ class Runner {
   const Plan& plan() const { return plan_; }
   std::int64_t max_sampled() const { return max_sampled_; }
 
+  // Bytes beside weights and KV cache that a runner of this plan takes.
+  static std::int64_t memory_bytes(const Plan& plan, const Catalogs& catalogs, const DeviceInfo& device,
+                                   std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t block_size);
+
  private:
   using KernelRow =
       std::variant<const Kernel<Embed>*, const Kernel<RopeTable>*, const Kernel<Norm>*, const Kernel<Gemm>*,
                    const Kernel<RopeAppendKv>*, const Kernel<Attention>*, const Kernel<Gather>*>;
+  struct Choice {
+    std::int64_t max_rows;
+    KernelRow row;
+  };
   struct Scope;   // what a run of steps sees: row counts, inputs, cache
   struct Launch;  // one step in its scope
   void run(int first, int last, const Scope& scope);
@@ -265,10 +287,10 @@ class Runner {
   Weights weights_;
   Stream& stream_;
   std::int64_t max_tokens_, max_sampled_;
-  Buffer arena_, frequencies_;
-  std::vector<std::int64_t> offsets_;  // of each buffer in the arena
-  std::vector<KernelRow> kernels_;     // of each step
-  std::int64_t tokens_ = 0;            // of the last forward
+  Buffer arena_, frequencies_, workspace_;
+  std::vector<std::int64_t> offsets_;         // of each buffer in the arena
+  std::vector<std::vector<Choice>> kernels_;  // of each step
+  std::int64_t tokens_ = 0;                   // of the last forward
 };
 
 // Arena offsets for these row counts; total in `bytes`.
@@ -282,7 +304,7 @@ std::vector<std::int64_t> lay_out(const Plan& plan, std::int64_t max_tokens, std
 Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device, const BuildProgress& progress = {});
 
 // The engine directory: engine.json and weights.bin, plus the tokenizer's files copied as they are.
-constexpr int kEngineFormat = 1;
+constexpr int kEngineFormat = 2;
 void write_engine(const Checkpoint& checkpoint, Plan plan, const std::filesystem::path& source,
                   const std::filesystem::path& out, bool overwrite, const BuildProgress& progress);
 bool is_engine_directory(const std::filesystem::path& path);

@@ -31,6 +31,20 @@ int index_of(const Json& json) {
   return value;
 }
 
+template <class T, class F>
+Json list_to_json(const std::vector<T>& items, F&& convert) {
+  Json out{Json::Array{}};
+  for (const T& item : items) out.push(convert(item));
+  return out;
+}
+
+template <class F>
+auto list_from_json(const Json& json, F&& convert) {
+  std::vector<decltype(convert(json))> out;
+  for (const Json& item : json.as_array()) out.push_back(convert(item));
+  return out;
+}
+
 Json buffer_to_json(const BufferSpec& b) {
   return Json::Object{{"name", b.name},
                       {"dtype", to_string(b.dtype)},
@@ -72,10 +86,21 @@ WeightRef weight_from_json(const Json& json) {
           .checksum = json.at("checksum").as_string()};
 }
 
+Json tactic_to_json(const Tactic& tactic) {
+  return Json::Object{{"max_rows", tactic.max_rows}, {"kernel", tactic.kernel}};
+}
+
+Tactic tactic_from_json(const Json& json) {
+  return {.max_rows = json.at("max_rows").as_int(), .kernel = json.at("kernel").as_string()};
+}
+
 Json step_to_json(const Step& step) {
   return std::visit(
       [&]<class S>(const S& op) {
-        return Json(Json::Object{{"name", step.name}, {"op", S::name}, {"kernel", step.kernel}, {"args", json_of(op)}});
+        return Json(Json::Object{{"name", step.name},
+                                 {"op", S::name},
+                                 {"tactics", list_to_json(step.tactics, tactic_to_json)},
+                                 {"args", json_of(op)}});
       },
       step.op);
 }
@@ -96,22 +121,8 @@ StepOp step_op(const std::string& name, const Json& args) {
 
 Step step_from_json(const Json& json) {
   return {.name = json.at("name").as_string(),
-          .kernel = json.at("kernel").as_string(),
+          .tactics = list_from_json(json.at("tactics"), tactic_from_json),
           .op = step_op(json.at("op").as_string(), json.at("args"))};
-}
-
-template <class T, class F>
-Json list_to_json(const std::vector<T>& items, F&& convert) {
-  Json out{Json::Array{}};
-  for (const T& item : items) out.push(convert(item));
-  return out;
-}
-
-template <class F>
-auto list_from_json(const Json& json, F&& convert) {
-  std::vector<decltype(convert(json))> out;
-  for (const Json& item : json.as_array()) out.push_back(convert(item));
-  return out;
 }
 
 }  // namespace

@@ -101,12 +101,16 @@ class Planner {
     return static_cast<int>(plan_.buffers.size()) - 1;
   }
 
-  // The kernel is chosen for one row: every row of a catalogue takes any number of rows.
   template <class S>
   void add(std::string name, const S& step) {
     using Op = typename OpOf<S>::type;
-    const Kernel<Op>& kernel = catalogs_.of<Op>().select(problem(plan_, step, {}), device_);
-    plan_.steps.push_back({.name = std::move(name), .kernel = std::string(kernel.name), .op = step});
+    std::vector<Tactic> tactics;
+    for (const std::int64_t rows : kRowBuckets) {
+      const Kernel<Op>& kernel = catalogs_.of<Op>().select(problem(plan_, step, {.rows = rows}), device_);
+      if (!tactics.empty() && tactics.back().kernel == kernel.name) tactics.pop_back();
+      tactics.push_back({.max_rows = rows, .kernel = std::string(kernel.name)});
+    }
+    plan_.steps.push_back({.name = std::move(name), .tactics = std::move(tactics), .op = step});
   }
 
   // A buffer lives from its first to its last use; what the sampled steps read stays until the end, because they may

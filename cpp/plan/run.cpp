@@ -1,6 +1,8 @@
 // The only interpreter of plans.
 #include "plan/plan.h"
 
+#include <algorithm>
+
 namespace warpjet {
 
 struct Runner::Scope {
@@ -65,6 +67,7 @@ struct Runner::Launch {
                        .k_cache = scope.kv->k[s.layer],
                        .v_cache = scope.kv->v[s.layer],
                        .block_tables = scope.inputs->block_tables,
+                       .table_rows = scope.inputs->table_rows,
                        .query_starts = scope.inputs->query_starts,
                        .context_lengths = scope.inputs->context_lengths,
                        .out = buffer(s.out)});
@@ -78,14 +81,48 @@ namespace {
 
 // An engine file names its kernels; here they must exist, run on this device and support what the plan asks of them.
 template <class Op>
-const Kernel<Op>* resolve(const Catalogs& catalogs, const Step& step, const typename Op::Problem& problem,
-                          const DeviceInfo& device) {
-  const Kernel<Op>& row = catalogs.of<Op>().find(step.kernel);
-  WJ_REQUIRE(device.sm >= row.sm_min && device.sm < row.sm_max, unsupported, "kernel ", step.kernel,
-             " does not run on ", device.name, "; rebuild the engine for this device");
-  WJ_REQUIRE(row.supports(problem), unsupported, "step ", step.name, ": kernel ", step.kernel, " does not support ",
+const Kernel<Op>* resolve(const Catalogs& catalogs, const Step& step, const std::string& kernel,
+                          const typename Op::Problem& problem, const DeviceInfo& device) {
+  const Kernel<Op>& row = catalogs.of<Op>().find(kernel);
+  WJ_REQUIRE(device.sm >= row.sm_min && device.sm < row.sm_max, unsupported, "kernel ", kernel, " does not run on ",
+             device.name, "; rebuild the engine for this device");
+  WJ_REQUIRE(row.supports(problem), unsupported, "step ", step.name, ": kernel ", kernel, " does not support ",
              Op::name, to_string(problem), "; rebuild the engine");
   return &row;
+}
+
+// Calls visit(tactic, kernel, problem) for every tactic of a step, each at the most rows that it will be given.
+template <class Visit>
+void for_each_tactic(const Plan& plan, const Step& step, const Catalogs& catalogs, const DeviceInfo& device,
+                     const StepSizes& most, Visit visit) {
+  std::visit(
+      [&]<class S>(const S& op) {
+        using Op = typename OpOf<S>::type;
+        for (const Tactic& tactic : step.tactics) {
+          StepSizes sizes = most;
+          sizes.rows = std::min(tactic.max_rows, most.rows);
+          sizes.seqs = std::min(sizes.seqs, sizes.rows);
+          const auto posed = problem(plan, op, sizes);
+          visit(tactic, resolve<Op>(catalogs, step, tactic.kernel, posed, device), posed);
+        }
+      },
+      step.op);
+}
+
+std::int64_t workspace_bytes(const Plan& plan, const Catalogs& catalogs, const DeviceInfo& device,
+                             std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t block_size) {
+  std::int64_t bytes = 0;
+  for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
+    const StepSizes most = {.rows = i < plan.first_sampled ? max_tokens : max_sampled,
+                            .seqs = max_sampled,
+                            .max_context = plan.model.max_positions,
+                            .block_size = block_size};
+    for_each_tactic(plan, plan.steps[i], catalogs, device, most,
+                    [&](const Tactic&, const auto* kernel, const auto& problem) {
+                      if (kernel->workspace) bytes = std::max(bytes, kernel->workspace(problem, device));
+                    });
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -95,7 +132,7 @@ const std::byte* Weights::data() const {
 }
 
 Runner::Runner(Plan plan, Weights weights, const Catalogs& catalogs, Device& device, std::int64_t max_tokens,
-               std::int64_t max_sampled)
+               std::int64_t max_sampled, std::int64_t block_size)
     : plan_(std::move(plan)),
       weights_(std::move(weights)),
       stream_(device.stream()),
@@ -104,19 +141,28 @@ Runner::Runner(Plan plan, Weights weights, const Catalogs& catalogs, Device& dev
   std::int64_t bytes = 0;
   offsets_ = lay_out(plan_, max_tokens, max_sampled, bytes);
   arena_ = device.allocate(bytes);
+  workspace_ = device.allocate(workspace_bytes(plan_, catalogs, device.info(), max_tokens, max_sampled, block_size));
 
   const std::vector<float> frequencies = rope_frequencies(plan_.model.rope, plan_.model.head_dim);
   frequencies_ = device.allocate(frequencies.size() * sizeof(float));
   stream_.copy(frequencies_.data(), frequencies.data(), frequencies_.bytes());
   stream_.synchronize();
 
+  const StepSizes most = {.rows = kAnyRows, .seqs = max_sampled, .block_size = block_size};
   for (const Step& step : plan_.steps) {
-    kernels_.push_back(std::visit(
-        [&]<class S>(const S& op) -> KernelRow {
-          return resolve<typename OpOf<S>::type>(catalogs, step, problem(plan_, op, {}), device.info());
-        },
-        step.op));
+    std::vector<Choice>& choices = kernels_.emplace_back();
+    for_each_tactic(plan_, step, catalogs, device.info(), most,
+                    [&](const Tactic& tactic, const auto* kernel, const auto&) {
+                      choices.push_back({.max_rows = tactic.max_rows, .row = kernel});
+                    });
   }
+}
+
+std::int64_t Runner::memory_bytes(const Plan& plan, const Catalogs& catalogs, const DeviceInfo& device,
+                                  std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t block_size) {
+  std::int64_t bytes = 0;
+  lay_out(plan, max_tokens, max_sampled, bytes);
+  return bytes + workspace_bytes(plan, catalogs, device, max_tokens, max_sampled, block_size);
 }
 
 void Runner::forward(const StepInputs& inputs, const KvView& kv) {
@@ -136,7 +182,11 @@ TensorView Runner::logits(TensorView rows) {
 }
 
 void Runner::run(int first, int last, const Scope& scope) {
-  for (int i = first; i < last; ++i) std::visit(Launch{*this, scope, kernels_[i]}, plan_.steps[i].op);
+  for (int i = first; i < last; ++i) {
+    auto choice = kernels_[i].begin();
+    while (choice->max_rows < scope.sizes.rows) ++choice;
+    std::visit(Launch{*this, scope, choice->row}, plan_.steps[i].op);
+  }
 }
 
 TensorView Runner::buffer(int index, const Scope& scope) const {

@@ -1,4 +1,5 @@
 // An in-order device: a ring of plans and results, and the thread that works through it.
+#include "device/spin.h"
 #include "runtime/runtime.h"
 
 #include <thread>
@@ -22,9 +23,11 @@ struct DeviceThread::State {
 
   Entry& entry(std::uint64_t step) { return ring[step % ring.size()]; }
   bool hit() const { return faults && faults->hit(); }
-  bool wait_for(std::uint64_t step);  // false: stopping
   void work();
-  void run(Entry& entry);
+  template <class Action>
+  bool guarded(Action action);  // keeps the first error
+  void start(Entry& entry);
+  void finish(Entry& entry);
 
   const std::unique_ptr<StepRunner> runner;
   const std::shared_ptr<Doorbell> engine_bell;
@@ -69,33 +72,50 @@ StepResult* DeviceThread::poll() {
   return &s.entry(s.taken++).result;
 }
 
+// What is through is given back before anything new is started; a device that works by itself is polled.
 void DeviceThread::State::work() {
-  for (std::uint64_t step = 0; wait_for(step); ++step) {
-    run(entry(step));
-    finished.store(step + 1, std::memory_order_release);
-    engine_bell->ring();
-  }
-}
-
-bool DeviceThread::State::wait_for(std::uint64_t step) {
+  std::uint64_t started = 0, done = 0;
+  const auto is_through = [&] { return error || runner->done(); };
   for (;;) {
     const std::uint32_t seen = bell.seen();
-    if (stopping.load()) return false;
-    if (launched.load(std::memory_order_acquire) > step) return true;
-    bell.wait(seen, kForever);
+    if (started > done && guarded([&] { return is_through(); })) {
+      finish(entry(done));
+      finished.store(++done, std::memory_order_release);
+      engine_bell->ring();
+    } else if (!stopping.load() && launched.load(std::memory_order_acquire) > started) {
+      start(entry(started++));
+    } else if (started > done) {
+      pause_briefly();
+    } else if (stopping.load()) {
+      return;
+    } else {
+      bell.wait(seen, kForever);
+    }
   }
 }
 
 // After an error the slots are not what later plans were made for, so these are not run.
-void DeviceThread::State::run(Entry& entry) {
-  if (!error) {
-    try {
-      WJ_REQUIRE(!hit(), device, "injected fault: step");
-      runner->run(entry.plan, entry.result);
-    } catch (...) {
-      error = std::current_exception();
-    }
+template <class Action>
+bool DeviceThread::State::guarded(Action action) {
+  try {
+    return action();
+  } catch (...) {
+    if (!error) error = std::current_exception();
+    return true;
   }
+}
+
+void DeviceThread::State::start(Entry& entry) {
+  if (error) return;
+  guarded([&] {
+    WJ_REQUIRE(!hit(), device, "injected fault: step");
+    runner->start(entry.plan, entry.result);
+    return true;
+  });
+}
+
+void DeviceThread::State::finish(Entry& entry) {
+  if (!error) guarded([&] { return runner->finish(), true; });
   entry.result.error = error;
 }
 

@@ -2,7 +2,8 @@
 #include <algorithm>
 #include <thread>
 
-#include "runtime/runtime.h"
+#include "ops/backend.h"
+#include "runtime/memory_plan.h"
 
 namespace warpjet {
 
@@ -37,41 +38,6 @@ std::string_view to_string(Health health) {
 }
 
 namespace {
-
-// Fills in what was left to be chosen, and checks the rest against the model.
-int resolve(EngineConfig& config, const Plan& plan, const KvCache::Config& kv, const DeviceInfo& device) {
-  const ModelSpec& m = plan.model;
-  const bool length_given = config.max_model_len > 0;
-  WJ_REQUIRE(config.max_model_len <= m.max_positions, invalid_argument, "max_model_len: ", config.max_model_len,
-             " is more than the ", m.max_positions, " positions of the model");
-  if (!length_given) config.max_model_len = m.max_positions;
-
-  const std::int64_t block_bytes = KvCache::bytes_per_block(kv);
-  const std::int64_t useful = std::int64_t{config.max_num_seqs} * ceil_div(config.max_model_len, config.block_size);
-  if (config.kv_cache_memory_bytes == 0)
-    config.kv_cache_memory_bytes = std::min(device.memory_bytes / 4, std::int64_t{4} << 30);
-  std::int64_t blocks = config.num_gpu_blocks_override > 0
-                            ? config.num_gpu_blocks_override
-                            : std::min(useful, config.kv_cache_memory_bytes / block_bytes);
-  blocks = std::min<std::int64_t>(blocks, INT32_MAX - 1);
-  const std::int64_t capacity = blocks * config.block_size;
-  WJ_REQUIRE(capacity > 1, invalid_argument, "kv_cache_memory_bytes: ", config.kv_cache_memory_bytes,
-             " holds no KV block of ", block_bytes, " bytes");
-  WJ_REQUIRE(!length_given || config.max_model_len <= capacity, invalid_argument,
-             "max_model_len: ", config.max_model_len, " tokens do not fit the KV cache of ", capacity,
-             "; lower max_model_len or raise kv_cache_memory_bytes to ",
-             ceil_div<std::int64_t>(config.max_model_len, config.block_size) * block_bytes);
-  if (config.max_model_len > capacity) {
-    WJ_LOG(warn, "the KV cache holds ", capacity, " tokens: max_model_len lowered from ", config.max_model_len);
-    config.max_model_len = static_cast<int>(capacity);
-  }
-  WJ_REQUIRE(config.enable_chunked_prefill || config.max_num_batched_tokens >= config.max_model_len, invalid_argument,
-             "max_num_batched_tokens: ", config.max_num_batched_tokens, " cannot hold a prompt of max_model_len ",
-             config.max_model_len, " in one step; raise it, lower max_model_len or enable chunked prefill");
-  config.num_gpu_blocks_override = static_cast<int>(blocks);
-  config.kv_cache_memory_bytes = (blocks + 1) * block_bytes;
-  return static_cast<int>(blocks) + 1;  // the null block
-}
 
 // The window that every layer has; 0 when some layer sees the whole text.
 int common_window(const ModelSpec& model) {
@@ -118,11 +84,13 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
   validate(config);
   auto impl = std::make_unique<Impl>();
   impl->config = config;
+  register_cuda_backend(impl->catalogs);
   register_reference(impl->catalogs);
-  impl->device = make_cpu_device(config.num_threads);
-  impl->config.num_threads = impl->device->info().cores;
+  impl->device = open_device(config.device, config.num_threads);
+  const DeviceInfo& device = impl->device->info();
+  impl->config.num_threads = device.sm == 0 ? device.cores : 0;
 
-  LoadedModel opened = load_model(model, config.dtype, impl->catalogs, *impl->device);
+  OpenedModel opened = open_model(model, config, impl->catalogs, device);
   const ModelSpec& m = opened.plan.model;
   KvCache::Config kv{.layers = static_cast<int>(m.layers.size()),
                      .kv_heads = m.num_kv_heads,
@@ -130,8 +98,10 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
                      .block_size = config.block_size,
                      .num_blocks = 0,
                      .dtype = opened.plan.kv};
-  kv.num_blocks = resolve(impl->config, opened.plan, kv, impl->device->info());
-  const int host_blocks = num_host_blocks(config, KvCache::bytes_per_block(kv));
+  const MemoryPlan memory = plan_memory(impl->config, opened.plan, kv, impl->catalogs, device);
+  WJ_LOG(info, "memory of ", device.name, ": ", to_string(memory));
+  kv.num_blocks = static_cast<int>(memory.num_blocks);
+  const int host_blocks = num_host_blocks(config, memory.block_bytes);
   kv.num_host_blocks = host_blocks > 0 ? host_blocks + 1 : 0;
   impl->config.dtype = opened.plan.scheme;
   impl->model = info_of(opened.plan, impl->config.max_model_len);
@@ -143,18 +113,23 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
                               .num_host_blocks = host_blocks,
                               .window = common_window(m),
                               .rope_original = m.rope.scaling == "dynamic" ? m.rope.original_max_positions : 0};
-  Runner runner(std::move(opened.plan), std::move(opened.weights), impl->catalogs, *impl->device,
-                resolved.max_num_batched_tokens, resolved.max_num_seqs);
+  Weights weights = opened.load(*impl->device);
+  Runner runner(std::move(opened.plan), std::move(weights), impl->catalogs, *impl->device,
+                resolved.max_num_batched_tokens, resolved.max_num_seqs, resolved.block_size);
+  constexpr int kMaxGraphTokens = 512;
   auto model_runner = std::make_unique<ModelRunner>(
       ModelRunner::Config{.max_tokens = resolved.max_num_batched_tokens,
                           .max_seqs = resolved.max_num_seqs,
                           .max_model_len = resolved.max_model_len,
-                          .num_slots = num_slots(resolved.max_num_seqs, resolved.max_steps_in_flight)},
-      std::move(runner), KvCache(kv, *impl->device), impl->catalogs, *impl->device);
+                          .num_slots = num_slots(resolved.max_num_seqs, resolved.max_steps_in_flight),
+                          .max_logprobs = resolved.max_logprobs,
+                          .max_in_flight = resolved.max_steps_in_flight,
+                          .max_graph_tokens = device.sm == 0 || resolved.enforce_eager ? 0 : kMaxGraphTokens},
+      std::move(runner), KvCache(kv, impl->catalogs, *impl->device), impl->catalogs, *impl->device);
   auto bell = std::make_shared<Doorbell>();
-  auto device = std::make_unique<DeviceThread>(std::move(model_runner), resolved.max_steps_in_flight, bell);
-  impl->loop = std::make_unique<StepLoop>(loop, std::move(device), std::move(bell));
-  WJ_LOG(info, "engine ready model=", model.string(), " parameters=", impl->model.parameters,
+  auto executor = std::make_unique<DeviceThread>(std::move(model_runner), resolved.max_steps_in_flight, bell);
+  impl->loop = std::make_unique<StepLoop>(loop, std::move(executor), std::move(bell));
+  WJ_LOG(info, "engine ready model=", model.string(), " device=", device.name, " parameters=", impl->model.parameters,
          " scheme=", impl->model.scheme, " kv_blocks=", kv.num_blocks - 1, " block_size=", config.block_size);
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }

@@ -1,10 +1,74 @@
-// Plan -> slots -> inputs -> runner -> sampler. Everything is sized when it is made.
-#include "runtime/runtime.h"
-
+// Plan -> slots -> rows -> forward -> sampler -> results, all of it given to the device's stream without waiting.
 #include <algorithm>
+#include <map>
 #include <numeric>
 
+#include "runtime/device_state.h"
+
 namespace warpjet {
+namespace {
+
+constexpr std::size_t kStagingBytes = 1 << 20;
+
+// The sizes that steps are padded to where they are captured as graphs: close together where padding costs most.
+constexpr int kGraphSizes[] = {1,  2,   4,   8,   16,  24,  32,  40,  48,  56,  64, 80,
+                               96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512};
+
+template <class T>
+T* as(const Buffer& buffer) {
+  return static_cast<T*>(buffer.data());
+}
+
+// Host memory that results are copied to, as an array.
+class HostArray {
+ public:
+  HostArray(Device& device, DType dtype, std::int64_t rows, std::int64_t width = 1)
+      : dtype_(dtype),
+        width_(width),
+        memory_(device.allocate_host(static_cast<std::size_t>(rows * width * dtype_bytes(dtype)))) {}
+  void copy_from(const TensorView& device, Stream& stream) {
+    stream.copy(memory_.data(), device.data, static_cast<std::size_t>(device.bytes()));
+  }
+  TensorView view(std::int64_t rows) const { return {memory_.data(), dtype_, {rows, width_}}; }
+  TensorView list(std::int64_t rows) const { return {memory_.data(), dtype_, {rows}}; }
+
+ private:
+  DType dtype_;
+  std::int64_t width_;
+  Buffer memory_;
+};
+
+// What one row of Sampler's views becomes on the host.
+struct HostLogprobs {
+  HostLogprobs(Device& device, std::int64_t rows, std::int64_t top)
+      : top(top),
+        tokens(device, DType::i32, rows),
+        logprobs(device, DType::f32, rows),
+        ranks(device, DType::i32, rows),
+        top_tokens(device, DType::i32, rows, top),
+        top_logprobs(device, DType::f32, rows, top) {}
+  void copy_from(const LogprobViews& views, Stream& stream) {
+    tokens.copy_from(views.tokens, stream);
+    logprobs.copy_from(views.logprobs, stream);
+    ranks.copy_from(views.ranks, stream);
+    top = views.top_tokens.shape[1];
+    if (top == 0) return;
+    top_tokens.copy_from(views.top_tokens, stream);
+    top_logprobs.copy_from(views.top_logprobs, stream);
+  }
+  LogprobViews views(std::int64_t rows) const {
+    return {.tokens = tokens.list(rows),
+            .logprobs = logprobs.list(rows),
+            .ranks = ranks.list(rows),
+            .top_tokens = {top_tokens.view(rows).data, DType::i32, {rows, top}},
+            .top_logprobs = {top_logprobs.view(rows).data, DType::f32, {rows, top}}};
+  }
+
+  std::int64_t top;
+  HostArray tokens, logprobs, ranks, top_tokens, top_logprobs;
+};
+
+}  // namespace
 
 int num_scored(const Chunk& chunk, int prompt_length) {
   const int last = std::min(chunk.start + chunk.count, prompt_length - 1);
@@ -12,297 +76,375 @@ int num_scored(const Chunk& chunk, int prompt_length) {
 }
 
 struct ModelRunner::State {
-  // What the device knows of whoever has the slot, besides its text and its block table.
-  struct SlotState {
-    const SampleState* sampling = nullptr;
-    std::int32_t length = 0;  // of its text
-    std::int32_t prompt_length = 0;
-    std::int32_t decode_index = -1;  // in `decoding`; -1 = not there
-    bool alive = false;              // its text goes on
+  // A step between start() and finish().
+  struct Flight {
+    Flight(Device& device, const Config& config, std::size_t staging_bytes)
+        : staging(device, staging_bytes),
+          begin(device.make_event()),
+          end(device.make_event()),
+          tokens(device, DType::i32, config.max_seqs),
+          logprobs(device, config.max_seqs, config.max_logprobs) {
+      wanted.reserve(config.max_seqs);
+    }
+    Staging staging;
+    std::unique_ptr<Event> begin, end;
+    HostArray tokens;
+    HostLogprobs logprobs;
+    std::vector<int> wanted;  // most likely tokens to report with each sample; -1: no log-probabilities
+    SampleNeeds needs;
+    StepResult* result = nullptr;
   };
-  struct Sample {
-    Slot slot = kNoSlot;
-    std::int32_t row = kNoRow;  // the token row whose logits it reads
+  // Rows of a step, and how many a kernel is given: the same, or the size of a graph.
+  struct Sizes {
+    int tokens = 0, seqs = 0, samples = 0;
   };
-  static constexpr std::int32_t kNoRow = -1;  // surplus: the text has ended
 
   State(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device);
 
-  void run(const StepPlan& plan, StepResult& result);
+  void start(const StepPlan& plan, StepResult& result);
+  void finish();
 
-  // The plan's changes.
-  void apply(const SlotChange& change, const StepPlan& plan);
-  void join(Slot slot, const Join& join, const StepPlan& plan);
-  void pause(SlotState& slot);
+  void copy_blocks(const StepPlan& plan, Staging& staging);
+  void send_header(const StepPlan& plan, Staging& staging);
+  void gather_needs(const StepPlan& plan, Flight& flight) const;
+  int padded(int count) const;
+  void forward(Sizes sizes);
+  void prepare(Sizes sizes);
+  void score(const StepPlan& plan, StepResult& result, Flight& flight);
+  void sample(int samples, SampleNeeds needs);
+  template <class Key, class Work>
+  void replay(std::map<Key, std::unique_ptr<Graph>>& graphs, const Key& key, bool captured, Work work);
+  void warm_up();
 
-  // The inputs of its rows.
-  void fill(const StepPlan& plan);
-  void add_rows(Slot slot, int start, int count);
-  void add_sample(Slot slot, std::int32_t row) { samples.push_back({slot, row}); }
-  void set_views();
-
-  void score(const StepPlan& plan, StepResult& result);
-  void sample(StepResult& result);
-  SampleRow sample_row(Slot slot);
-  void append(Slot slot, std::int32_t token);
-  TensorView logits() { return runner.logits({logit_rows.data(), DType::i32, {std::ssize(logit_rows)}}); }
-
-  std::int32_t* text(Slot slot) { return static_cast<std::int32_t*>(texts.data()) + slot * max_text; }
-  std::int32_t* table(Slot slot) { return static_cast<std::int32_t*>(tables.data()) + slot * max_blocks; }
+  StepInputs inputs(Sizes sizes) const;
+  SlotTexts texts() const { return {state.texts(), state.lengths(), state.alive()}; }
 
   const Config config;
+  Device& device;
+  Stream& stream;
   Runner runner;
   KvCache kv;
-  Sampler sampler;
-  Stream& stream;
   KvView kv_view;
-  const int block_size;
-  const std::int64_t max_text, max_blocks;  // of a slot: with room for the token that ends the longest text
+  DeviceState state;
+  Sampler sampler;
+  const Kernel<PrepareRows>& prepare_kernel;
 
-  // Most texts are short: device memory, whose pages are there only once they are touched.
-  Buffer texts;   // [num_slots, max_text]
-  Buffer tables;  // [num_slots, max_blocks]
-  std::vector<SlotState> slots;
-  std::vector<Slot> decoding;
+  // The inputs of a step, on the device.
+  Buffer header, token_ids, positions, rope_lengths, cache_rows, query_starts, context_lengths, table_rows, sample_rows,
+      sample_slots, score_rows;
+  std::vector<std::int32_t> sent_header, next_header;  // what the device has, and what it should have
+  TensorView drawn;                                    // the sampler's tokens
 
-  // Of one step.
-  StepInputs inputs;
-  std::vector<std::int32_t> token_ids, positions, rope_lengths, query_starts, context_lengths, block_tables;
-  std::vector<std::int64_t> cache_rows;
-  std::vector<Sample> samples;  // the plan's
-  std::vector<std::int32_t> logit_rows, scored_tokens;
-  std::vector<SampleRow> sample_rows;
-  std::vector<SampledRow> drawn;
+  std::vector<Flight> flights;  // a ring
+  std::uint64_t started = 0, finished = 0;
+  std::map<int, std::unique_ptr<Graph>> forward_graphs;                         // by tokens
+  std::map<std::tuple<int, bool, bool>, std::unique_ptr<Graph>> sample_graphs;  // by samples and needs
 };
 
 ModelRunner::ModelRunner(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device)
     : state_(std::make_unique<State>(config, std::move(runner), std::move(kv), catalogs, device)) {}
 ModelRunner::~ModelRunner() = default;
 
-void ModelRunner::run(const StepPlan& plan, StepResult& result) {
-  const auto start = std::chrono::steady_clock::now();
-  state_->run(plan, result);
-  result.us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+void ModelRunner::start(const StepPlan& plan, StepResult& result) {
+  state_->start(plan, result);
+}
+bool ModelRunner::done() {
+  State& s = *state_;
+  return s.flights[s.finished % s.flights.size()].end->done();
+}
+void ModelRunner::finish() {
+  state_->finish();
 }
 
 ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_in, const Catalogs& catalogs,
-                          Device& device)
+                          Device& device_in)
     : config(config_in),
+      device(device_in),
+      stream(device.stream()),
       runner(std::move(runner_in)),
       kv(std::move(kv_in)),
-      sampler(catalogs, device, runner.plan().model.vocab_size, runner.max_sampled()),
-      stream(device.stream()),
-      block_size(kv.config().block_size),
-      max_text(config.max_model_len + 1),
-      max_blocks(ceil_div<std::int64_t>(max_text, block_size)),
-      texts(device.allocate(static_cast<std::size_t>(config.num_slots * max_text) * sizeof(std::int32_t))),
-      tables(device.allocate(static_cast<std::size_t>(config.num_slots * max_blocks) * sizeof(std::int32_t))),
-      slots(config.num_slots) {
+      state({.num_slots = config.num_slots, .max_text = config.max_model_len + 1, .block_size = kv.config().block_size},
+            catalogs, device),
+      sampler(catalogs, device,
+              {.slots = config.num_slots,
+               .rows = runner.max_sampled(),
+               .vocab = runner.plan().model.vocab_size,
+               .max_top = config.max_logprobs}),
+      prepare_kernel(catalogs.of<PrepareRows>().select(
+          {.tokens = 1, .seqs = 1, .samples = 1, .block_size = kv.config().block_size}, device.info())) {
   WJ_CHECK(runner.max_sampled() >= config.max_seqs, runner.max_sampled(), " rows for ", config.max_seqs, " samples");
-  decoding.reserve(config.num_slots);
-  for (auto* array : {&token_ids, &positions, &rope_lengths}) array->resize(config.max_tokens);
-  cache_rows.resize(config.max_tokens);
-  query_starts.resize(config.max_seqs + 1);
-  context_lengths.resize(config.max_seqs);
-  block_tables.resize(config.max_seqs * max_blocks);
-  samples.reserve(config.max_seqs);
-  for (auto* array : {&logit_rows, &scored_tokens}) array->reserve(runner.max_sampled());
-  sample_rows.reserve(config.max_seqs);
-  drawn.resize(config.max_seqs);
+  const auto array = [&](Buffer& buffer, std::int64_t words) {
+    buffer = device.allocate(static_cast<std::size_t>(words) * sizeof(std::int32_t));
+  };
+  const std::int64_t header_words =
+      PrepareRows::kHeaderWords + PrepareRows::kChunkWords * (std::int64_t{config.max_seqs} + 1) + config.max_seqs;
+  array(header, header_words);
+  for (Buffer* buffer : {&token_ids, &positions, &rope_lengths, &score_rows}) array(*buffer, config.max_tokens);
+  array(cache_rows, 2 * config.max_tokens);
+  array(query_starts, config.max_seqs + 1);
+  for (Buffer* buffer : {&context_lengths, &table_rows, &sample_rows, &sample_slots}) array(*buffer, config.max_seqs);
+  sent_header.reserve(header_words);
+  next_header.reserve(header_words);
   for (int layer = 0; layer < kv.config().layers; ++layer) {
     kv_view.k.push_back(kv.k(layer));
     kv_view.v.push_back(kv.v(layer));
   }
-  kv_view.block_size = block_size;
+  kv_view.block_size = kv.config().block_size;
+
+  std::vector<std::int32_t> rows(config.max_tokens);
+  std::iota(rows.begin(), rows.end(), 0);
+  stream.copy(score_rows.data(), rows.data(), score_rows.bytes());
+  stream.synchronize();
+
+  const std::size_t text_bytes = (static_cast<std::size_t>(config.max_model_len) + 1) * sizeof(std::int32_t);
+  for (int i = 0; i < config.max_in_flight; ++i) {
+    flights.emplace_back(device, config, std::max(kStagingBytes, 2 * text_bytes));
+  }
+  if (config.max_graph_tokens > 0) warm_up();
 }
 
-void ModelRunner::State::run(const StepPlan& plan, StepResult& result) {
-  for (const SlotChange& change : plan.changes) apply(change, plan);
-  for (const Copy& copy : plan.copies) kv.copy(copy, stream);
-  WJ_CHECK(std::cmp_equal(decoding.size(), plan.num_decodes), decoding.size(), " decoding slots, planned ",
-           plan.num_decodes);
+// --- Steps ----------------------------------------------------------------------------------------------------------
+
+void ModelRunner::State::start(const StepPlan& plan, StepResult& result) {
+  device.use_on_this_thread();
+  WJ_CHECK(started - finished < flights.size(), started - finished, " steps are in flight");
   WJ_CHECK(plan.num_samples() <= config.max_seqs, plan.num_samples(), " samples, room for ", config.max_seqs);
-  fill(plan);
-  if (inputs.tokens > 0) runner.forward(inputs, kv_view);
-  score(plan, result);
-  sample(result);
+  Flight& flight = flights[started++ % flights.size()];
+  flight.result = &result;
+  flight.staging.reset();
+  stream.record(*flight.begin);
+  state.apply(plan, flight.staging,
+              [&](Slot slot) { sampler.join(slot, *state.slot(slot).sampling, state.slot(slot).prompt_length); });
+  WJ_CHECK(std::cmp_equal(state.decoding_slots().size(), plan.num_decodes), state.decoding_slots().size(),
+           " decoding slots, planned ", plan.num_decodes);
+  copy_blocks(plan, flight.staging);
+  send_header(plan, flight.staging);
+  gather_needs(plan, flight);
+
+  Sizes sizes = {.tokens = plan.num_decodes,
+                 .seqs = plan.num_decodes + static_cast<int>(plan.chunks.size()),
+                 .samples = plan.num_samples()};
+  for (const Chunk& chunk : plan.chunks) sizes.tokens += chunk.count;
+  WJ_CHECK(sizes.seqs <= config.max_seqs && sizes.tokens <= config.max_tokens, "a step of ", sizes.seqs,
+           " sequences and ", sizes.tokens, " tokens, room for ", config.max_seqs, " and ", config.max_tokens);
+  if (sizes.tokens > 0) {
+    forward(sizes);
+    score(plan, result, flight);
+    if (sizes.samples > 0) sample(sizes.samples, flight.needs);
+  }
+  if (sizes.samples > 0) {
+    flight.tokens.copy_from({drawn.data, DType::i32, {sizes.samples}}, stream);
+    if (flight.needs.logprobs) flight.logprobs.copy_from(sampler.logprobs(), stream);
+  }
+  stream.record(*flight.end);
 }
 
-// --- Slots ----------------------------------------------------------------------------------------------------------
+void ModelRunner::State::finish() {
+  WJ_CHECK(finished < started, "no step is in flight");
+  Flight& flight = flights[finished++ % flights.size()];
+  flight.end->wait();
+  StepResult& result = *flight.result;
+  const auto samples = static_cast<std::int64_t>(flight.wanted.size());
+  const std::int32_t* tokens = flight.tokens.list(samples).as<std::int32_t>();
+  result.sampled.resize(samples);
+  for (std::int64_t i = 0; i < samples; ++i) {
+    SampledRow& out = result.sampled[i];
+    out.token = tokens[i];
+    out.logprobs.clear();
+    if (flight.wanted[i] >= 0) out.logprobs = read_logprobs(flight.logprobs.views(samples), i, flight.wanted[i]);
+  }
+  result.us = flight.end->microseconds_since(*flight.begin);
+}
 
-void ModelRunner::State::apply(const SlotChange& change, const StepPlan& plan) {
-  WJ_CHECK(change.slot >= 0 && change.slot < config.num_slots, "slot ", change.slot, " of ", config.num_slots);
-  SlotState& slot = slots[change.slot];
-  switch (change.kind) {
-    case SlotChange::Kind::join:
-      return join(change.slot, plan.joins[change.a], plan);
-    case SlotChange::Kind::block:
-      WJ_CHECK(change.a >= 0 && change.a < max_blocks, "block ", change.a, " of ", max_blocks);
-      table(change.slot)[change.a] = change.b;
-      return;
-    case SlotChange::Kind::token:
-      WJ_CHECK(change.a >= 0 && change.a < max_text, "token ", change.a, " of ", max_text);
-      text(change.slot)[change.a] = change.b;
-      slot.length = change.a + 1;
-      slot.alive = true;
-      return;
-    case SlotChange::Kind::decode:
-      slot.decode_index = static_cast<std::int32_t>(decoding.size());
-      decoding.push_back(change.slot);
-      return;
-    case SlotChange::Kind::pause:
-      return pause(slot);
-    case SlotChange::Kind::leave:
-      slot = {};
-      return;
+void ModelRunner::State::copy_blocks(const StepPlan& plan, Staging& staging) {
+  if (plan.copies.empty()) return;
+  constexpr std::size_t kMost = 4096;  // copies of one list
+  for (std::size_t first = 0; first < plan.copies.size(); first += kMost) {
+    const std::size_t count = std::min(kMost, plan.copies.size() - first);
+    const std::span<std::int32_t> list = staging.room<std::int32_t>(count * KvCache::kCopyWords);
+    kv.copy(std::span(plan.copies).subspan(first, count), list.data(), stream);
   }
 }
 
-void ModelRunner::State::join(Slot slot, const Join& join, const StepPlan& plan) {
-  WJ_CHECK(join.prefix + join.count <= max_text, "a text of ", join.prefix + join.count, " tokens, room for ",
-           max_text);
-  if (join.prefix > 0) std::copy_n(text(join.source), join.prefix, text(slot));
-  std::copy_n(plan.tokens.begin() + join.first, join.count, text(slot) + join.prefix);
-  slots[slot] = {.sampling = join.sampling,
-                 .length = join.prefix + join.count,
-                 .prompt_length = join.prompt_length,
-                 .alive = true};
-}
-
-void ModelRunner::State::pause(SlotState& slot) {
-  WJ_CHECK(slot.decode_index >= 0, "a slot that is not decoding pauses");
-  decoding[slot.decode_index] = decoding.back();
-  slots[decoding.back()].decode_index = slot.decode_index;
-  decoding.pop_back();
-  slot.decode_index = -1;
-}
-
-// --- Inputs ---------------------------------------------------------------------------------------------------------
-
-void ModelRunner::State::fill(const StepPlan& plan) {
-  inputs.tokens = inputs.seqs = inputs.max_context = 0;
-  samples.clear();
-  for (const Slot slot : decoding) {
-    if (slots[slot].alive) add_rows(slot, slots[slot].length - 1, 1);
-    add_sample(slot, slots[slot].alive ? static_cast<std::int32_t>(inputs.tokens - 1) : kNoRow);
-  }
-  auto next = plan.sample_slots.begin();
+// Steady decoding repeats the header of the step before, which the device has.
+void ModelRunner::State::send_header(const StepPlan& plan, Staging& staging) {
+  auto& words = next_header;
+  words.assign({plan.num_decodes, static_cast<std::int32_t>(plan.chunks.size()),
+                static_cast<std::int32_t>(plan.sample_slots.size()), 0});
+  std::int32_t row = plan.num_decodes, sample = 0;
   for (const Chunk& chunk : plan.chunks) {
-    add_rows(chunk.slot, chunk.start, chunk.count);
-    for (int i = 0; i < chunk.num_samples; ++i) add_sample(*next++, static_cast<std::int32_t>(inputs.tokens - 1));
+    WJ_CHECK(state.slot(chunk.slot).sampling, "slot ", chunk.slot, " is empty");
+    words.insert(words.end(), {chunk.slot, chunk.start, row, sample});
+    row += chunk.count;
+    sample += chunk.num_samples;
   }
-  query_starts[inputs.seqs] = static_cast<std::int32_t>(inputs.tokens);
-  set_views();
+  words.insert(words.end(), {0, 0, row, sample});
+  words.insert(words.end(), plan.sample_slots.begin(), plan.sample_slots.end());
+  if (words == sent_header) return;
+  const std::span<std::int32_t> staged = staging.room<std::int32_t>(words.size());
+  std::copy(words.begin(), words.end(), staged.begin());
+  stream.copy(header.data(), staged.data(), staged.size_bytes());
+  std::swap(sent_header, next_header);
 }
 
-// text[start, start + count) of a slot: one more sequence of the step.
-void ModelRunner::State::add_rows(Slot slot, int start, int count) {
-  WJ_CHECK(inputs.seqs < config.max_seqs && inputs.tokens + count <= config.max_tokens, "a step of more than ",
-           config.max_seqs, " sequences or ", config.max_tokens, " tokens");
-  WJ_CHECK(slots[slot].sampling, "slot ", slot, " is empty");
-  const std::int32_t* tokens = text(slot);
-  const std::int32_t* blocks = table(slot);
-  query_starts[inputs.seqs] = static_cast<std::int32_t>(inputs.tokens);
-  context_lengths[inputs.seqs] = start + count;
-  std::copy_n(blocks, ceil_div(start + count, block_size), block_tables.begin() + inputs.seqs * max_blocks);
-  for (int position = start; position < start + count; ++position) {
-    const std::int64_t row = inputs.tokens++;
-    token_ids[row] = tokens[position];
-    positions[row] = position;
-    rope_lengths[row] = std::max(slots[slot].prompt_length, position + 1);
-    cache_rows[row] = std::int64_t{blocks[position / block_size]} * block_size + position % block_size;
+void ModelRunner::State::gather_needs(const StepPlan& plan, Flight& flight) const {
+  flight.needs = {};
+  flight.wanted.clear();
+  const auto add = [&](Slot slot) {
+    const SampleState& sampling = *state.slot(slot).sampling;
+    flight.wanted.push_back(sampling.logprobs);
+    flight.needs.edits |= needs_edits(sampling);
+    flight.needs.logprobs |= sampling.logprobs >= 0;
+  };
+  for (const Slot slot : state.decoding_slots()) add(slot);
+  for (const Slot slot : plan.sample_slots) add(slot);
+}
+
+// --- Work for the device --------------------------------------------------------------------------------------------
+
+// The size of the graph that has room for so many; the count itself where none has.
+int ModelRunner::State::padded(int count) const {
+  if (count > config.max_graph_tokens) return count;
+  const int* size = std::lower_bound(std::begin(kGraphSizes), std::end(kGraphSizes), count);
+  return size == std::end(kGraphSizes) || *size > config.max_graph_tokens ? count : *size;
+}
+
+// Runs the work, as a graph if it is to be captured: the first time of a key it is, and from then on repeated.
+template <class Key, class Work>
+void ModelRunner::State::replay(std::map<Key, std::unique_ptr<Graph>>& graphs, const Key& key, bool captured,
+                                Work work) {
+  if (!captured) return work();
+  std::unique_ptr<Graph>& graph = graphs[key];
+  if (!graph) {
+    WJ_CHECK(stream.begin_capture(), "the device has no graphs");
+    work();
+    graph = stream.end_capture();
   }
-  inputs.max_context = std::max<std::int64_t>(inputs.max_context, start + count);
-  ++inputs.seqs;
+  stream.launch(*graph);
 }
 
-void ModelRunner::State::set_views() {
-  const auto view = [](auto& data, DType dtype, Shape shape) { return TensorView(data.data(), dtype, shape); };
-  inputs.token_ids = view(token_ids, DType::i32, {inputs.tokens});
-  inputs.positions = view(positions, DType::i32, {inputs.tokens});
-  inputs.rope_lengths = view(rope_lengths, DType::i32, {inputs.tokens});
-  inputs.slots = view(cache_rows, DType::i64, {inputs.tokens});
-  inputs.query_starts = view(query_starts, DType::i32, {inputs.seqs + 1});
-  inputs.context_lengths = view(context_lengths, DType::i32, {inputs.seqs});
-  inputs.block_tables = view(block_tables, DType::i32, {inputs.seqs, max_blocks});
+void ModelRunner::State::forward(Sizes sizes) {
+  const int size = padded(sizes.tokens);
+  const bool captured = config.max_graph_tokens > 0 && size <= config.max_graph_tokens && size <= config.max_tokens;
+  if (captured) sizes = {.tokens = size, .seqs = std::min(size, config.max_seqs), .samples = config.max_seqs};
+  replay(forward_graphs, size, captured, [&] {
+    prepare(sizes);
+    runner.forward(inputs(sizes), kv_view);
+  });
+  // The views of the last forward tell its rows, which a graph was captured with.
+  if (captured) runner.set_rows(size);
 }
 
-// --- Results --------------------------------------------------------------------------------------------------------
+void ModelRunner::State::prepare(Sizes sizes) {
+  const StepInputs in = inputs(sizes);
+  const PrepareRows::Args args = {
+      .problem = {.tokens = sizes.tokens,
+                  .seqs = sizes.seqs,
+                  .samples = sizes.samples,
+                  .block_size = kv.config().block_size},
+      .header = TensorView(header.data(), DType::i32, {static_cast<std::int64_t>(header.bytes() / 4)}),
+      .decoding = state.decoding(),
+      .texts = state.texts(),
+      .lengths = state.lengths(),
+      .prompt_lengths = state.prompt_lengths(),
+      .alive = state.alive(),
+      .block_tables = state.block_tables(),
+      .token_ids = in.token_ids,
+      .positions = in.positions,
+      .rope_lengths = in.rope_lengths,
+      .cache_rows = in.slots,
+      .query_starts = in.query_starts,
+      .context_lengths = in.context_lengths,
+      .table_rows = in.table_rows,
+      .sample_rows = TensorView(sample_rows.data(), DType::i32, {sizes.samples}),
+      .sample_slots = TensorView(sample_slots.data(), DType::i32, {sizes.samples}),
+  };
+  prepare_kernel.launch(args, stream);
+}
 
-// Before sampling, which takes the buffer of logits. Those of many rows of a prompt are taken in slices: the buffer is
-// sized for sampling only.
-void ModelRunner::State::score(const StepPlan& plan, StepResult& result) {
+StepInputs ModelRunner::State::inputs(Sizes sizes) const {
+  const auto list = [](const Buffer& buffer, std::int64_t count) {
+    return TensorView(buffer.data(), DType::i32, {count});
+  };
+  return {.tokens = sizes.tokens,
+          .seqs = sizes.seqs,
+          .max_context = config.max_model_len,
+          .token_ids = list(token_ids, sizes.tokens),
+          .positions = list(positions, sizes.tokens),
+          .rope_lengths = list(rope_lengths, sizes.tokens),
+          .slots = TensorView(cache_rows.data(), DType::i64, {sizes.tokens}),
+          .query_starts = list(query_starts, sizes.seqs + 1),
+          .context_lengths = list(context_lengths, sizes.seqs),
+          .block_tables = state.block_tables(),
+          .table_rows = list(table_rows, sizes.seqs)};
+}
+
+// Log-probabilities of prompts, before sampling, which takes the buffer of logits. They come in slices, since that
+// buffer is sized for sampling only, and the host waits for each: who asks for them does not ask for speed.
+void ModelRunner::State::score(const StepPlan& plan, StepResult& result, Flight& flight) {
   std::size_t total = 0;
   result.scored_ends.clear();
   for (const Chunk& chunk : plan.chunks) {
-    const SlotState& slot = slots[chunk.slot];
+    const DeviceState::Slot& slot = state.slot(chunk.slot);
     if (slot.sampling->prompt_logprobs >= 0) total += num_scored(chunk, slot.prompt_length);
     result.scored_ends.push_back(total);
   }
   result.scored.resize(total);
   std::size_t done = 0;
+  std::int64_t first_row = plan.num_decodes;
   for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
     const Chunk& chunk = plan.chunks[i];
-    const std::int32_t* following = text(chunk.slot) + chunk.start + 1;
-    std::int32_t row = query_starts[inputs.seqs - plan.chunks.size() + i];
+    std::int64_t row = first_row, position = chunk.start + 1;  // of the token that follows
     while (done < result.scored_ends[i]) {
-      const std::size_t slice = std::min<std::size_t>(result.scored_ends[i] - done, runner.max_sampled());
-      logit_rows.resize(slice);
-      std::iota(logit_rows.begin(), logit_rows.end(), row);
-      scored_tokens.assign(following, following + slice);
-      sampler.score(logits(), scored_tokens, slots[chunk.slot].sampling->prompt_logprobs,
-                    std::span(result.scored).subspan(done, slice));
-      done += slice;
-      following += slice;
-      row += static_cast<std::int32_t>(slice);
+      const auto count = static_cast<std::int64_t>(
+          std::min<std::size_t>(result.scored_ends[i] - done, static_cast<std::size_t>(config.max_seqs)));
+      const int wanted = state.slot(chunk.slot).sampling->prompt_logprobs;
+      const TensorView rows(as<std::int32_t>(score_rows) + row, DType::i32, {count});
+      const TensorView following(state.texts().row<std::int32_t>(chunk.slot) + position, DType::i32, {count});
+      flight.logprobs.copy_from(sampler.score(runner.logits(rows), following, wanted), stream);
+      stream.synchronize();
+      const LogprobViews views = flight.logprobs.views(count);
+      for (std::int64_t r = 0; r < count; ++r) {
+        SampledRow& out = result.scored[done++];
+        out.token = views.tokens.as<std::int32_t>()[r];
+        out.logprobs = read_logprobs(views, r, wanted);
+      }
+      row += count;
+      position += count;
     }
+    first_row += chunk.count;
   }
 }
 
 // Samples that read the same row get a copy of its logits each: the sampler changes them in place.
-void ModelRunner::State::sample(StepResult& result) {
-  logit_rows.clear();
-  sample_rows.clear();
-  for (const Sample& sample : samples) {
-    if (sample.row == kNoRow) continue;
-    logit_rows.push_back(sample.row);
-    sample_rows.push_back(sample_row(sample.slot));
-  }
-  if (!sample_rows.empty()) sampler.sample(logits(), sample_rows, std::span(drawn).first(sample_rows.size()));
-
-  result.sampled.resize(samples.size());
-  auto next = drawn.begin();
-  for (std::size_t i = 0; i < samples.size(); ++i) {
-    SampledRow& out = result.sampled[i];
-    if (samples[i].row == kNoRow) {
-      out.token = kSurplusToken;
-      out.logprobs.clear();
-    } else {
-      std::swap(out, *next++);
-      append(samples[i].slot, out.token);
-    }
-  }
+void ModelRunner::State::sample(int samples, SampleNeeds needs) {
+  const int size = std::min(padded(samples), config.max_seqs);
+  const bool captured = config.max_graph_tokens > 0 && size <= config.max_graph_tokens;
+  const std::int64_t count = captured ? size : samples;
+  replay(sample_graphs, std::tuple(size, needs.edits, needs.logprobs), captured, [&] {
+    const TensorView logits = runner.logits({sample_rows.data(), DType::i32, {count}});
+    drawn = sampler.sample(logits, {sample_slots.data(), DType::i32, {count}}, texts(), needs);
+  });
 }
 
-SampleRow ModelRunner::State::sample_row(Slot slot) {
-  const SlotState& s = slots[slot];
-  return {.params = s.sampling->params,
-          .key = s.sampling->key,
-          .tokens = {text(slot), static_cast<std::size_t>(s.length)},
-          .prompt_length = s.prompt_length,
-          .banned_before_min = s.sampling->stop_ids,
-          .logprobs = s.sampling->logprobs};
-}
-
-void ModelRunner::State::append(Slot slot, std::int32_t token) {
-  SlotState& s = slots[slot];
-  if (token < 0) {
-    s.alive = false;
-    return;
+// Every kernel once, without a graph, since a kernel's code must be on the device before it can be captured; then the
+// smallest graphs. The header is empty: all rows are padding.
+void ModelRunner::State::warm_up() {
+  send_header({}, flights[0].staging);
+  const int most = std::min(config.max_graph_tokens, config.max_tokens);
+  for (const int size : {1, most}) {
+    prepare({.tokens = size, .seqs = 1, .samples = config.max_seqs});
+    runner.forward(inputs({.tokens = size, .seqs = 1}), kv_view);
+    drawn = sampler.sample(runner.logits({sample_rows.data(), DType::i32, {1}}), {sample_slots.data(), DType::i32, {1}},
+                           texts(), {.edits = true, .logprobs = true});
   }
-  WJ_CHECK(s.length < max_text, "a text of more than ", max_text, " tokens");
-  text(slot)[s.length++] = token;
-  s.alive = !is_stop(*s.sampling, token, s.length - s.prompt_length);
+  for (const int size : {1, 2, 4, 8, 16, 32}) {
+    if (size > std::min(most, config.max_seqs)) break;
+    forward({.tokens = size, .seqs = size, .samples = size});
+    sample(size, {});
+  }
+  stream.synchronize();
+  flights[0].staging.reset();
 }
 
 }  // namespace warpjet

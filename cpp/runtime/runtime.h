@@ -19,7 +19,7 @@
 #include <warpjet/engine.h>
 
 #include "decode/decode.h"
-#include "memory/memory.h"
+#include "memory/kv_cache.h"
 #include "plan/plan.h"
 #include "schedule/schedule.h"
 
@@ -47,27 +47,38 @@ struct StepResult {
   std::exception_ptr error;              // the step failed; the rest is meaningless
 };
 
-// Runs plans, one at a time: the seam between scheduling and computing. Tests put a pure function here. Throws when the
-// device fails.
+// Runs plans in order: the seam between scheduling and computing. start() takes up a plan and returns at once where the
+// device works by itself; done() tells, without waiting, whether the oldest started plan is through; finish() waits for
+// it and completes its result. Plan and result stay where they are in between. Throws when the device fails. Tests put
+// a pure function here, which does everything in start().
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
-  virtual void run(const StepPlan& plan, StepResult& result) = 0;
+  virtual void start(const StepPlan& plan, StepResult& result) = 0;
+  virtual bool done() { return true; }
+  virtual void finish() {}
 };
 
 // How many tokens of a chunk have a following prompt token, hence a prompt log-probability.
 int num_scored(const Chunk& chunk, int prompt_length);
 
-// The real runner on a device that executes at once: slots -> inputs -> forward -> sampler. Owns the slots: their
-// texts, block tables and sampling. All arrays are sized when it is made.
+// The real runner: slots -> rows -> forward -> sampler. Everything that a step needs of the steps before it stays on
+// the device: the texts of the slots, their block tables and their sampling. So steps are started without knowing what
+// the ones before computed, and steady decoding sends nothing to the device but the order to go on. Where the device
+// has graphs, steps of up to `max_graph_tokens` are padded to a few sizes, and each size is captured when it is first
+// needed. All memory is taken when it is made.
 class ModelRunner final : public StepRunner {
  public:
   struct Config {
-    int max_tokens = 0, max_seqs = 0, max_model_len = 0, num_slots = 0;
+    int max_tokens = 0, max_seqs = 0, max_model_len = 0, num_slots = 0, max_logprobs = 0;
+    int max_in_flight = 1;     // plans that are started and not finished
+    int max_graph_tokens = 0;  // 0: no graphs
   };
   ModelRunner(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device);
   ~ModelRunner() override;
-  void run(const StepPlan& plan, StepResult& result) override;
+  void start(const StepPlan& plan, StepResult& result) override;
+  bool done() override;
+  void finish() override;
 
  private:
   struct State;
@@ -85,7 +96,7 @@ class Executor {
 };
 
 // Runs a StepRunner on a thread of its own; rings the bell when a result is there. At most `depth` plans are in flight,
-// launched or polled but not yet replaced. Destruction waits for the step that is running.
+// launched or polled but not yet replaced. Destruction waits for the steps that were started.
 class DeviceThread final : public Executor {
  public:
   DeviceThread(std::unique_ptr<StepRunner> runner, int depth, std::shared_ptr<Doorbell> bell,

@@ -14,7 +14,7 @@ using namespace std::chrono_literals;
 // The result tells which step it is of.
 class EchoRunner final : public StepRunner {
  public:
-  void run(const StepPlan& plan, StepResult& result) override {
+  void start(const StepPlan& plan, StepResult& result) override {
     running.store(true);
     if (hold) gate->wait(0, 1h);
     if (plan.step == fail_at) WJ_FAIL(device, "step ", plan.step, " failed");

@@ -9,7 +9,7 @@ ToyDevice::ToyDevice(const Config& config) : config_(config), slots_(config.num_
   kv_[1].resize(static_cast<std::size_t>(config.num_host_blocks) * config.block_size);
 }
 
-void ToyDevice::run(const StepPlan& plan, StepResult& result) {
+void ToyDevice::start(const StepPlan& plan, StepResult& result) {
   WJ_CHECK(plan.step == ++steps_, "step ", plan.step, " came as number ", steps_);
   for (const SlotChange& change : plan.changes) apply(change, plan);
   for (const Copy& c : plan.copies) copy(c);
@@ -290,7 +290,7 @@ bool StepwiseExecutor::complete() {
   if (fails) error_ = std::make_exception_ptr(Error(ErrorCode::device, "injected fault: step", __FILE__, __LINE__));
   e.result.error = error_;
   try {
-    if (!error_) device_.run(e.plan, e.result);
+    if (!error_) device_.start(e.plan, e.result);
   } catch (...) {
     error_ = std::current_exception();  // nothing is run after that
     throw;

@@ -27,7 +27,7 @@ class ToyDevice final : public StepRunner {
     Rules rules;
   };
   explicit ToyDevice(const Config& config);
-  void run(const StepPlan& plan, StepResult& result) override;
+  void start(const StepPlan& plan, StepResult& result) override;
   const DeviceCounts& counts() const { return counts_; }
 
  private:

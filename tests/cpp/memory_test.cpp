@@ -1,4 +1,4 @@
-#include "memory/memory.h"
+#include "memory/kv_cache.h"
 
 #include "error_kit.h"
 
@@ -322,11 +322,20 @@ TEST(PrefixTree, FindsTheLongestOverlapOfTheNewestFewChildren) {
 
 // --- KvCache --------------------------------------------------------------------------------------------------------
 
+const Catalogs& reference() {
+  static const Catalogs catalogs = [] {
+    Catalogs made;
+    register_reference(made);
+    return made;
+  }();
+  return catalogs;
+}
+
 TEST(KvCache, GivesEveryLayerItsOwnMemory) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
   const KvCache::Config config{
       .layers = 3, .kv_heads = 2, .head_dim = 8, .block_size = 4, .num_blocks = 5, .dtype = DType::bf16};
-  const KvCache kv(config, *device);
+  const KvCache kv(config, reference(), *device);
   EXPECT_EQ(KvCache::bytes_per_block(config), 3 * 2 * 2 * 4 * 8 * 2);
   const std::byte* expected = static_cast<const std::byte*>(kv.k(0).data);
   for (int layer = 0; layer < 3; ++layer) {
@@ -344,12 +353,12 @@ TEST(KvCache, GivesEveryLayerItsOwnMemory) {
 TEST(KvCache, RefusesEmptyShapesByName) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
   KvCache::Config config{.layers = 1, .kv_heads = 0, .head_dim = 8, .block_size = 4, .num_blocks = 5};
-  expect_error(ErrorCode::invalid_argument, "kv_heads", [&] { KvCache(config, *device); });
+  expect_error(ErrorCode::invalid_argument, "kv_heads", [&] { KvCache(config, reference(), *device); });
   config.kv_heads = 1;
   config.num_host_blocks = -1;
-  expect_error(ErrorCode::invalid_argument, "num_host_blocks", [&] { KvCache(config, *device); });
+  expect_error(ErrorCode::invalid_argument, "num_host_blocks", [&] { KvCache(config, reference(), *device); });
   config.num_host_blocks = 0;
-  const KvCache kv(config, *device);
+  const KvCache kv(config, reference(), *device);
   expect_bug([&] { kv.k(1); });
   expect_bug([&] { kv.v(-1); });
 }
@@ -357,7 +366,9 @@ TEST(KvCache, RefusesEmptyShapesByName) {
 TEST(KvCache, CopiesBlocksOfAllLayersWithinAndBetweenTiers) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
   KvCache kv({.layers = 2, .kv_heads = 1, .head_dim = 2, .block_size = 2, .num_blocks = 4, .num_host_blocks = 3},
-             *device);
+             reference(), *device);
+  std::int32_t list[8 * KvCache::kCopyWords];
+  const auto copy = [&](std::initializer_list<Copy> copies) { kv.copy(copies, list, device->stream()); };
   const auto value = [&](int tensor, BlockId block, int i) -> float& {
     const TensorView view = tensor % 2 == 0 ? kv.k(tensor / 2) : kv.v(tensor / 2);
     return static_cast<float*>(view.data)[block * 4 + i];
@@ -374,17 +385,26 @@ TEST(KvCache, CopiesBlocksOfAllLayersWithinAndBetweenTiers) {
   };
   fill(1, 100);
   fill(2, 200);
-  kv.copy({Tier::device, Tier::host, 1, 1}, device->stream());
-  kv.copy({Tier::device, Tier::host, 2, 2}, device->stream());
-  kv.copy({Tier::device, Tier::device, 2, 1}, device->stream());
+  copy({{Tier::device, Tier::host, 1, 1}});
+  copy({{Tier::device, Tier::host, 2, 2}});
+  copy({{Tier::device, Tier::device, 2, 1}});
   expect_filled(1, 200);
-  kv.copy({Tier::host, Tier::device, 1, 3}, device->stream());
-  kv.copy({Tier::host, Tier::device, 2, 0}, device->stream());
+  copy({{Tier::host, Tier::device, 1, 3}});
+  copy({{Tier::host, Tier::device, 2, 0}});
   expect_filled(3, 100);
   expect_filled(2, 200);
   expect_filled(0, 200);
-  expect_bug([&] { kv.copy({Tier::device, Tier::host, 1, 3}, device->stream()); });
-  expect_bug([&] { kv.copy({Tier::device, Tier::device, 4, 1}, device->stream()); });
+  // In one call, each where the one before wrote or read.
+  copy({{Tier::device, Tier::host, 3, 1},
+        {Tier::device, Tier::device, 2, 3},
+        {Tier::host, Tier::device, 1, 2},
+        {Tier::device, Tier::device, 3, 0},
+        {Tier::device, Tier::device, 2, 0}});
+  expect_filled(3, 200);
+  expect_filled(2, 100);
+  expect_filled(0, 100);
+  expect_bug([&] { copy({{Tier::device, Tier::host, 1, 3}}); });
+  expect_bug([&] { copy({{Tier::device, Tier::device, 4, 1}}); });
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ TEST(Plan, HasTheStepsOfADecoder) {
   EXPECT_EQ(static_cast<int>(plan.steps.size()), 2 + 8 * layers + 3);
   EXPECT_EQ(plan.steps[0].name, "embed");
   EXPECT_EQ(plan.steps[3].name, "layers.0.qkv");
-  EXPECT_EQ(plan.steps[3].kernel, "ref.gemm");
+  EXPECT_EQ(plan.steps[3].tactics, (std::vector<Tactic>{{.max_rows = kAnyRows, .kernel = "ref.gemm"}}));
   EXPECT_EQ(plan.kv_bytes_per_token(), 2 * layers * plan.model.kv_width() * 2);
 }
 

@@ -29,7 +29,7 @@ std::int32_t next_token(std::span<const std::int32_t> prefix, std::uint64_t key)
 // Keeps the slots as a device does, without keys and values.
 class MockRunner final : public StepRunner {
  public:
-  void run(const StepPlan& plan, StepResult& result) override {
+  void start(const StepPlan& plan, StepResult& result) override {
     if (fail.load()) WJ_FAIL(device, "injected fault");
     while (hang.load()) std::this_thread::sleep_for(1ms);
     if (delay > 0us) std::this_thread::sleep_for(delay);

@@ -95,6 +95,12 @@ struct Cases {
 // Ops with cases in a test file of their own: emulated_ops_test.cpp leaves them out.
 template <class Op>
 constexpr bool kHasOwnTest = false;
+template <>
+inline constexpr bool kHasOwnTest<Edit> = true;
+template <>
+inline constexpr bool kHasOwnTest<PrepareRows> = true;
+template <>
+inline constexpr bool kHasOwnTest<CopyBlocks> = true;
 
 class EmulatedOps : public testing::Test {
  protected:

@@ -18,7 +18,7 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "model": {"core", "quant"},
     "parallel": {"core", "device"},
     "plan": {"core", "quant", "device", "ops", "model", "parallel"},
-    "memory": {"core", "quant", "device"},
+    "memory": {"core", "quant", "device", "ops"},
     "schedule": {"core", "memory"},
     "simulate": {"core", "memory", "schedule"},
     "decode": {"core", "device", "ops", "plan", "memory", "schedule"},

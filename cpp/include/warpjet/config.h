@@ -96,13 +96,16 @@ WJ_API void validate(const SamplingParams& params);
 
 // How an engine runs. 0 means "chosen from the model and the machine".
 struct EngineConfig {
+  std::string device = "auto";
   std::string dtype = "auto";
   int max_model_len = 0;
   int max_num_seqs = 256;
   int max_num_batched_tokens = 2048;
   int block_size = 32;
+  double gpu_memory_utilization = 0.92;
   std::int64_t kv_cache_memory_bytes = 0;
   int num_gpu_blocks_override = 0;
+  bool enforce_eager = false;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
   int max_num_queued_reqs = 16384;
@@ -127,13 +130,17 @@ struct EngineConfig {
   static constexpr auto fields() {
     using C = EngineConfig;
     return std::tuple{
+        Field{"device", &C::device, "where to run: auto (the first GPU if there is one), cpu, cuda or cuda:N"},
         Field{"dtype", &C::dtype, "compute type: auto (the checkpoint's), bfloat16, float16 or float32"},
         Field{"max_model_len", &C::max_model_len, "longest prompt plus output in tokens; 0 is the model's own limit"},
         Field{"max_num_seqs", &C::max_num_seqs, "most sequences in one step"},
         Field{"max_num_batched_tokens", &C::max_num_batched_tokens, "most tokens in one step"},
         Field{"block_size", &C::block_size, "tokens in a KV block: 16, 32 or 64"},
+        Field{"gpu_memory_utilization", &C::gpu_memory_utilization,
+              "share of a GPU's memory that weights, activations and KV cache may take together, in (0, 1]"},
         Field{"kv_cache_memory_bytes", &C::kv_cache_memory_bytes, "memory for the KV cache; 0 is chosen"},
         Field{"num_gpu_blocks_override", &C::num_gpu_blocks_override, "KV blocks, instead of a size in bytes"},
+        Field{"enforce_eager", &C::enforce_eager, "start every kernel by itself instead of replaying CUDA graphs"},
         Field{"enable_prefix_caching", &C::enable_prefix_caching, "reuse the KV blocks of equal prefixes"},
         Field{"enable_chunked_prefill", &C::enable_chunked_prefill, "let a long prompt span several steps"},
         Field{"max_num_queued_reqs", &C::max_num_queued_reqs, "requests accepted and not yet finished, at most"},
@@ -166,6 +173,7 @@ WJ_API void validate(const EngineConfig& config);
 
 // How a checkpoint is compiled into an engine directory.
 struct BuildConfig {
+  std::string device = "auto";
   std::string scheme = "auto";
   std::string kv_cache_dtype = "auto";
   bool overwrite = false;
@@ -175,11 +183,14 @@ struct BuildConfig {
   static constexpr auto fields() {
     using C = BuildConfig;
     return std::tuple{
+        Field{"device", &C::device, "what the engine will run on, from this machine: auto, cpu, cuda or cuda:N"},
         Field{"scheme", &C::scheme, "precision of the weights: auto (the checkpoint's), bf16, fp16 or fp32"},
         Field{"kv_cache_dtype", &C::kv_cache_dtype, "precision of the KV cache: auto, bf16, fp16 or fp32"},
         Field{"overwrite", &C::overwrite, "replace an engine directory that is already there"},
     };
   }
 };
+
+WJ_API void validate(const BuildConfig& config);
 
 }  // namespace warpjet

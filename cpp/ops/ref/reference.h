@@ -16,6 +16,9 @@ bool supports(const Attention::Problem& problem);
 bool supports(const Penalize::Problem& problem);  // sampling.cpp
 bool supports(const Select::Problem& problem);
 bool supports(const Logprob::Problem& problem);
+bool supports(const Edit::Problem& problem);  // step.cpp
+bool supports(const PrepareRows::Problem& problem);
+bool supports(const CopyBlocks::Problem& problem);
 
 void launch(const Embed::Args& args, Stream& stream);
 void launch(const Norm::Args& args, Stream& stream);
@@ -27,5 +30,8 @@ void launch(const Attention::Args& args, Stream& stream);
 void launch(const Penalize::Args& args, Stream& stream);
 void launch(const Select::Args& args, Stream& stream);
 void launch(const Logprob::Args& args, Stream& stream);
+void launch(const Edit::Args& args, Stream& stream);
+void launch(const PrepareRows::Args& args, Stream& stream);
+void launch(const CopyBlocks::Args& args, Stream& stream);
 
 }  // namespace warpjet::ref
