@@ -12,7 +12,7 @@ namespace warpjet {
 
 struct Catalogs {
   std::tuple<Catalog<Embed>, Catalog<Norm>, Catalog<Gather>, Catalog<Gemm>, Catalog<RopeTable>, Catalog<RopeAppendKv>,
-             Catalog<Attention>, Catalog<Penalize>, Catalog<Select>, Catalog<Logprob>>
+             Catalog<Attention>, Catalog<Penalize>, Catalog<Select>, Catalog<Logprob>, Catalog<AppendTokens>>
       all;
 
   template <class Op>

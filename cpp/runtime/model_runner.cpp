@@ -15,10 +15,8 @@ struct ModelRunner::State {
   // What the device knows of whoever has the slot, besides its text and its block table.
   struct SlotState {
     const SampleState* sampling = nullptr;
-    std::int32_t length = 0;  // of its text
     std::int32_t prompt_length = 0;
     std::int32_t decode_index = -1;  // in `decoding`; -1 = not there
-    bool alive = false;              // its text goes on
   };
   struct Sample {
     Slot slot = kNoSlot;
@@ -43,8 +41,6 @@ struct ModelRunner::State {
 
   void score(const StepPlan& plan, StepResult& result);
   void sample(StepResult& result);
-  SampleRow sample_row(Slot slot);
-  void append(Slot slot, std::int32_t token);
   TensorView logits() { return runner.logits({logit_rows.data(), DType::i32, {std::ssize(logit_rows)}}); }
 
   std::int32_t* text(Slot slot) { return static_cast<std::int32_t*>(texts.data()) + slot * max_text; }
@@ -60,8 +56,9 @@ struct ModelRunner::State {
   const std::int64_t max_text, max_blocks;  // of a slot: with room for the token that ends the longest text
 
   // Most texts are short: device memory, whose pages are there only once they are touched.
-  Buffer texts;   // [num_slots, max_text]
-  Buffer tables;  // [num_slots, max_blocks]
+  Buffer texts;                              // [num_slots, max_text]
+  Buffer tables;                             // [num_slots, max_blocks]
+  std::vector<std::int32_t> lengths, alive;  // [num_slots]: of the texts; whether they go on
   std::vector<SlotState> slots;
   std::vector<Slot> decoding;
 
@@ -70,9 +67,7 @@ struct ModelRunner::State {
   std::vector<std::int32_t> token_ids, positions, rope_lengths, query_starts, context_lengths, block_tables;
   std::vector<std::int64_t> cache_rows;
   std::vector<Sample> samples;  // the plan's
-  std::vector<std::int32_t> logit_rows, scored_tokens;
-  std::vector<SampleRow> sample_rows;
-  std::vector<SampledRow> drawn;
+  std::vector<std::int32_t> logit_rows, scored_tokens, row_slots;
 };
 
 ModelRunner::ModelRunner(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device)
@@ -90,13 +85,19 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
     : config(config_in),
       runner(std::move(runner_in)),
       kv(std::move(kv_in)),
-      sampler(catalogs, device, runner.plan().model.vocab_size, runner.max_sampled()),
+      sampler(catalogs, device,
+              {.slots = config.num_slots,
+               .rows = runner.max_sampled(),
+               .vocab = runner.plan().model.vocab_size,
+               .max_top = runner.plan().model.vocab_size}),
       stream(device.stream()),
       block_size(kv.config().block_size),
       max_text(config.max_model_len + 1),
       max_blocks(ceil_div<std::int64_t>(max_text, block_size)),
       texts(device.allocate(static_cast<std::size_t>(config.num_slots * max_text) * sizeof(std::int32_t))),
       tables(device.allocate(static_cast<std::size_t>(config.num_slots * max_blocks) * sizeof(std::int32_t))),
+      lengths(config.num_slots),
+      alive(config.num_slots),
       slots(config.num_slots) {
   WJ_CHECK(runner.max_sampled() >= config.max_seqs, runner.max_sampled(), " rows for ", config.max_seqs, " samples");
   decoding.reserve(config.num_slots);
@@ -106,9 +107,7 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
   context_lengths.resize(config.max_seqs);
   block_tables.resize(config.max_seqs * max_blocks);
   samples.reserve(config.max_seqs);
-  for (auto* array : {&logit_rows, &scored_tokens}) array->reserve(runner.max_sampled());
-  sample_rows.reserve(config.max_seqs);
-  drawn.resize(config.max_seqs);
+  for (auto* array : {&logit_rows, &scored_tokens, &row_slots}) array->reserve(runner.max_sampled());
   for (int layer = 0; layer < kv.config().layers; ++layer) {
     kv_view.k.push_back(kv.k(layer));
     kv_view.v.push_back(kv.v(layer));
@@ -143,8 +142,8 @@ void ModelRunner::State::apply(const SlotChange& change, const StepPlan& plan) {
     case SlotChange::Kind::token:
       WJ_CHECK(change.a >= 0 && change.a < max_text, "token ", change.a, " of ", max_text);
       text(change.slot)[change.a] = change.b;
-      slot.length = change.a + 1;
-      slot.alive = true;
+      lengths[change.slot] = change.a + 1;
+      alive[change.slot] = 1;
       return;
     case SlotChange::Kind::decode:
       slot.decode_index = static_cast<std::int32_t>(decoding.size());
@@ -154,6 +153,7 @@ void ModelRunner::State::apply(const SlotChange& change, const StepPlan& plan) {
       return pause(slot);
     case SlotChange::Kind::leave:
       slot = {};
+      alive[change.slot] = 0;
       return;
   }
 }
@@ -163,10 +163,10 @@ void ModelRunner::State::join(Slot slot, const Join& join, const StepPlan& plan)
            max_text);
   if (join.prefix > 0) std::copy_n(text(join.source), join.prefix, text(slot));
   std::copy_n(plan.tokens.begin() + join.first, join.count, text(slot) + join.prefix);
-  slots[slot] = {.sampling = join.sampling,
-                 .length = join.prefix + join.count,
-                 .prompt_length = join.prompt_length,
-                 .alive = true};
+  slots[slot] = {.sampling = join.sampling, .prompt_length = join.prompt_length};
+  lengths[slot] = join.prefix + join.count;
+  alive[slot] = 1;
+  sampler.join(slot, *join.sampling, join.prompt_length);
 }
 
 void ModelRunner::State::pause(SlotState& slot) {
@@ -183,8 +183,8 @@ void ModelRunner::State::fill(const StepPlan& plan) {
   inputs.tokens = inputs.seqs = inputs.max_context = 0;
   samples.clear();
   for (const Slot slot : decoding) {
-    if (slots[slot].alive) add_rows(slot, slots[slot].length - 1, 1);
-    add_sample(slot, slots[slot].alive ? static_cast<std::int32_t>(inputs.tokens - 1) : kNoRow);
+    if (alive[slot]) add_rows(slot, lengths[slot] - 1, 1);
+    add_sample(slot, alive[slot] ? static_cast<std::int32_t>(inputs.tokens - 1) : kNoRow);
   }
   auto next = plan.sample_slots.begin();
   for (const Chunk& chunk : plan.chunks) {
@@ -250,8 +250,13 @@ void ModelRunner::State::score(const StepPlan& plan, StepResult& result) {
       logit_rows.resize(slice);
       std::iota(logit_rows.begin(), logit_rows.end(), row);
       scored_tokens.assign(following, following + slice);
-      sampler.score(logits(), scored_tokens, slots[chunk.slot].sampling->prompt_logprobs,
-                    std::span(result.scored).subspan(done, slice));
+      const int top =
+          std::min<int>(slots[chunk.slot].sampling->prompt_logprobs, static_cast<int>(runner.plan().model.vocab_size));
+      const LogprobViews views =
+          sampler.score(logits(), {scored_tokens.data(), DType::i32, {std::ssize(scored_tokens)}}, top);
+      for (std::size_t r = 0; r < slice; ++r) {
+        result.scored[done + r] = {.token = scored_tokens[r], .logprobs = read_logprobs(views, r, top)};
+      }
       done += slice;
       following += slice;
       row += static_cast<std::int32_t>(slice);
@@ -262,47 +267,38 @@ void ModelRunner::State::score(const StepPlan& plan, StepResult& result) {
 // Samples that read the same row get a copy of its logits each: the sampler changes them in place.
 void ModelRunner::State::sample(StepResult& result) {
   logit_rows.clear();
-  sample_rows.clear();
+  row_slots.clear();
+  SampleNeeds needs;
   for (const Sample& sample : samples) {
     if (sample.row == kNoRow) continue;
     logit_rows.push_back(sample.row);
-    sample_rows.push_back(sample_row(sample.slot));
+    row_slots.push_back(sample.slot);
+    needs.edits |= needs_edits(*slots[sample.slot].sampling);
+    needs.logprobs |= slots[sample.slot].sampling->logprobs >= 0;
   }
-  if (!sample_rows.empty()) sampler.sample(logits(), sample_rows, std::span(drawn).first(sample_rows.size()));
+  const std::int64_t num_slots = config.num_slots;
+  const SlotTexts views = {.texts = TensorView(texts.data(), DType::i32, {num_slots, max_text}),
+                           .lengths = TensorView(lengths.data(), DType::i32, {num_slots}),
+                           .alive = TensorView(alive.data(), DType::i32, {num_slots})};
+  TensorView drawn;
+  if (!row_slots.empty()) {
+    drawn = sampler.sample(logits(), {row_slots.data(), DType::i32, {std::ssize(row_slots)}}, views, needs);
+  }
 
   result.sampled.resize(samples.size());
-  auto next = drawn.begin();
+  std::int64_t next = 0;
   for (std::size_t i = 0; i < samples.size(); ++i) {
     SampledRow& out = result.sampled[i];
+    out.logprobs.clear();
     if (samples[i].row == kNoRow) {
       out.token = kSurplusToken;
-      out.logprobs.clear();
-    } else {
-      std::swap(out, *next++);
-      append(samples[i].slot, out.token);
+      continue;
     }
+    out.token = drawn.as<std::int32_t>()[next];
+    const int wanted = slots[samples[i].slot].sampling->logprobs;
+    if (wanted >= 0) out.logprobs = read_logprobs(sampler.logprobs(), next, wanted);
+    ++next;
   }
-}
-
-SampleRow ModelRunner::State::sample_row(Slot slot) {
-  const SlotState& s = slots[slot];
-  return {.params = s.sampling->params,
-          .key = s.sampling->key,
-          .tokens = {text(slot), static_cast<std::size_t>(s.length)},
-          .prompt_length = s.prompt_length,
-          .banned_before_min = s.sampling->stop_ids,
-          .logprobs = s.sampling->logprobs};
-}
-
-void ModelRunner::State::append(Slot slot, std::int32_t token) {
-  SlotState& s = slots[slot];
-  if (token < 0) {
-    s.alive = false;
-    return;
-  }
-  WJ_CHECK(s.length < max_text, "a text of more than ", max_text, " tokens");
-  text(slot)[s.length++] = token;
-  s.alive = !is_stop(*s.sampling, token, s.length - s.prompt_length);
 }
 
 }  // namespace warpjet
