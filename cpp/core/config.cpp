@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kMaxStops = 16, kMaxStopBytes = 1024, kMaxStopTokens = 256;
 constexpr std::size_t kMaxBadWords = 128, kMaxBadWordBytes = 1024, kMaxBadSequences = 1024, kMaxBadTokens = 1024;
+constexpr std::size_t kMaxAllBadTokens = 4096;
 constexpr std::size_t kMaxLogitBias = 4096;
 constexpr int kMaxThreads = 1024;
 
@@ -90,11 +91,15 @@ void validate_tokens(const SamplingParams& p) {
   }
   require_texts("bad_words", p.bad_words, kMaxBadWords, kMaxBadWordBytes);
   require_count("bad_words_token_ids", p.bad_words_token_ids.size(), kMaxBadSequences);
+  std::size_t bad_tokens = 0;
   for (const std::vector<std::int32_t>& sequence : p.bad_words_token_ids) {
     WJ_REQUIRE(!sequence.empty() && sequence.size() <= kMaxBadTokens, invalid_argument,
                "bad_words_token_ids takes sequences of 1 to ", kMaxBadTokens, " tokens, got one of ", sequence.size());
     require_token_ids("bad_words_token_ids", sequence);
+    bad_tokens += sequence.size();
   }
+  WJ_REQUIRE(bad_tokens <= kMaxAllBadTokens, invalid_argument, "bad_words_token_ids takes at most ", kMaxAllBadTokens,
+             " tokens in all its sequences together, got ", bad_tokens);
 }
 
 // Beams are ranked by the model's own log-probabilities, so whatever would draw or change them says something else.

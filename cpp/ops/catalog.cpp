@@ -9,8 +9,14 @@ namespace warpjet {
 namespace {
 
 template <class Op>
-void add_reference(Catalogs& catalogs, std::string_view name) {
-  catalogs.of<Op>().add({.name = name, .sm_min = 0, .sm_max = 1, .supports = ref::supports, .launch = ref::launch});
+void add_reference(Catalogs& catalogs, std::string_view name,
+                   std::int64_t (*workspace)(const typename Op::Problem&, const DeviceInfo&) = nullptr) {
+  catalogs.of<Op>().add({.name = name,
+                         .sm_min = 0,
+                         .sm_max = 1,
+                         .supports = ref::supports,
+                         .workspace = workspace,
+                         .launch = ref::launch});
 }
 
 double type_bytes(DType dtype) {
@@ -32,9 +38,10 @@ void register_reference(Catalogs& catalogs) {
   add_reference<RopeTable>(catalogs, "ref.rope_table");
   add_reference<RopeAppendKv>(catalogs, "ref.rope_append_kv");
   add_reference<Attention>(catalogs, "ref.attention");
-  add_reference<Penalize>(catalogs, "ref.penalize");
+  add_reference<Penalize>(catalogs, "ref.penalize", ref::workspace);
   add_reference<Select>(catalogs, "ref.select");
   add_reference<Logprob>(catalogs, "ref.logprob");
+  add_reference<AppendTokens>(catalogs, "ref.append_tokens");
   add_reference<Edit>(catalogs, "ref.edit");
   add_reference<PrepareRows>(catalogs, "ref.prepare_rows");
   add_reference<CopyBlocks>(catalogs, "ref.copy_blocks");
@@ -104,6 +111,9 @@ std::string to_string(const Select::Problem& p) {
 }
 std::string to_string(const Logprob::Problem& p) {
   return cat("{rows=", p.rows, " vocab=", p.vocab, " top=", p.top, "}");
+}
+std::string to_string(const AppendTokens::Problem& p) {
+  return cat("{rows=", p.rows, "}");
 }
 
 std::string to_string(const Edit::Problem& p) {

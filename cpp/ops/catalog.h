@@ -13,8 +13,8 @@ namespace warpjet {
 
 struct Catalogs {
   std::tuple<Catalog<Embed>, Catalog<Norm>, Catalog<Gather>, Catalog<Gemm>, Catalog<RopeTable>, Catalog<RopeAppendKv>,
-             Catalog<Attention>, Catalog<Penalize>, Catalog<Select>, Catalog<Logprob>, Catalog<Edit>,
-             Catalog<PrepareRows>, Catalog<CopyBlocks>>
+             Catalog<Attention>, Catalog<Penalize>, Catalog<Select>, Catalog<Logprob>, Catalog<AppendTokens>,
+             Catalog<Edit>, Catalog<PrepareRows>, Catalog<CopyBlocks>>
       all;
 
   template <class Op>

@@ -435,6 +435,7 @@ TEST(SamplingParams, ListsAreBoundedAndTheirEntriesChecked) {
   expect_refused<P>("bad_words_token_ids", [](P& p) { p.bad_words_token_ids = {{}}; });
   expect_refused<P>("bad_words_token_ids", [](P& p) { p.bad_words_token_ids = {{1, -1}}; });
   expect_refused<P>("bad_words_token_ids", [](P& p) { p.bad_words_token_ids.assign(1025, {1}); });
+  expect_refused<P>("bad_words_token_ids", [](P& p) { p.bad_words_token_ids.assign(820, {1, 2, 3, 4, 5}); });
   for (const double bad : {100.5, -101.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
     expect_refused<P>("logit_bias", [&](P& p) { p.logit_bias = {{1, bad}}; });
   }

@@ -1,4 +1,4 @@
-// The sampler: every SamplingParams field that reaches it, the order of its stages, and that rows do not mix.
+// The sampler: every SamplingParams field that reaches it, the order of its ops, and that slots do not mix.
 #include "decode/decode.h"
 
 #include "kit.h"
@@ -38,28 +38,68 @@ using kit::Random;
 constexpr std::int64_t kVocab = 40;
 constexpr std::int64_t kMaxRows = 8;
 
+// A few slots on a device that works at once.
 class SamplerTest : public testing::Test {
  protected:
-  SamplerTest() : device_(make_cpu_device(2)) {
+  static constexpr std::int64_t kSlots = kMaxRows + 2, kMaxText = 512;
+
+  SamplerTest() : device_(make_cpu_device(2)), texts_(kSlots * kMaxText), lengths_(kSlots), alive_(kSlots) {
     register_reference(catalogs_);
-    sampler_ = std::make_unique<Sampler>(catalogs_, *device_, kVocab, kMaxRows);
+    sampler_ = std::make_unique<Sampler>(
+        catalogs_, *device_, Sampler::Config{.slots = kSlots, .rows = kMaxRows, .vocab = kVocab, .max_top = kVocab});
     Random random(1);
     for (std::int64_t i = 0; i < kVocab; ++i) base_.push_back(static_cast<float>(2 * random.normal()));
   }
 
-  // One row from a copy of `base_`, which the stages may change.
+  struct Sequence {
+    const SamplingParams* params = nullptr;
+    std::vector<std::int32_t> text = {1, 2, 3};
+    int prompt_length = 3;
+    int logprobs = -1;
+    std::uint64_t key = random_key(7, 0);
+  };
+
+  SampleState state_of(const Sequence& sequence) const {
+    return {.params = sequence.params, .key = sequence.key, .stop_ids = stops_, .logprobs = sequence.logprobs};
+  }
+
+  void join(int slot, const Sequence& sequence) {
+    std::copy(sequence.text.begin(), sequence.text.end(), texts_.begin() + slot * kMaxText);
+    lengths_[slot] = static_cast<std::int32_t>(sequence.text.size());
+    alive_[slot] = 1;
+    sampler_->join(slot, state_of(sequence), sequence.prompt_length);
+  }
+
+  SlotTexts texts() {
+    return {.texts = kit::view_of(texts_, kSlots), .lengths = kit::view_of(lengths_), .alive = kit::view_of(alive_)};
+  }
+
+  // One step: row r gets logits_[r] and works for the slot order[r], which got sequences[r].
+  std::vector<SampledRow> step(const std::vector<Sequence>& sequences, std::vector<std::int32_t> order) {
+    const std::int64_t rows = std::ssize(order);
+    SampleNeeds needs;
+    for (const Sequence& sequence : sequences) {
+      needs.edits |= needs_edits(state_of(sequence));
+      needs.logprobs |= sequence.logprobs >= 0;
+    }
+    const TensorView tokens = sampler_->sample(kit::view_of(logits_, rows), kit::view_of(order), texts(), needs);
+    std::vector<SampledRow> out;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      out.push_back({.token = tokens.as<std::int32_t>()[r]});
+      if (sequences[r].logprobs < 0) continue;
+      out.back().logprobs = read_logprobs(sampler_->logprobs(), r, sequences[r].logprobs);
+    }
+    return out;
+  }
+
+  // One row from a copy of `base_`, which the ops may change.
   SampledRow sample(const SamplingParams& params, std::vector<std::int32_t> text = {1, 2, 3}, int prompt_length = 3,
                     int logprobs = -1) {
-    std::vector<SampledRow> out(1);
+    const Sequence sequence = {
+        .params = &params, .text = std::move(text), .prompt_length = prompt_length, .logprobs = logprobs};
     logits_ = base_;
-    const SampleRow row = {.params = &params,
-                           .key = random_key(7, 0),
-                           .tokens = text,
-                           .prompt_length = prompt_length,
-                           .banned_before_min = banned_,
-                           .logprobs = logprobs};
-    sampler_->sample(TensorView(logits_.data(), DType::f32, {1, kVocab}), {&row, 1}, out);
-    return out[0];
+    join(5, sequence);
+    return step({sequence}, {5})[0];
   }
 
   // The tokens that 500 positions of a text give.
@@ -91,10 +131,11 @@ class SamplerTest : public testing::Test {
   std::unique_ptr<Device> device_;
   std::unique_ptr<Sampler> sampler_;
   std::vector<float> base_, logits_;
-  std::vector<std::int32_t> banned_;
+  std::vector<std::int32_t> texts_, lengths_, alive_, stops_;
 };
 
-// --- Stages ---------------------------------------------------------------------------------------------------------
+// --- Parameters
+// ---------------------------------------------------------------------------------------------------------
 
 TEST_F(SamplerTest, TemperatureZeroIsGreedyAndLeavesTheLogitsAlone) {
   EXPECT_EQ(sample(greedy()).token, order()[0]);
@@ -193,12 +234,10 @@ TEST_F(SamplerTest, BadWordsBanTheLastTokenWhereTheTextMatches) {
   EXPECT_EQ(sample(params, {3}, 1).token, best);  // shorter than the sequence
   params.bad_words_token_ids = {{best}};
   EXPECT_EQ(sample(params, {3}, 1).token, second);
-  params.bad_words_token_ids = {{}};
-  EXPECT_EQ(sample(params).token, best);
 }
 
 TEST_F(SamplerTest, MinTokensBansEndTokensUntilThen) {
-  banned_ = {order()[0], order()[1]};
+  stops_ = {order()[0], order()[1]};
   SamplingParams params = greedy();
   params.min_tokens = 2;
   EXPECT_EQ(sample(params, {1, 2, 3}, 3).token, order()[2]);
@@ -207,7 +246,7 @@ TEST_F(SamplerTest, MinTokensBansEndTokensUntilThen) {
 }
 
 TEST_F(SamplerTest, BansWinOverBiasAndARowWithNothingLeftYieldsMinusOne) {
-  banned_ = {6};
+  stops_ = {6};
   SamplingParams params = greedy();
   params.min_tokens = 1;
   params.logit_bias = {{6, 100.0}};
@@ -265,34 +304,36 @@ TEST_F(SamplerTest, EqualLogitsShareARank) {
   for (const TokenLogprob& entry : row.logprobs) EXPECT_EQ(entry.rank, 1);
 }
 
-TEST_F(SamplerTest, ScoreReadsGivenTokensOfAnyNumberOfRows) {
+TEST_F(SamplerTest, ScoreReadsGivenTokensAndChangesNothing) {
   Random random(3);
-  constexpr std::int64_t kRows = 2 * kMaxRows + 3;
   std::vector<float> logits;
   std::vector<std::int32_t> tokens;
-  for (std::int64_t i = 0; i < kRows * kVocab; ++i) logits.push_back(static_cast<float>(random.normal()));
-  for (std::int64_t r = 0; r < kRows; ++r) tokens.push_back(random.below(kVocab));
-  std::vector<SampledRow> out(kRows);
+  for (std::int64_t i = 0; i < kMaxRows * kVocab; ++i) logits.push_back(static_cast<float>(random.normal()));
+  for (std::int64_t r = 0; r < kMaxRows; ++r) tokens.push_back(r == 3 ? -1 : random.below(kVocab));
   const std::vector<float> before = logits;
-  sampler_->score(TensorView(logits.data(), DType::f32, {kRows, kVocab}), tokens, 2, out);
+  const LogprobViews views = sampler_->score(kit::view_of(logits, kMaxRows), kit::view_of(tokens), 2);
   EXPECT_EQ(logits, before);
-  for (std::int64_t r = 0; r < kRows; ++r) {
+  for (std::int64_t r = 0; r < kMaxRows; ++r) {
+    const std::vector<TokenLogprob> entries = read_logprobs(views, r, 2);
+    if (r == 3) {
+      EXPECT_TRUE(entries.empty());
+      continue;
+    }
     double sum = 0;
     for (std::int64_t i = 0; i < kVocab; ++i) sum += std::exp(logits[r * kVocab + i]);
-    ASSERT_EQ(out[r].logprobs.size(), 3u);
-    EXPECT_EQ(out[r].token, tokens[r]);
-    EXPECT_EQ(out[r].logprobs[0].token, tokens[r]);
-    EXPECT_NEAR(out[r].logprobs[0].logprob, logits[r * kVocab + tokens[r]] - std::log(sum), 1e-5);
-    EXPECT_GE(out[r].logprobs[1].logprob, out[r].logprobs[2].logprob);
+    ASSERT_EQ(entries.size(), 3u);
+    EXPECT_EQ(entries[0].token, tokens[r]);
+    EXPECT_NEAR(entries[0].logprob, logits[r * kVocab + tokens[r]] - std::log(sum), 1e-5);
+    EXPECT_GE(entries[1].logprob, entries[2].logprob);
   }
 }
 
-// --- Batches --------------------------------------------------------------------------------------------------------
+// --- Slots ----------------------------------------------------------------------------------------------------------
 
-TEST_F(SamplerTest, RowsOfABatchDoNotMix) {
+TEST_F(SamplerTest, SlotsOfAStepDoNotMix) {
   std::vector<SamplingParams> params(kMaxRows);
-  std::vector<std::vector<std::int32_t>> texts;
-  banned_ = {order()[0]};
+  std::vector<Sequence> sequences;
+  stops_ = {order()[0]};
   params[1].temperature = 0;
   params[2].top_k = 5;
   params[2].repetition_penalty = 1.5;
@@ -301,26 +342,27 @@ TEST_F(SamplerTest, RowsOfABatchDoNotMix) {
   params[5].logit_bias = {{8, 50.0}};
   params[6].bad_words_token_ids = {{order()[0]}};
   params[7].frequency_penalty = 1;
-  for (std::int32_t r = 0; r < kMaxRows; ++r) texts.push_back({r, 5, order()[1], order()[1], r});
-  const auto run = [&](std::vector<std::int64_t> which) {
-    std::vector<float> logits;
-    std::vector<SampleRow> rows;
-    std::vector<SampledRow> out(which.size());
-    for (const std::int64_t r : which) {
-      logits.insert(logits.end(), base_.begin(), base_.end());
-      rows.push_back({.params = &params[r],
-                      .key = random_key(3, static_cast<std::uint32_t>(r)),
-                      .tokens = texts[r],
-                      .prompt_length = 2,
-                      .banned_before_min = banned_,
-                      .logprobs = r % 3 == 0 ? static_cast<int>(r) : -1});
+  for (std::int32_t r = 0; r < kMaxRows; ++r) {
+    sequences.push_back({.params = &params[r],
+                         .text = {r, 5, order()[1], order()[1], r},
+                         .prompt_length = 2,
+                         .logprobs = r % 3 == 0 ? static_cast<int>(r) : -1,
+                         .key = random_key(3, static_cast<std::uint32_t>(r))});
+  }
+  const auto run = [&](const std::vector<std::int32_t>& which) {
+    std::vector<Sequence> chosen;
+    std::vector<std::int32_t> slots;
+    logits_.clear();
+    for (const std::int32_t r : which) {
+      logits_.insert(logits_.end(), base_.begin(), base_.end());
+      chosen.push_back(sequences[r]);
+      slots.push_back((r * 3 + 1) % kSlots);
+      join(slots.back(), sequences[r]);
     }
-    sampler_->sample(TensorView(logits.data(), DType::f32, {static_cast<std::int64_t>(which.size()), kVocab}), rows,
-                     out);
-    return out;
+    return step(chosen, slots);
   };
   const std::vector<SampledRow> together = run({0, 1, 2, 3, 4, 5, 6, 7}), reversed = run({7, 6, 5, 4, 3, 2, 1, 0});
-  for (std::int64_t r = 0; r < kMaxRows; ++r) {
+  for (std::int32_t r = 0; r < kMaxRows; ++r) {
     const SampledRow alone = run({r})[0];
     for (const SampledRow& other : {together[r], reversed[kMaxRows - 1 - r]}) {
       EXPECT_EQ(other.token, alone.token) << "row " << r;
@@ -334,44 +376,116 @@ TEST_F(SamplerTest, RowsOfABatchDoNotMix) {
   }
 }
 
-TEST_F(SamplerTest, ABrokenRowHarmsNoOther) {
-  std::vector<float> logits(2 * kVocab, std::numeric_limits<float>::quiet_NaN());
-  std::copy(base_.begin(), base_.end(), logits.begin() + kVocab);
+TEST_F(SamplerTest, ABrokenRowEndsItsTextAndHarmsNoOther) {
   const SamplingParams params = greedy();
-  const std::vector<std::int32_t> text = {1};
-  const SampleRow row = {.params = &params, .key = 1, .tokens = text, .prompt_length = 1, .logprobs = 2};
-  const std::vector<SampleRow> rows = {row, row};
-  std::vector<SampledRow> out(2);
-  sampler_->sample(TensorView(logits.data(), DType::f32, {2, kVocab}), rows, out);
-  EXPECT_EQ(out[0].token, -1);
+  const Sequence sequence = {.params = &params, .text = {1}, .prompt_length = 1, .logprobs = 2};
+  logits_.assign(2 * kVocab, std::numeric_limits<float>::quiet_NaN());
+  std::copy(base_.begin(), base_.end(), logits_.begin() + kVocab);
+  join(0, sequence);
+  join(1, sequence);
+  const std::vector<SampledRow> out = step({sequence, sequence}, {0, 1});
+  EXPECT_EQ(out[0].token, kBrokenToken);
   EXPECT_TRUE(out[0].logprobs.empty());
+  EXPECT_EQ(alive_[0], 0);
   EXPECT_EQ(out[1].token, order()[0]);
   EXPECT_EQ(out[1].logprobs.size(), 3u);
+  EXPECT_EQ(alive_[1], 1);
 }
 
-TEST_F(SamplerTest, PlainRowsAllocateNothing) {
+TEST_F(SamplerTest, TextsGrowUntilTheyEndAndAreSurplusThen) {
+  const SamplingParams params = greedy();
+  const Sequence sequence = {.params = &params, .text = {9, 9}, .prompt_length = 1, .logprobs = 0};
+  stops_ = {order()[0]};
+  join(2, sequence);
+  logits_ = base_;
+  logits_[order()[1]] += 100;
+  EXPECT_EQ(step({sequence}, {2})[0].token, order()[1]);
+  logits_ = base_;
+  EXPECT_EQ(step({sequence}, {2})[0].token, order()[0]);
+  EXPECT_EQ(lengths_[2], 4);
+  EXPECT_EQ(texts_[2 * kMaxText + 2], order()[1]);
+  EXPECT_EQ(texts_[2 * kMaxText + 3], order()[0]);
+  logits_ = base_;
+  const SampledRow surplus = step({sequence}, {2})[0];
+  EXPECT_EQ(surplus.token, kSurplusToken);
+  EXPECT_TRUE(surplus.logprobs.empty());
+  EXPECT_EQ(lengths_[2], 4);
+  logits_ = base_;
+  EXPECT_EQ(step({sequence}, {-1})[0].token, kSurplusToken);
+}
+
+TEST_F(SamplerTest, MoreJoinsThanAreStagedKeepTheirRecords) {
+  std::vector<SamplingParams> params(kSlots, greedy());
+  for (int round = 0; round < Sampler::kStaged; ++round) {
+    for (std::int32_t slot = 0; slot < kSlots; ++slot) {
+      params[slot].allowed_token_ids = {{(slot + round) % static_cast<std::int32_t>(kVocab)}};
+      join(slot, {.params = &params[slot]});
+    }
+  }
+  for (std::int32_t slot = 0; slot < kSlots; ++slot) {
+    logits_ = base_;
+    EXPECT_EQ(step({{.params = &params[slot]}}, {slot})[0].token, (slot + Sampler::kStaged - 1) % kVocab);
+  }
+}
+
+TEST_F(SamplerTest, StepsAllocateNothing) {
   SamplingParams params;
-  const std::vector<std::int32_t> text = {1, 2, 3};
-  const std::vector<SampleRow> rows(kMaxRows, {.params = &params, .key = 1, .tokens = text, .prompt_length = 3});
-  std::vector<SampledRow> out(kMaxRows);
-  std::vector<float> logits(kMaxRows * kVocab, 0.5f);
-  const TensorView view(logits.data(), DType::f32, {kMaxRows, kVocab});
-  for (const double temperature : {0.0, 1.0}) {
-    params.temperature = temperature;
+  params.repetition_penalty = 1.5;
+  const Sequence sequence = {.params = &params, .text = {1, 2, 3}};
+  for (std::int32_t slot = 0; slot < kMaxRows; ++slot) join(slot, sequence);
+  std::vector<std::int32_t> order(kMaxRows);
+  for (std::int32_t r = 0; r < kMaxRows; ++r) order[r] = r;
+  logits_.assign(kMaxRows * kVocab, 0.5f);
+  const TensorView logits = kit::view_of(logits_, kMaxRows), slots = kit::view_of(order);
+  const SlotTexts where = texts();
+  for (const bool logprobs : {false, true}) {
     const std::int64_t before = allocations;
-    for (int i = 0; i < 10; ++i) sampler_->sample(view, rows, out);
+    for (int i = 0; i < 10; ++i) sampler_->sample(logits, slots, where, {.edits = true, .logprobs = logprobs});
+    sampler_->join(0, state_of(sequence), 3);
     EXPECT_EQ(allocations, before);
   }
 }
 
 TEST_F(SamplerTest, RefusesMoreRowsThanItHasRoomFor) {
-  const SamplingParams params;
-  const std::vector<std::int32_t> text = {1};
-  const std::vector<SampleRow> rows(kMaxRows + 1, {.params = &params, .key = 1, .tokens = text, .prompt_length = 1});
-  std::vector<SampledRow> out(rows.size());
-  std::vector<float> logits(rows.size() * kVocab, 0.0f);
-  const TensorView view(logits.data(), DType::f32, {kMaxRows + 1, kVocab});
-  EXPECT_THROW(sampler_->sample(view, rows, out), Error);
+  std::vector<std::int32_t> order(kMaxRows + 1, -1);
+  logits_.assign((kMaxRows + 1) * kVocab, 0.0f);
+  EXPECT_THROW(sampler_->sample(kit::view_of(logits_, kMaxRows + 1), kit::view_of(order), texts(), {}), Error);
+  EXPECT_THROW(sampler_->score(kit::view_of(logits_, kMaxRows + 1), kit::view_of(order), 0), Error);
+  EXPECT_THROW(sampler_->join(kSlots, {}, 0), Error);
+}
+
+// --- Records --------------------------------------------------------------------------------------------------------
+
+TEST(Records, TheLargestRequestFitsAndOneMoreWordIsRefused) {
+  SamplingParams params;
+  for (int i = 0; i < kMaxBiases; ++i) params.logit_bias[i] = 1;
+  params.bad_words_token_ids.assign(kMaxBadWordEnds, std::vector<std::int32_t>(kMaxBadWordTokens / kMaxBadWordEnds, 1));
+  validate(params);
+  std::vector<std::int32_t> stop_ids(kMaxStopIds, 2), words(kListWords);
+  EXPECT_EQ(pack_lists({.params = &params, .stop_ids = stop_ids}, words), kListWords);
+  stop_ids.push_back(2);
+  EXPECT_THROW(pack_lists({.params = &params, .stop_ids = stop_ids}, words), Error);
+}
+
+TEST(Records, OnlyWhatChangesLogitsNeedsEdits) {
+  SamplingParams params;
+  params.temperature = 0.5;
+  params.top_k = 3;
+  params.stop_token_ids = {3};
+  params.logprobs = 4;
+  EXPECT_FALSE(needs_edits({.params = &params}));
+  const auto needed = [](auto change) {
+    SamplingParams changed;
+    change(changed);
+    return needs_edits({.params = &changed});
+  };
+  EXPECT_TRUE(needed([](auto& p) { p.repetition_penalty = 1.1; }));
+  EXPECT_TRUE(needed([](auto& p) { p.presence_penalty = 0.1; }));
+  EXPECT_TRUE(needed([](auto& p) { p.frequency_penalty = 0.1; }));
+  EXPECT_TRUE(needed([](auto& p) { p.logit_bias[1] = 0.1; }));
+  EXPECT_TRUE(needed([](auto& p) { p.allowed_token_ids = {{1}}; }));
+  EXPECT_TRUE(needed([](auto& p) { p.bad_words_token_ids = {{1}}; }));
+  EXPECT_TRUE(needed([](auto& p) { p.min_tokens = 1; }));
 }
 
 TEST(IsStop, OnlyListedTokensEndATextAndNotBeforeMinTokens) {

@@ -1,5 +1,5 @@
-// The sampling kernels against brute force: penalties, cuts, the draw and its noise, log-probabilities.
-#include "kit.h"
+// The sampling kernels against brute force: cuts, the draw and its noise, log-probabilities.
+#include "slot_kit.h"
 
 #include <algorithm>
 #include <array>
@@ -76,6 +76,8 @@ struct Draw {
   std::int32_t top_k = 0;
   std::uint64_t key = 1;
   std::int32_t position = 0;
+  std::int32_t logprobs = -1;
+  bool alive = true;
 };
 
 // The ids that survive min_p, top_k and top_p, by sorting.
@@ -109,39 +111,52 @@ std::int32_t brute_force(const Draw& draw) {
   return *std::max_element(ids.begin(), ids.end(), [&](auto a, auto b) { return score(a) < score(b); });
 }
 
-// Runs Select on rows of one length.
-std::vector<std::int32_t> select(const Kernel<Select>& kernel, Stream& stream, const std::vector<Draw>& draws) {
-  const std::int64_t rows = static_cast<std::int64_t>(draws.size());
-  const std::int64_t vocab = static_cast<std::int64_t>(draws[0].logits.size());
-  std::vector<float> logits, temperature, top_p, min_p;
-  std::vector<std::int32_t> top_k, positions, tokens(draws.size(), -7);
-  std::vector<std::int64_t> keys;
+struct Drawn {
+  std::vector<std::int32_t> tokens, scored;
+};
+
+// Runs Select on rows of one length; row r works for slot order[r].
+Drawn select(const Kernel<Select>& kernel, Stream& stream, const std::vector<Draw>& draws,
+             std::vector<std::int32_t> order) {
+  const std::int64_t rows = std::ssize(order), vocab = std::ssize(draws[0].logits);
+  std::vector<kit::SlotCase> cases;
   for (const Draw& draw : draws) {
-    logits.insert(logits.end(), draw.logits.begin(), draw.logits.end());
-    temperature.push_back(draw.temperature);
-    top_p.push_back(draw.top_p);
-    min_p.push_back(draw.min_p);
-    top_k.push_back(draw.top_k);
-    keys.push_back(static_cast<std::int64_t>(draw.key));
-    positions.push_back(draw.position);
+    cases.push_back({.sampling = {.temperature = draw.temperature,
+                                  .top_p = draw.top_p,
+                                  .min_p = draw.min_p,
+                                  .top_k = draw.top_k,
+                                  .logprobs = draw.logprobs,
+                                  .key = draw.key},
+                     .text = std::vector<std::int32_t>(static_cast<std::size_t>(draw.position), 0),
+                     .alive = draw.alive});
   }
+  kit::Slots slots(cases, vocab);
+  std::vector<float> logits;
+  for (const std::int32_t slot : order) {
+    const std::vector<float> nothing(static_cast<std::size_t>(vocab), kNan);
+    const std::vector<float>& from = slot < 0 ? nothing : draws[static_cast<std::size_t>(slot)].logits;
+    logits.insert(logits.end(), from.begin(), from.end());
+  }
+  Drawn drawn = {std::vector<std::int32_t>(order.size(), -7), std::vector<std::int32_t>(order.size(), -7)};
   kernel.launch({.problem = {.rows = rows, .vocab = vocab},
                  .logits = view_of(logits, rows),
-                 .temperature = view_of(temperature),
-                 .top_p = view_of(top_p),
-                 .min_p = view_of(min_p),
-                 .top_k = view_of(top_k),
-                 .keys = view_of(keys),
-                 .positions = view_of(positions),
-                 .tokens = view_of(tokens)},
+                 .slots = view_of(order),
+                 .views = slots.views(),
+                 .tokens = view_of(drawn.tokens),
+                 .scored = view_of(drawn.scored)},
                 stream);
-  return tokens;
+  return drawn;
 }
 
 class SelectTest : public SamplingTest {
  protected:
+  Drawn run(const std::vector<Draw>& draws, const std::vector<std::int32_t>& order) {
+    return select(catalogs_.of<Select>().find("ref.select"), device_->stream(), draws, order);
+  }
   std::vector<std::int32_t> run(const std::vector<Draw>& draws) {
-    return select(catalogs_.of<Select>().find("ref.select"), device_->stream(), draws);
+    std::vector<std::int32_t> order(draws.size());
+    std::iota(order.begin(), order.end(), 0);
+    return run(draws, order).tokens;
   }
   std::int32_t run(const Draw& draw) { return run(std::vector<Draw>{draw})[0]; }
 };
@@ -243,7 +258,8 @@ TEST_F(SelectTest, DrawsFollowTheProbabilities) {
   for (const float temperature : {0.7f, 1.0f, 1.8f}) {
     std::vector<Draw> draws;
     for (int i = 0; i < kDraws; ++i) {
-      draws.push_back({.logits = logits, .temperature = temperature, .key = random_key(5, i % 10), .position = i / 10});
+      draws.push_back(
+          {.logits = logits, .temperature = temperature, .key = random_key(5, i / 100), .position = i % 100});
     }
     std::vector<double> count(logits.size(), 0.0), p;
     for (const std::int32_t token : run(draws)) count[static_cast<std::size_t>(token)] += 1;
@@ -273,68 +289,14 @@ TEST_F(SelectTest, ARowDoesNotDependOnItsNeighbours) {
   for (std::size_t r = 0; r < draws.size(); ++r) EXPECT_EQ(run(draws[r]), together[r]);
 }
 
-// --- Penalties ------------------------------------------------------------------------------------------------------
-
-TEST_F(SamplingTest, PenalizeEqualsTheFormulaRowByRow) {
-  Random random(5);
-  constexpr std::int64_t kRows = 6, kVocab = 70;
-  std::vector<float> logits = random_logits(random, kRows * kVocab), want = logits;
-  std::vector<float> repetition = {1, 1.3f, 0.8f, 1, 2, 1}, presence = {0, 0.5f, 0, -1, 0.1f, 0};
-  std::vector<float> frequency = {0, 0.25f, 1, 0, -0.5f, 0}, bias_values;
-  std::vector<std::int32_t> history, history_starts = {0}, output_starts, bias_tokens, bias_starts = {0};
-  std::vector<std::int32_t> mask(kRows * 3, 0), masked = {0, 1, 0, 0, 1, 0}, counts(kRows * kVocab, 0);
-  for (std::int64_t r = 0; r < kRows; ++r) {
-    std::vector<int> in_prompt(kVocab, 0), in_output(kVocab, 0);
-    const bool penalised = r != 0 && r != 5;
-    for (int i = 0; penalised && i < 30; ++i) {
-      history.push_back(random.below(kVocab));
-      ++(i < 18 ? in_prompt : in_output)[static_cast<std::size_t>(history.back())];
-    }
-    output_starts.push_back(history_starts.back() + 18);
-    history_starts.push_back(static_cast<std::int32_t>(history.size()));
-    std::vector<float> bias(kVocab, 0);
-    for (int i = 0; r > 2 && i < 5; ++i) {
-      bias_tokens.push_back(random.below(kVocab));
-      bias_values.push_back(i == 4 ? kNever : static_cast<float>(i) - 1.5f);
-      bias[static_cast<std::size_t>(bias_tokens.back())] += bias_values.back();
-    }
-    bias_starts.push_back(static_cast<std::int32_t>(bias_tokens.size()));
-    for (std::int64_t i = 0; i < kVocab; ++i) {
-      float& logit = want[static_cast<std::size_t>(r * kVocab + i)];
-      const auto t = static_cast<std::size_t>(i);
-      if (in_prompt[t] + in_output[t] > 0) logit = logit > 0 ? logit / repetition[r] : logit * repetition[r];
-      if (in_output[t] > 0) logit -= presence[r] + frequency[r] * static_cast<float>(in_output[t]);
-      logit += bias[t];
-      if (random.below(2)) mask[r * 3 + i / 32] |= static_cast<std::int32_t>(1u << (i % 32));
-      if (masked[r] && !(static_cast<std::uint32_t>(mask[r * 3 + i / 32]) >> (i % 32) & 1u)) logit = kNever;
-    }
-  }
-  for_each_kernel<Penalize>({.rows = kRows, .vocab = kVocab}, [&](auto launch) {
-    std::vector<float> got = logits;
-    launch({.problem = {.rows = kRows, .vocab = kVocab},
-            .logits = view_of(got, kRows),
-            .repetition = view_of(repetition),
-            .presence = view_of(presence),
-            .frequency = view_of(frequency),
-            .history = view_of(history),
-            .history_starts = view_of(history_starts),
-            .output_starts = view_of(output_starts),
-            .bias_tokens = view_of(bias_tokens),
-            .bias_values = view_of(bias_values),
-            .bias_starts = view_of(bias_starts),
-            .mask = view_of(mask, kRows),
-            .masked = view_of(masked),
-            .counts = view_of(counts, kRows)});
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      if (want[i] == kNever) {
-        ASSERT_EQ(got[i], kNever) << "logit " << i;
-      } else {
-        ASSERT_NEAR(got[i], want[i], 1e-5) << "logit " << i;
-      }
-    }
-    EXPECT_TRUE(std::all_of(counts.begin(), counts.end(), [](auto count) { return count == 0; }));
-    EXPECT_TRUE(std::equal(got.begin(), got.begin() + kVocab, logits.begin())) << "row 0 asked for nothing";
-  });
+TEST_F(SelectTest, SlotsSayHowARowIsSampledAndWhichHaveNoWork) {
+  const std::vector<Draw> draws = {{.logits = {1.0f, 2.0f, 0.0f}, .temperature = 0, .logprobs = 0},
+                                   {.logits = {3.0f, 2.0f, 0.0f}, .temperature = 0},
+                                   {.logits = {0.0f, 2.0f, 3.0f}, .temperature = 0, .logprobs = 5, .alive = false},
+                                   {.logits = {kNan, kNever, kNan}, .temperature = 0, .logprobs = 5}};
+  const Drawn drawn = run(draws, {2, -1, 1, 0, 3});
+  EXPECT_EQ(drawn.tokens, (std::vector<std::int32_t>{kSurplusToken, kSurplusToken, 0, 1, kBrokenToken}));
+  EXPECT_EQ(drawn.scored, (std::vector<std::int32_t>{-1, -1, -1, 1, -1}));
 }
 
 // --- Log-probabilities ----------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ struct SamplingParams {
         Field{"allowed_token_ids", &C::allowed_token_ids, "only these tokens can be drawn"},
         Field{"bad_words", &C::bad_words, "strings that must not be generated (at most 128); needs a tokenizer"},
         Field{"bad_words_token_ids", &C::bad_words_token_ids,
-              "token sequences that must not be generated (at most 1024)"},
+              "token sequences that must not be generated (at most 1024, of 4096 tokens in all)"},
         Field{"skip_reading_prefix_cache", &C::skip_reading_prefix_cache, "compute the whole prompt anew"},
         Field{"beam_width", &C::beam_width,
               "above 1: beam search, which returns this many completions, the best first (at most 16)"},

@@ -13,12 +13,15 @@ bool supports(const Gemm::Problem& problem);       // linear.cpp
 bool supports(const RopeTable::Problem& problem);  // attention.cpp
 bool supports(const RopeAppendKv::Problem& problem);
 bool supports(const Attention::Problem& problem);
-bool supports(const Penalize::Problem& problem);  // sampling.cpp
-bool supports(const Select::Problem& problem);
+bool supports(const Penalize::Problem& problem);  // penalize.cpp
+bool supports(const AppendTokens::Problem& problem);
+bool supports(const Select::Problem& problem);  // sampling.cpp
 bool supports(const Logprob::Problem& problem);
 bool supports(const Edit::Problem& problem);  // step.cpp
 bool supports(const PrepareRows::Problem& problem);
 bool supports(const CopyBlocks::Problem& problem);
+
+std::int64_t workspace(const Penalize::Problem& problem, const DeviceInfo& device);
 
 void launch(const Embed::Args& args, Stream& stream);
 void launch(const Norm::Args& args, Stream& stream);
@@ -28,6 +31,7 @@ void launch(const RopeTable::Args& args, Stream& stream);
 void launch(const RopeAppendKv::Args& args, Stream& stream);
 void launch(const Attention::Args& args, Stream& stream);
 void launch(const Penalize::Args& args, Stream& stream);
+void launch(const AppendTokens::Args& args, Stream& stream);
 void launch(const Select::Args& args, Stream& stream);
 void launch(const Logprob::Args& args, Stream& stream);
 void launch(const Edit::Args& args, Stream& stream);

@@ -4,26 +4,19 @@
 // passes over a row, no memory but the histogram, and the same code for counts (top-k) and probabilities (top-p).
 #include "ops/ref/number.h"
 #include "ops/ref/reference.h"
+#include "ops/ref/slot.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
+#include <numeric>
 
 namespace warpjet::ref {
 namespace {
 
 constexpr int kPiece = 256;  // logits handled at a time; a multiple of kLanes
-constexpr float kNever = -std::numeric_limits<float>::infinity();
 constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kLargestNoise = 22.9f;  // the noise of word 0 is 33 ln 2 = 22.87
-
-template <class Row>
-void for_each_row(Stream& stream, std::int64_t rows, Row row) {
-  static_cast<CpuStream&>(stream).parallel_for(rows, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) row(r);
-  });
-}
 
 WJ_INLINE float finite_or_never(float logit) {
   const bool finite = (logit <= kLargest) & (logit >= -kLargest);  // no branch
@@ -46,46 +39,6 @@ WJ_CLONES float largest(const float* logits, std::int64_t count) {
   for (int l = 0; l < kLanes; ++l) max = std::max(max, lanes[l]);
   for (std::int64_t i = whole; i < count; ++i) max = std::max(max, finite_or_never(logits[i]));
   return max;
-}
-
-// --- Penalties ------------------------------------------------------------------------------------------------------
-
-void penalize_history(const Penalize::Args& args, std::int64_t r) {
-  const std::int32_t* history = args.history.as<std::int32_t>();
-  const std::int32_t* starts = args.history_starts.as<std::int32_t>();
-  const std::int32_t output = args.output_starts.as<std::int32_t>()[r];
-  const float repetition = args.repetition.as<float>()[r];
-  const float presence = args.presence.as<float>()[r];
-  const float frequency = args.frequency.as<float>()[r];
-  std::int32_t* counts = args.counts.row<std::int32_t>(r);  // 1 + occurrences in the output, 0: not seen
-  float* logits = args.logits.row<float>(r);
-  for (std::int32_t i = starts[r]; i < starts[r + 1]; ++i) {
-    std::int32_t& count = counts[history[i]];
-    count = std::max(count, 1) + (i >= output);
-  }
-  for (std::int32_t i = starts[r]; i < starts[r + 1]; ++i) {
-    const std::int32_t token = history[i], occurrences = std::exchange(counts[token], 0) - 1;
-    if (occurrences < 0) continue;  // done at its first place
-    float& logit = logits[token];
-    logit = logit > 0 ? logit / repetition : logit * repetition;
-    if (occurrences > 0) logit -= presence + frequency * static_cast<float>(occurrences);
-  }
-}
-
-void penalize_row(const Penalize::Args& args, std::int64_t r) {
-  penalize_history(args, r);
-  float* logits = args.logits.row<float>(r);
-  const std::int32_t* starts = args.bias_starts.as<std::int32_t>();
-  for (std::int32_t i = starts[r]; i < starts[r + 1]; ++i) {
-    const float value = args.bias_values.as<float>()[i];
-    float& logit = logits[args.bias_tokens.as<std::int32_t>()[i]];
-    logit = value == kNever ? kNever : logit + value;
-  }
-  if (!args.mask || args.masked.as<std::int32_t>()[r] == 0) return;
-  const std::uint32_t* mask = args.mask.row<std::uint32_t>(r);
-  for (std::int64_t i = 0; i < args.problem.vocab; ++i) {
-    if ((mask[i / 32] >> (i % 32) & 1u) == 0) logits[i] = kNever;
-  }
 }
 
 // --- Noise ----------------------------------------------------------------------------------------------------------
@@ -134,6 +87,10 @@ WJ_CLONES float noise_of_word(std::uint32_t word) {
   return noise_of(word);
 }
 
+WJ_CLONES float log_of(float x) {
+  return log_f32(x);
+}
+
 // --- Selection ------------------------------------------------------------------------------------------------------
 
 // A row as the draw sees it: x = (logit - largest) / temperature, so the most likely token has x = 0.
@@ -156,8 +113,17 @@ WJ_CLONES void scale(const Row& row, float lowest, std::int64_t first, std::int6
   }
 }
 
-WJ_CLONES void exponentials(const float* x, float* p) {
-  for (int i = 0; i < kPiece; ++i) p[i] = exp_f32(x[i]);
+// Masses are whole numbers, so that their sums have no order.
+WJ_INLINE std::int32_t mass_of(float x) {
+  return static_cast<std::int32_t>(exp_f32(x) * 0x1p30f + 0.5f);
+}
+
+WJ_CLONES void masses(const float* x, std::int32_t* mass) {
+  for (int i = 0; i < kPiece; ++i) mass[i] = mass_of(x[i]);
+}
+
+WJ_CLONES std::int64_t mass_of_one(float x) {
+  return mass_of(x);
 }
 
 // Calls visit(first id, x[kPiece]) over the row; what is cut off, and the padding of the last piece, is kNever.
@@ -176,54 +142,48 @@ void for_each_piece(const Row& row, Cut cut, Visit visit) {
   }
 }
 
-enum class Weigh : std::uint8_t { tokens, probabilities };
+enum class Weigh : std::uint8_t { tokens, masses };
 
 // The sums of weights by the next bits of x, for tokens whose upper bits are `prefix`. x <= 0, so the bits of -x order
 // the tokens from the most likely to the least.
 constexpr int kBins = 2048;
-void fill_bins(const Row& row, const Cut& cut, Weigh weigh, int shift, int bits, std::uint32_t prefix, double* bins) {
-  std::fill(bins, bins + kBins, 0.0);
+void fill_bins(const Row& row, const Cut& cut, Weigh weigh, int shift, int bits, std::uint32_t prefix,
+               std::int64_t* bins) {
+  std::fill(bins, bins + kBins, 0);
   const std::uint32_t mask = (1u << bits) - 1;
   for_each_piece(row, cut, [&](std::int64_t, const float* x) {
-    float p[kPiece];
-    if (weigh == Weigh::probabilities) exponentials(x, p);
+    std::int32_t mass[kPiece];
+    if (weigh == Weigh::masses) masses(x, mass);
     for (int i = 0; i < kPiece; ++i) {
       const std::uint32_t order = as_bits(0.0f - x[i]);
       if (x[i] == kNever || order >> (shift + bits) != prefix) continue;
-      bins[order >> shift & mask] += weigh == Weigh::tokens ? 1.0 : p[i];
+      bins[order >> shift & mask] += weigh == Weigh::tokens ? 1 : mass[i];
     }
   });
 }
 
-// The smallest set of most likely tokens whose weight reaches `share` of the whole (probabilities) or `share` (tokens).
+// The smallest set of most likely tokens whose weight reaches `share` of the whole (masses) or `share` (tokens).
 Cut cut_at(const Row& row, const Cut& cut, Weigh weigh, double share) {
   struct Level {
     int shift, bits;
   };
   constexpr Level kLevels[] = {{20, 11}, {10, 10}, {0, 10}};
-  double bins[kBins], above = 0, target = share;
+  std::int64_t bins[kBins], above = 0, target = static_cast<std::int64_t>(share);
   std::uint32_t prefix = 0;
   for (const Level& level : kLevels) {
     fill_bins(row, cut, weigh, level.shift, level.bits, prefix, bins);
     if (level.shift == kLevels[0].shift) {
-      double total = 0;
-      for (const double bin : bins) total += bin;
+      const std::int64_t total = std::accumulate(bins, bins + kBins, std::int64_t{0});
       if (weigh == Weigh::tokens && total <= target) return cut;
-      if (weigh == Weigh::probabilities) target *= total;
+      if (weigh == Weigh::masses) target = std::max<std::int64_t>(1, std::ceil(share * static_cast<double>(total)));
     }
-    int chosen = -1;
-    for (int b = 0; b < 1 << level.bits; ++b) {
-      if (bins[b] == 0.0) continue;
-      if (chosen >= 0) above += bins[chosen];
-      chosen = b;
-      if (above + bins[b] >= target) break;
-    }
-    prefix = prefix << level.bits | static_cast<std::uint32_t>(chosen);
+    std::uint32_t bin = 0;  // some bin reaches the target, which is at most the sum of all
+    while (above + bins[bin] < target) above += bins[bin++];
+    prefix = prefix << level.bits | bin;
   }
   const float lowest = 0.0f - as_float(prefix);
-  const double each = weigh == Weigh::tokens ? 1.0 : std::exp(static_cast<double>(lowest));
-  const double ties = std::clamp(std::ceil((target - above) / each), 1.0, static_cast<double>(row.vocab));
-  return {lowest, static_cast<std::int64_t>(ties)};
+  const std::int64_t each = weigh == Weigh::tokens ? 1 : mass_of_one(lowest);
+  return {lowest, ceil_div(target - above, each)};
 }
 
 std::int32_t first_equal(const float* values, std::int64_t count, float value) {
@@ -247,29 +207,21 @@ std::int32_t draw(const Row& row, const Cut& cut, std::uint64_t key, std::uint32
   return token;
 }
 
-void select_row(const Select::Args& args, std::int64_t r) {
+std::int32_t select_row(const Select::Args& args, std::int64_t r, std::int32_t slot) {
+  const SlotSampling& sampling = sampling_of(args.views, slot);
   const std::int64_t vocab = args.problem.vocab;
   const Row row = {.logits = args.logits.row<float>(r),
                    .vocab = vocab,
                    .max = largest(args.logits.row<float>(r), vocab),
-                   .temperature = args.temperature.as<float>()[r]};
-  std::int32_t& token = args.tokens.as<std::int32_t>()[r];
-  if (row.max == kNever) {
-    token = -1;
-    return;
-  }
-  if (row.temperature == 0.0f) {
-    token = first_equal(row.logits, vocab, row.max);
-    return;
-  }
-  const float min_p = args.min_p.as<float>()[r], top_p = args.top_p.as<float>()[r];
-  const std::int32_t top_k = args.top_k.as<std::int32_t>()[r];
+                   .temperature = sampling.temperature};
+  if (row.max == kNever) return kBrokenToken;
+  if (row.temperature == 0.0f) return first_equal(row.logits, vocab, row.max);
   Cut cut;
-  if (min_p > 0.0f) cut.lowest = std::log(min_p);  // p / p_max = e^x
-  if (top_k > 0 && top_k < vocab) cut = cut_at(row, cut, Weigh::tokens, top_k);
-  if (top_p < 1.0f) cut = cut_at(row, cut, Weigh::probabilities, top_p);
-  const std::uint64_t key = static_cast<std::uint64_t>(args.keys.as<std::int64_t>()[r]);
-  token = draw(row, cut, key, static_cast<std::uint32_t>(args.positions.as<std::int32_t>()[r]));
+  // p / p_max = e^x; subnormal floats have no logarithm here, and are no bound either.
+  if (sampling.min_p > 0.0f) cut.lowest = log_of(std::max(sampling.min_p, std::numeric_limits<float>::min()));
+  if (sampling.top_k > 0 && sampling.top_k < vocab) cut = cut_at(row, cut, Weigh::tokens, sampling.top_k);
+  if (sampling.top_p < 1.0f) cut = cut_at(row, cut, Weigh::masses, sampling.top_p);
+  return draw(row, cut, sampling.key, static_cast<std::uint32_t>(args.views.lengths.as<std::int32_t>()[slot]));
 }
 
 // --- Log-probabilities ----------------------------------------------------------------------------------------------
@@ -340,9 +292,6 @@ void logprob_row(const Logprob::Args& args, std::int64_t r) {
 
 }  // namespace
 
-bool supports(const Penalize::Problem& p) {
-  return p.vocab > 0;
-}
 bool supports(const Select::Problem& p) {
   return p.vocab > 0;
 }
@@ -350,12 +299,13 @@ bool supports(const Logprob::Problem& p) {
   return p.vocab > 0 && p.top >= 0 && p.top <= p.vocab;
 }
 
-void launch(const Penalize::Args& args, Stream& stream) {
-  for_each_row(stream, args.problem.rows, [&](std::int64_t r) { penalize_row(args, r); });
-}
-
 void launch(const Select::Args& args, Stream& stream) {
-  for_each_row(stream, args.problem.rows, [&](std::int64_t r) { select_row(args, r); });
+  for_each_row(stream, args.problem.rows, [&](std::int64_t r) {
+    const std::int32_t slot = slot_at_work(args.slots, args.views, r);
+    const std::int32_t token = slot < 0 ? kSurplusToken : select_row(args, r, slot);
+    args.tokens.as<std::int32_t>()[r] = token;
+    args.scored.as<std::int32_t>()[r] = token >= 0 && sampling_of(args.views, slot).logprobs >= 0 ? token : -1;
+  });
 }
 
 void launch(const Logprob::Args& args, Stream& stream) {
