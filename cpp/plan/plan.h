@@ -218,7 +218,8 @@ struct StepInputs {
   TensorView slots;            // [tokens] i64
   TensorView query_starts;     // [seqs + 1] i32
   TensorView context_lengths;  // [seqs] i32
-  TensorView block_tables;     // [seqs, max_blocks] i32
+  TensorView block_tables;     // [rows, max_blocks] i32
+  TensorView table_rows;       // [seqs] i32: the sequence's row of block_tables
 };
 
 // The paged keys and values of every layer, as the runner needs them.

@@ -65,6 +65,7 @@ struct Runner::Launch {
                        .k_cache = scope.kv->k[s.layer],
                        .v_cache = scope.kv->v[s.layer],
                        .block_tables = scope.inputs->block_tables,
+                       .table_rows = scope.inputs->table_rows,
                        .query_starts = scope.inputs->query_starts,
                        .context_lengths = scope.inputs->context_lengths,
                        .out = buffer(s.out)});

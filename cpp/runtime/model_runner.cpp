@@ -67,7 +67,7 @@ struct ModelRunner::State {
 
   // Of one step.
   StepInputs inputs;
-  std::vector<std::int32_t> token_ids, positions, rope_lengths, query_starts, context_lengths, block_tables;
+  std::vector<std::int32_t> token_ids, positions, rope_lengths, query_starts, context_lengths, block_tables, table_rows;
   std::vector<std::int64_t> cache_rows;
   std::vector<Sample> samples;  // the plan's
   std::vector<std::int32_t> logit_rows, scored_tokens;
@@ -105,6 +105,7 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
   query_starts.resize(config.max_seqs + 1);
   context_lengths.resize(config.max_seqs);
   block_tables.resize(config.max_seqs * max_blocks);
+  for (int row = 0; row < config.max_seqs; ++row) table_rows.push_back(row);
   samples.reserve(config.max_seqs);
   for (auto* array : {&logit_rows, &scored_tokens}) array->reserve(runner.max_sampled());
   sample_rows.reserve(config.max_seqs);
@@ -225,6 +226,7 @@ void ModelRunner::State::set_views() {
   inputs.query_starts = view(query_starts, DType::i32, {inputs.seqs + 1});
   inputs.context_lengths = view(context_lengths, DType::i32, {inputs.seqs});
   inputs.block_tables = view(block_tables, DType::i32, {inputs.seqs, max_blocks});
+  inputs.table_rows = view(table_rows, DType::i32, {inputs.seqs});
 }
 
 // --- Results --------------------------------------------------------------------------------------------------------
