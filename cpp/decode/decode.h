@@ -88,6 +88,8 @@ class Sampler {
   // Throws unsupported when the device has no kernel for such a vocabulary or max_top.
   Sampler(const Catalogs& catalogs, Device& device, const Config& config);
   ~Sampler();
+  // Device memory of a sampler, beside the workspace of its kernels.
+  static std::int64_t bytes(const Config& config);
 
   // Writes a slot's record, by copies from host memory that the sampler keeps for that: kStaged joins may be on their
   // way, one more waits until the oldest has arrived.

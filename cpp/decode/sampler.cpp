@@ -102,6 +102,12 @@ Sampler::Sampler(const Catalogs& catalogs, Device& device, const Config& config)
     : state_(std::make_unique<State>(catalogs, device, config)) {}
 Sampler::~Sampler() = default;
 
+std::int64_t Sampler::bytes(const Config& c) {
+  const std::int64_t words = kListWords + ceil_div<std::int64_t>(c.vocab, 32), word = sizeof(std::int32_t);
+  return c.slots * (static_cast<std::int64_t>(sizeof(SlotSampling)) + words * word) +
+         c.rows * (c.vocab + 5 + 2 * c.max_top) * word;
+}
+
 void Sampler::join(int slot, const SampleState& state, int prompt_length) {
   State& s = *state_;
   WJ_CHECK(slot >= 0 && slot < s.config.slots, "slot ", slot, " of ", s.config.slots);

@@ -19,7 +19,7 @@ struct RopeTable {
   };
   struct Args {
     Problem problem;
-    TensorView positions;     // [tokens] i32
+    TensorView positions;     // [tokens] i32; 0 for padding
     TensorView rope_lengths;  // [tokens] i32: the prompt's length for prompt tokens, position + 1 for later ones
     TensorView frequencies;   // [dim / 2] f32
     TensorView cos_sin;       // [tokens, dim] f32
@@ -44,7 +44,7 @@ struct RopeAppendKv {
     TensorView qkv;               // [tokens, (heads + 2 kv_heads) * head_dim]
     TensorView cos_sin;           // [tokens, head_dim] f32
     TensorView q_norm, k_norm;    // [head_dim], with qk_norm
-    TensorView slots;             // [tokens] i64: block * block_size + offset; negative writes nothing
+    TensorView slots;             // [tokens] i64: block * block_size + offset; -1 (padding) appends nothing
     TensorView k_cache, v_cache;  // [blocks, kv_heads, block_size, head_dim]
   };
   static double flops(const Problem& p) { return 3.0 * p.tokens * (p.heads + p.kv_heads) * p.head_dim; }
@@ -55,6 +55,9 @@ std::string to_string(const RopeAppendKv::Problem& problem);
 // Causal attention of packed query chunks over paged keys and values. Sequence b owns query rows
 // query_starts[b] .. query_starts[b+1], which are the last of its context_lengths[b] positions. A query at position p
 // sees keys max(0, p - window + 1) .. p (window 0: all). Softmax in fp32 over a fixed order of keys.
+//
+// Steps of a fixed size are padded: a sequence may have no query rows, rows from query_starts[seqs] on are not written,
+// and a query may lie before position 0 (a context shorter than its queries): it sees no key and its output is zeros.
 struct Attention {
   static constexpr std::string_view name = "attention";
   struct Problem {
@@ -62,16 +65,21 @@ struct Attention {
     std::int64_t max_context = 0;  // longest context in the batch; costs only
     DType q = DType::f32, kv = DType::f32, out = DType::f32;
     float scale = 1.0f;
+    float softcap = 0.0f;  // scores s become softcap * tanh(s / softcap); 0: they do not
     std::int64_t window = 0;
+    bool sinks = false;  // a head's softmax has one more score in its denominator, without a value
   };
   struct Args {
     Problem problem;
     TensorView q;                 // [tokens, heads * head_dim], rows may be strided (a slice of qkv)
     TensorView k_cache, v_cache;  // [blocks, kv_heads, block_size, head_dim]
-    TensorView block_tables;      // [seqs, max_blocks] i32
+    TensorView block_tables;      // [rows, max_blocks] i32
+    TensorView table_rows;        // [seqs] i32: the sequence's row of block_tables
     TensorView query_starts;      // [seqs + 1] i32
     TensorView context_lengths;   // [seqs] i32
+    TensorView sinks;             // [heads] f32, with sinks
     TensorView out;               // [tokens, heads * head_dim]
+    TensorView workspace;         // u8, see Kernel::workspace
   };
   static double flops(const Problem& p) { return 4.0 * p.tokens * p.heads * p.head_dim * p.max_context; }
   static double bytes(const Problem& p);

@@ -100,7 +100,8 @@ std::string to_string(const Attention::Problem& p) {
   return cat("{tokens=", p.tokens, " seqs=", p.seqs, " heads=", p.heads, " kv_heads=", p.kv_heads,
              " head_dim=", p.head_dim, " block_size=", p.block_size, " max_context=", p.max_context,
              " q=", to_string(p.q), " kv=", to_string(p.kv), " out=", to_string(p.out),
-             flag(p.window > 0, cat("window=", p.window)), "}");
+             flag(p.softcap != 0, cat("softcap=", p.softcap)), flag(p.window > 0, cat("window=", p.window)),
+             flag(p.sinks, "sinks"), "}");
 }
 
 std::string to_string(const Penalize::Problem& p) {

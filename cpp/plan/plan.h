@@ -228,8 +228,8 @@ struct StepInputs {
   TensorView slots;            // [tokens] i64
   TensorView query_starts;     // [seqs + 1] i32
   TensorView context_lengths;  // [seqs] i32
-  TensorView block_tables;     // [tables, max_blocks] i32
-  TensorView table_rows;       // [seqs] i32
+  TensorView block_tables;     // [rows, max_blocks] i32
+  TensorView table_rows;       // [seqs] i32: the sequence's row of block_tables
 };
 
 // The paged keys and values of every layer, as the runner needs them.
@@ -282,6 +282,9 @@ class Runner {
   void run(int first, int last, const Scope& scope);
   TensorView buffer(int index, const Scope& scope) const;
   TensorView weight(int index) const;
+  TensorView workspace_view() const {
+    return {workspace_.data(), DType::u8, {static_cast<std::int64_t>(workspace_.bytes())}};
+  }
 
   Plan plan_;
   Weights weights_;

@@ -70,7 +70,8 @@ struct Runner::Launch {
                        .table_rows = scope.inputs->table_rows,
                        .query_starts = scope.inputs->query_starts,
                        .context_lengths = scope.inputs->context_lengths,
-                       .out = buffer(s.out)});
+                       .out = buffer(s.out),
+                       .workspace = runner.workspace_view()});
   }
   void operator()(const GatherStep& s) const {
     launch<Gather>({.problem = pose(s), .x = buffer(s.x), .rows = scope.sample_rows, .out = buffer(s.out)});

@@ -143,21 +143,24 @@ TEST_F(AttentionTest, RopeAppendRotatesQueriesInPlaceAndFillsTheCache) {
 
 // --- Attention ------------------------------------------------------------------------------------------------------
 
-// How many positions a sequence has, and how many of the last ones are queries.
+// How many positions a sequence has, and how many of the last ones are queries. With more queries than positions, the
+// first ones lie before the text.
 struct Lengths {
   std::int64_t context, queries;
 };
 
-// Sequences in a paged cache with shuffled blocks. Slots that belong to no position stay poisoned.
+// Sequences in a paged cache with shuffled blocks and rows of the block table. Slots that belong to no position stay
+// poisoned, and so does the output of `padding` tokens at the end.
 class PagedBatch {
  public:
-  PagedBatch(Attention::Problem problem, const std::vector<Lengths>& lengths, Random& random)
-      : p(complete(problem, lengths)),
+  PagedBatch(Attention::Problem problem, const std::vector<Lengths>& lengths, Random& random, std::int64_t padding = 0)
+      : p(complete(problem, lengths, padding)),
         q(p.q, p.tokens, p.heads * p.head_dim, 7),
         out(p.out, p.tokens, p.heads * p.head_dim, 3),
         k_(p.kv, 1, 1),
         v_(p.kv, 1, 1) {
     q.fill(random, 2.0);
+    for (std::int64_t h = 0; h < p.heads; ++h) sinks.push_back(static_cast<float>(random.uniform(-3, 3)));
     for (const Lengths& length : lengths) {
       PagedSequence seq = {length.queries,
                            Matrix(p.kv, length.context, p.kv_heads * p.head_dim),
@@ -175,23 +178,29 @@ class PagedBatch {
             .q = q.view(),
             .k_cache = k_.view(cache_),
             .v_cache = v_.view(cache_),
-            .block_tables = view_of(tables_, p.seqs),
+            .block_tables = view_of(tables_, p.seqs + kSpareRows),
+            .table_rows = view_of(table_rows_),
             .query_starts = view_of(starts_),
             .context_lengths = view_of(contexts_),
+            .sinks = view_of(sinks),
             .out = out.view()};
   }
 
   Attention::Problem p;
   Matrix q, out;
   std::vector<PagedSequence> seqs;
+  std::vector<float> sinks;  // what kit::naive_attention takes: -inf without
 
  private:
-  static Attention::Problem complete(Attention::Problem p, const std::vector<Lengths>& lengths) {
+  static constexpr std::int64_t kSpareRows = 2;
+
+  static Attention::Problem complete(Attention::Problem p, const std::vector<Lengths>& lengths, std::int64_t padding) {
     p.seqs = static_cast<std::int64_t>(lengths.size());
     for (const Lengths& length : lengths) {
       p.tokens += length.queries;
       p.max_context = std::max(p.max_context, length.context);
     }
+    p.tokens += padding;
     return p;
   }
 
@@ -202,12 +211,13 @@ class PagedBatch {
     for (std::int64_t i = blocks - 1; i > 0; --i) std::swap(free[i], free[random.below(i + 1)]);
     cache_ = {blocks, p.kv_heads, p.block_size, p.head_dim};
     k_ = v_ = Matrix(p.kv, blocks * p.kv_heads * p.block_size, p.head_dim);
-    tables_.assign(static_cast<std::size_t>(blocks), -1);
+    tables_.assign(static_cast<std::size_t>((p.seqs + kSpareRows) * max_blocks), -1);
     starts_ = {0};
     for (std::int64_t s = 0; s < p.seqs; ++s) {
       const PagedSequence& seq = seqs[s];
+      table_rows_.push_back(static_cast<std::int32_t>(p.seqs - s));  // backwards, without the first and the last
       for (std::int64_t key = 0; key < seq.k.rows(); ++key) {
-        std::int32_t& block = tables_[s * max_blocks + key / p.block_size];
+        std::int32_t& block = tables_[table_rows_.back() * max_blocks + key / p.block_size];
         if (block < 0) {
           block = free.back();
           free.pop_back();
@@ -225,7 +235,7 @@ class PagedBatch {
 
   Shape cache_;
   Matrix k_, v_;
-  std::vector<std::int32_t> tables_, starts_, contexts_;
+  std::vector<std::int32_t> tables_, table_rows_, starts_, contexts_;
 };
 
 Matrix exact_attention(const PagedBatch& batch) {
@@ -235,7 +245,9 @@ Matrix exact_attention(const PagedBatch& batch) {
     for (std::int64_t i = 0; i < seq.query_count; ++i, ++t) {
       const std::int64_t position = seq.k.rows() - seq.query_count + i;
       for (std::int64_t h = 0; h < batch.p.heads; ++h) {
-        const auto row = kit::naive_attention(batch.p, head_of(batch.q, t, h, batch.p.head_dim), seq, position, h);
+        const double sink = batch.p.sinks ? batch.sinks[h] : -INFINITY;
+        const auto row =
+            kit::naive_attention(batch.p, head_of(batch.q, t, h, batch.p.head_dim), seq, position, h, sink);
         for (std::int64_t c = 0; c < batch.p.head_dim; ++c) exact.set(t, h * batch.p.head_dim + c, row[c]);
       }
     }
@@ -243,7 +255,8 @@ Matrix exact_attention(const PagedBatch& batch) {
   return exact;
 }
 
-const std::vector<Lengths> kMixed = {{1, 1}, {16, 16}, {17, 1}, {64, 64}, {65, 3}, {200, 1}, {130, 9}, {5, 5}};
+const std::vector<Lengths> kMixed = {{1, 1},   {16, 16}, {17, 1}, {64, 64}, {65, 3}, {30, 0},
+                                     {200, 1}, {130, 9}, {5, 5},  {0, 1},   {3, 7},  {0, 0}};
 
 TEST_F(AttentionTest, EqualsTheFormulaForEveryShape) {
   Random random(3);
@@ -258,6 +271,20 @@ TEST_F(AttentionTest, EqualsTheFormulaForEveryShape) {
     for (const std::int64_t window : {0, 1, 7, 64, 100}) {
       problems.push_back(
           {.heads = 2, .kv_heads = 1, .head_dim = 24, .block_size = block_size, .scale = 0.2f, .window = window});
+    }
+  }
+  for (const float softcap : {0.0f, 3.0f}) {
+    for (const bool sinks : {false, true}) {
+      for (const std::int64_t window : {0, 20}) {
+        problems.push_back({.heads = 4,
+                            .kv_heads = 2,
+                            .head_dim = 32,
+                            .block_size = 16,
+                            .scale = 0.5f,
+                            .softcap = softcap,
+                            .window = window,
+                            .sinks = sinks});
+      }
     }
   }
   for (const auto& [heads, kv_heads] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {3, 3}, {6, 2}, {8, 1}}) {
@@ -279,6 +306,23 @@ TEST_F(AttentionTest, EqualsTheFormulaForEveryShape) {
       EXPECT_TRUE(batch.out.padding_is_untouched());
     });
     if (HasFailure()) return;
+  }
+}
+
+TEST_F(AttentionTest, WritesZerosForQueriesWithoutKeysAndNothingForPadding) {
+  Random random(8);
+  for (const bool sinks : {false, true}) {
+    const Attention::Problem problem = {.heads = 2, .kv_heads = 1, .head_dim = 16, .block_size = 16, .sinks = sinks};
+    PagedBatch batch(problem, {{0, 2}, {20, 0}, {1, 6}, {0, 0}}, random, 5);
+    const std::string zeros(batch.out.row_bytes(0).size(), '\0'), poison = batch.out.row_bytes(0);
+    for_each_kernel<Attention>(batch.p, [&](auto launch) {
+      launch(batch.args());
+      for (std::int64_t t = 0; t < 7; ++t) EXPECT_EQ(batch.out.row_bytes(t), zeros) << "token " << t;
+      EXPECT_FALSE(std::isnan(batch.out.get(7, 0)));
+      EXPECT_NE(batch.out.row_bytes(7), zeros);
+      for (std::int64_t t = 8; t < batch.p.tokens; ++t) EXPECT_EQ(batch.out.row_bytes(t), poison) << "token " << t;
+      EXPECT_TRUE(batch.out.padding_is_untouched());
+    });
   }
 }
 
@@ -357,8 +401,7 @@ TEST_F(AttentionTest, DoesNotDependOnTheRestOfTheBatch) {
       args.problem.seqs = 1;
       args.problem.tokens = kMixed[s].queries;
       args.q.data = args.q.row<std::uint16_t>(first);
-      args.block_tables = TensorView(args.block_tables.row<std::int32_t>(static_cast<std::int64_t>(s)), DType::i32,
-                                     {1, args.block_tables.shape[1]});
+      args.table_rows = TensorView(args.table_rows.row<std::int32_t>(static_cast<std::int64_t>(s)), DType::i32, {1});
       args.query_starts = view_of(starts);
       args.context_lengths = view_of(contexts);
       args.out = alone.view();

@@ -67,7 +67,7 @@ void run_plan(const Plan& plan) {
     (i % 2 ? kv.v : kv.k).emplace_back(cache.data() + i * bytes, plan.kv, Shape{2, m.num_kv_heads, 16, m.head_dim});
   }
   std::array<std::int32_t, 2> ids{0, m.vocab_size - 1}, positions{0, 1}, lengths{2, 2}, starts{0, 2}, context{2};
-  std::array<std::int32_t, 1> table{1}, rows{1};
+  std::array<std::int32_t, 1> table{1}, table_rows{0}, rows{1};
   std::array<std::int64_t, 2> slots{16, 17};
   const auto view = [](auto& values, DType dtype, Shape shape) { return TensorView(values.data(), dtype, shape); };
   Runner runner(plan, std::move(weights), catalogs, *device, 2, 1);
@@ -80,7 +80,8 @@ void run_plan(const Plan& plan) {
                   .slots = view(slots, DType::i64, {2}),
                   .query_starts = view(starts, DType::i32, {2}),
                   .context_lengths = view(context, DType::i32, {1}),
-                  .block_tables = view(table, DType::i32, {1, 1})},
+                  .block_tables = view(table, DType::i32, {1, 1}),
+                  .table_rows = view(table_rows, DType::i32, {1})},
                  kv);
   runner.logits(view(rows, DType::i32, {1}));
 }

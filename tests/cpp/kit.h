@@ -225,20 +225,23 @@ struct PagedSequence {
   std::vector<std::int32_t> blocks;
 };
 
-// softmax(scale q·k) v for one query and head, over the keys that it sees.
+// softmax(scale q·k) v for one query and head, over the keys that it sees; zeros where it sees none.
 inline std::vector<double> naive_attention(const Attention::Problem& p, const std::vector<double>& q,
-                                           const PagedSequence& seq, std::int64_t position, std::int64_t head) {
+                                           const PagedSequence& seq, std::int64_t position, std::int64_t head,
+                                           double sink = -std::numeric_limits<double>::infinity()) {
   const std::int64_t first = p.window > 0 ? std::max<std::int64_t>(0, position - p.window + 1) : 0;
   const std::int64_t column = head / (p.heads / p.kv_heads) * p.head_dim;
   std::vector<double> scores, out(static_cast<std::size_t>(p.head_dim), 0.0);
-  double max = -std::numeric_limits<double>::infinity(), sum = 0;
+  double max = sink, sum = 0;
   for (std::int64_t key = first; key <= position; ++key) {
     double score = 0;
     for (std::int64_t i = 0; i < p.head_dim; ++i) score += q[static_cast<std::size_t>(i)] * seq.k.get(key, column + i);
-    scores.push_back(score * p.scale);
+    score *= p.scale;
+    scores.push_back(p.softcap == 0 ? score : p.softcap * std::tanh(score / p.softcap));
     max = std::max(max, scores.back());
   }
   for (const double score : scores) sum += std::exp(score - max);
+  sum += std::isinf(sink) ? 0 : std::exp(sink - max);
   for (std::int64_t key = first; key <= position; ++key) {
     const double probability = std::exp(scores[static_cast<std::size_t>(key - first)] - max) / sum;
     for (std::int64_t i = 0; i < p.head_dim; ++i) {

@@ -164,6 +164,10 @@ WJ_INLINE void add_value(const float (&probabilities)[kKeys], const KV* const (&
   for (int j = keys.begin; j < keys.end; ++j) values[i] += probabilities[j] * widen(v[j][i]);
 }
 
+WJ_INLINE float capped(float score, float softcap) {
+  return softcap == 0.0f ? score : softcap * std::tanh(score / softcap);
+}
+
 template <int kCount, class KV>
 WJ_INLINE void attend_tile(const Attention::Args& args, const Queries& queries, const float* const (&q)[kCount],
                            std::int64_t tile, Accumulator (&acc)[kCount]) {
@@ -185,7 +189,7 @@ WJ_INLINE void attend_tile(const Attention::Args& args, const Queries& queries, 
     float out[kCount][kKeyGroup];
     dot_tile<kCount, kKeyGroup>(q, group, p.head_dim, out);
     for (int r = 0; r < kCount; ++r) {
-      for (int i = 0; i < kKeyGroup; ++i) scores[r][j + i] = out[r][i] * p.scale;
+      for (int i = 0; i < kKeyGroup; ++i) scores[r][j + i] = capped(out[r][i] * p.scale, p.softcap);
     }
   }
   for (int r = 0; r < kCount; ++r) {
@@ -199,6 +203,19 @@ WJ_INLINE void attend_tile(const Attention::Args& args, const Queries& queries, 
     for (; i + kLanes <= p.head_dim; i += kLanes) add_values<1>(scores[r], v, keys, i, acc[r].values);
     for (; i < p.head_dim; ++i) add_value(scores[r], v, keys, i, acc[r].values);
   }
+}
+
+// Values become the output: divided by the sum, to which a sink adds. A query that saw no key keeps its zeros.
+WJ_INLINE void normalise(const Attention::Args& args, std::int64_t head, Accumulator& acc) {
+  const Attention::Problem& p = args.problem;
+  float shrink = 1.0f;
+  if (p.sinks) {
+    const float sink = args.sinks.as<float>()[head], max = std::max(acc.max, sink);
+    shrink = exp_f32(acc.max - max);
+    acc.sum = acc.sum * shrink + exp_f32(sink - max);
+  }
+  if (acc.sum == 0.0f) return;
+  for (std::int64_t i = 0; i < p.head_dim; ++i) acc.values[i] = acc.values[i] * shrink / acc.sum;
 }
 
 template <int kCount, class KV>
@@ -217,7 +234,7 @@ WJ_INLINE void attend_queries(const Attention::Args& args, const Queries& querie
     attend_tile<kCount, KV>(args, queries, q, tile, acc);
   }
   for (int r = 0; r < kCount; ++r) {
-    for (std::int64_t i = 0; i < p.head_dim; ++i) acc[r].values[i] /= acc[r].sum;
+    normalise(args, queries.head, acc[r]);
     store(acc[r].values, p.head_dim, element(args.out, queries.first_token + r, queries.head * p.head_dim), p.out);
   }
 }
@@ -240,13 +257,14 @@ void attend_tokens(const Attention::Args& args, Attend attend, std::int64_t begi
                    std::int64_t head) {
   const std::int32_t* starts = args.query_starts.as<std::int32_t>();
   const std::int32_t* contexts = args.context_lengths.as<std::int32_t>();
+  const std::int32_t* table_rows = args.table_rows.as<std::int32_t>();
   std::int64_t seq = std::upper_bound(starts, starts + args.problem.seqs + 1, begin) - starts - 1;
   while (begin < end && seq < args.problem.seqs) {
     const std::int64_t stop = std::min<std::int64_t>(end, starts[seq + 1]);
     const Queries queries = {.first_token = begin,
                              .first_position = contexts[seq] - (starts[seq + 1] - begin),
                              .head = head,
-                             .blocks = args.block_tables.row<std::int32_t>(seq)};
+                             .blocks = args.block_tables.row<std::int32_t>(table_rows[seq])};
     if (stop > begin) attend(args, queries, stop - begin);
     begin = stop;
     ++seq;
