@@ -101,9 +101,9 @@ class Sampler {
   // without a slot, or whose text had ended, has kSurplusToken and its logits do not matter.
   TensorView sample(TensorView logits, TensorView slots, const SlotTexts& texts, SampleNeeds needs);
 
-  // Of the tokens that the last sample() drew for slots that want them, with max_top most likely ones; only if it was
-  // told so. On the device until the next call.
-  LogprobViews logprobs() const;
+  // Of the tokens that the last sample(), which had so many rows, drew for slots that want them, with max_top most
+  // likely ones; only if it was told so. On the device until the next call.
+  LogprobViews logprobs(std::int64_t rows) const;
 
   // Of given tokens [rows] i32 (negative: none), for prompts; logits are not changed. top is at most max_top. On the
   // device until the next call.

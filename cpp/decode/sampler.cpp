@@ -56,7 +56,6 @@ struct Sampler::State {
   // need it. The ops share one workspace.
   Buffer raw, tokens, scored, results, workspace;
   Buffer logprobs, ranks, top_tokens, top_logprobs;
-  std::int64_t scored_rows = 0;  // of the last sample() with log-probabilities
 };
 
 Sampler::State::State(const Catalogs& all, Device& on, const Config& c)
@@ -189,15 +188,14 @@ TensorView Sampler::sample(TensorView logits, TensorView slots, const SlotTexts&
                     .scored = scored,
                     .workspace = s.workspace_view()});
   if (needs.logprobs) s.launch_logprob(raw, scored, s.config.max_top);
-  s.scored_rows = needs.logprobs ? rows : 0;
   s.launch<AppendTokens>(
       {.problem = {.rows = rows}, .slots = slots, .tokens = tokens, .views = views, .results = results});
   return results;
 }
 
-LogprobViews Sampler::logprobs() const {
+LogprobViews Sampler::logprobs(std::int64_t rows) const {
   const State& s = *state_;
-  return s.report(TensorView(s.scored.data(), DType::i32, {s.scored_rows}), s.scored_rows, s.config.max_top);
+  return s.report(TensorView(s.scored.data(), DType::i32, {rows}), rows, s.config.max_top);
 }
 
 LogprobViews Sampler::score(TensorView logits, TensorView tokens, int top) {

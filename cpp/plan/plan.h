@@ -10,6 +10,7 @@
 #include "ops/catalog.h"
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -314,13 +315,14 @@ bool is_engine_directory(const std::filesystem::path& path);
 Plan read_engine_plan(const std::filesystem::path& directory);                         // throws corrupt or unsupported
 Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan);  // verifies the checksums
 
-// A model ready to run: from an engine directory as it is, or from a checkpoint, planned and packed in memory. dtype is
-// "auto" or a scheme's name; an engine keeps the one that it was built with. Throws io when the path holds neither.
-struct LoadedModel {
+// A model that is known but not loaded yet: an engine directory as it is, or a checkpoint, planned for this device.
+// load() puts the weights into the device's memory; once.
+struct OpenedModel {
   Plan plan;
-  Weights weights;
+  std::function<Weights(Device& device)> load;
 };
-LoadedModel load_model(const std::filesystem::path& path, const std::string& dtype, const Catalogs& catalogs,
-                       Device& device);
+// Throws io when the path holds neither; an engine keeps the precision that it was built with.
+OpenedModel open_model(const std::filesystem::path& path, const EngineConfig& config, const Catalogs& catalogs,
+                       const DeviceInfo& device);
 
 }  // namespace warpjet

@@ -209,7 +209,7 @@ void ModelRunner::State::start(const StepPlan& plan, StepResult& result) {
   device.use_on_this_thread();
   WJ_CHECK(started - finished < flights.size(), started - finished, " steps are in flight");
   WJ_CHECK(plan.num_samples() <= config.max_seqs, plan.num_samples(), " samples, room for ", config.max_seqs);
-  Flight& flight = flights[started++ % flights.size()];
+  Flight& flight = flights[started % flights.size()];
   flight.result = &result;
   flight.staging.reset();
   stream.record(*flight.begin);
@@ -234,9 +234,10 @@ void ModelRunner::State::start(const StepPlan& plan, StepResult& result) {
   }
   if (sizes.samples > 0) {
     flight.tokens.copy_from({drawn.data, DType::i32, {sizes.samples}}, stream);
-    if (flight.needs.logprobs) flight.logprobs.copy_from(sampler.logprobs(), stream);
+    if (flight.needs.logprobs) flight.logprobs.copy_from(sampler.logprobs(sizes.samples), stream);
   }
   stream.record(*flight.end);
+  ++started;
 }
 
 void ModelRunner::State::finish() {
@@ -291,6 +292,7 @@ void ModelRunner::State::gather_needs(const StepPlan& plan, Flight& flight) cons
   flight.needs = {};
   flight.wanted.clear();
   const auto add = [&](Slot slot) {
+    WJ_CHECK(state.slot(slot).sampling, "slot ", slot, " is empty");
     const SampleState& sampling = *state.slot(slot).sampling;
     flight.wanted.push_back(sampling.logprobs);
     flight.needs.edits |= needs_edits(sampling);

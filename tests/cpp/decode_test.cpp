@@ -87,7 +87,7 @@ class SamplerTest : public testing::Test {
     for (std::int64_t r = 0; r < rows; ++r) {
       out.push_back({.token = tokens.as<std::int32_t>()[r]});
       if (sequences[r].logprobs < 0) continue;
-      out.back().logprobs = read_logprobs(sampler_->logprobs(), r, sequences[r].logprobs);
+      out.back().logprobs = read_logprobs(sampler_->logprobs(rows), r, sequences[r].logprobs);
     }
     return out;
   }

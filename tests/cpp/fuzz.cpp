@@ -70,7 +70,7 @@ void run_plan(const Plan& plan) {
   std::array<std::int32_t, 1> table{1}, table_rows{0}, rows{1};
   std::array<std::int64_t, 2> slots{16, 17};
   const auto view = [](auto& values, DType dtype, Shape shape) { return TensorView(values.data(), dtype, shape); };
-  Runner runner(plan, std::move(weights), catalogs, *device, 2, 1);
+  Runner runner(plan, std::move(weights), catalogs, *device, 2, 1, 16);
   runner.forward({.tokens = 2,
                   .seqs = 1,
                   .max_context = 2,

@@ -41,7 +41,7 @@ class ModelRunnerTest : public testing::Test {
  protected:
   ModelRunnerTest() {
     register_reference(catalogs_);
-    LoadedModel model = load_model(std::filesystem::path(WARPJET_MODELS) / "tiny", "auto", catalogs_, *device_);
+    OpenedModel model = open_model(std::filesystem::path(WARPJET_MODELS) / "tiny", {}, catalogs_, device_->info());
     const ModelSpec& spec = model.plan.model;
     const KvCache::Config kv = {.layers = static_cast<int>(spec.layers.size()),
                                 .kv_heads = spec.num_kv_heads,
@@ -49,11 +49,14 @@ class ModelRunnerTest : public testing::Test {
                                 .block_size = kBlockSize,
                                 .num_blocks = 1 + kSlots * kSlotBlocks,
                                 .dtype = model.plan.kv};
-    Runner runner(std::move(model.plan), std::move(model.weights), catalogs_, *device_, kMaxTokens, kMaxSeqs);
-    runner_ = std::make_unique<ModelRunner>(
-        ModelRunner::Config{
-            .max_tokens = kMaxTokens, .max_seqs = kMaxSeqs, .max_model_len = kMaxModelLen, .num_slots = kSlots},
-        std::move(runner), KvCache(kv, *device_), catalogs_, *device_);
+    Weights weights = model.load(*device_);
+    Runner runner(std::move(model.plan), std::move(weights), catalogs_, *device_, kMaxTokens, kMaxSeqs, kBlockSize);
+    runner_ = std::make_unique<ModelRunner>(ModelRunner::Config{.max_tokens = kMaxTokens,
+                                                                .max_seqs = kMaxSeqs,
+                                                                .max_model_len = kMaxModelLen,
+                                                                .num_slots = kSlots,
+                                                                .max_logprobs = 20},
+                                            std::move(runner), KvCache(kv, catalogs_, *device_), catalogs_, *device_);
     params_.temperature = 0;
     sampling_.params = &params_;
     for (int i = 0; i < 21; ++i) prompt_.push_back(100 + 37 * i);
@@ -86,11 +89,15 @@ class ModelRunnerTest : public testing::Test {
     plan_.chunks.push_back({slot, start, count, static_cast<std::int32_t>(sampled.size())});
     plan_.sample_slots.insert(plan_.sample_slots.end(), sampled.begin(), sampled.end());
   }
+  void run() {
+    runner_->start(plan_, result_);
+    runner_->finish();
+  }
   Tokens step() {
     plan_.num_decodes = num_decodes_;
     plan_.num_tokens = num_decodes_;
     for (const Chunk& chunk : plan_.chunks) plan_.num_tokens += chunk.count;
-    runner_->run(plan_, result_);
+    run();
     plan_.clear();
     Tokens tokens;
     for (const SampledRow& row : result_.sampled) tokens.push_back(row.token);
@@ -296,7 +303,7 @@ TEST_F(ModelRunnerTest, SteadyDecodingAllocatesNothing) {
   step();
   plan_.num_decodes = plan_.num_tokens = 3;
   const std::int64_t before = allocations;
-  for (int i = 0; i < 20; ++i) runner_->run(plan_, result_);
+  for (int i = 0; i < 20; ++i) run();
   EXPECT_EQ(allocations, before);
   EXPECT_GT(result_.us, 0);
 }
@@ -305,11 +312,11 @@ TEST_F(ModelRunnerTest, RefusesPlansThatDoNotFit) {
   join(0, prompt_, sampling_);
   expect_error(ErrorCode::internal, "planned 1", [&] {
     plan_.num_decodes = 1;
-    runner_->run(plan_, result_);
+    run();
   });
   plan_.clear();
   chunk(0, 0, kMaxTokens + 1);
-  expect_error(ErrorCode::internal, "64 tokens", [&] { step(); });
+  expect_error(ErrorCode::internal, "for 4 and 64", [&] { step(); });
   plan_.clear();
   chunk(3, 0, 1);
   expect_error(ErrorCode::internal, "slot 3 is empty", [&] { step(); });
