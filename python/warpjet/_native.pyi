@@ -1022,3 +1022,24 @@ def describe(model: str | os.PathLike[str], *, gpu: str = "H100", tokens: int = 
 
 def simulate(config: SimConfig) -> str:
     """Runs a simulation; returns its report as JSON text."""
+
+class CudaStatus:
+    """The NVIDIA GPUs of this machine, as this build sees them."""
+
+    @property
+    def driver(self) -> str:
+        """the newest CUDA that the driver knows, or nothing"""
+
+    @property
+    def gpus(self) -> list[str]: ...
+    @property
+    def unavailable_reason(self) -> str:
+        """why none can be used; empty when one can"""
+
+def cuda_status() -> CudaStatus:
+    """Looks at the machine anew."""
+
+def cuda_architectures() -> str:
+    """
+    What this build holds GPU kernels for, such as '80 90a'; empty without the CUDA backend.
+    """
