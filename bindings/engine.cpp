@@ -269,6 +269,9 @@ void bind_engine_class(nb::module_& module) {
       .def_prop_ro("model", [](const EngineHandle& self) { return self.get().model(); })
       .def_prop_ro(
           "config", [](const EngineHandle& self) { return self.get().config(); }, "as resolved: no zeros left")
+      .def_prop_ro(
+          "load_report", [](const EngineHandle& self) { return dict_of(self.get().load_report()); },
+          nb::sig("def load_report(self) -> dict[str, int | float | str]"), "how the weights came into memory")
       .def(
           "close",
           [](const EngineHandle& self) {

@@ -231,6 +231,7 @@ struct KvView {
 struct Weights {
   Buffer owned;
   std::unique_ptr<MappedFile> mapped;
+  int readers = 1;  // threads that loaded them
   const std::byte* data() const;
 };
 
@@ -279,23 +280,34 @@ std::vector<std::int64_t> lay_out(const Plan& plan, std::int64_t max_tokens, std
 // -------------------------------------------------------------------------------------
 
 // Packs a checkpoint into device memory, in the plan's order.
-Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device, const BuildProgress& progress = {});
+Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device);
+
+// Random matrices, norms of one and biases of zero, the same every time: for measuring. (dummy.cpp)
+Weights make_dummy_weights(const Plan& plan, Device& device);
 
 // The engine directory: engine.json and weights.bin, plus the tokenizer's files copied as they are.
 constexpr int kEngineFormat = 1;
 void write_engine(const Checkpoint& checkpoint, Plan plan, const std::filesystem::path& source,
                   const std::filesystem::path& out, bool overwrite, const BuildProgress& progress);
 bool is_engine_directory(const std::filesystem::path& path);
-Plan read_engine_plan(const std::filesystem::path& directory);                         // throws corrupt or unsupported
-Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan);  // verifies the checksums
+Plan read_engine_plan(const std::filesystem::path& directory);  // throws corrupt or unsupported
+// Both verify the checksums, by several threads; throw corrupt. The one leaves the weights in the page cache, which a
+// CPU reads; the other copies them to the device as it goes.
+Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan, Device& device);
+Weights read_engine_weights(const std::filesystem::path& directory, const Plan& plan, Device& device);
 
-// A model ready to run: from an engine directory as it is, or from a checkpoint, planned and packed in memory. dtype is
-// "auto" or a scheme's name; an engine keeps the one that it was built with. Throws io when the path holds neither.
+// A model ready to run: from an engine directory as it is, or from a checkpoint, planned and packed in memory. Throws
+// io when the path holds neither.
+struct LoadOptions {
+  std::string dtype = "auto";        // or a scheme's name; an engine keeps the one that it was built with
+  std::string load_format = "auto";  // or dummy, which an engine refuses
+};
 struct LoadedModel {
   Plan plan;
   Weights weights;
+  LoadReport report;
 };
-LoadedModel load_model(const std::filesystem::path& path, const std::string& dtype, const Catalogs& catalogs,
+LoadedModel load_model(const std::filesystem::path& path, const LoadOptions& options, const Catalogs& catalogs,
                        Device& device);
 
 }  // namespace warpjet

@@ -111,6 +111,7 @@ struct Engine::Impl {
   std::unique_ptr<Device> device;
   EngineConfig config;
   ModelInfo model;
+  LoadReport load_report;
   std::unique_ptr<StepLoop> loop;  // last: its thread uses the rest
 };
 
@@ -122,7 +123,9 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
   impl->device = make_cpu_device(config.num_threads);
   impl->config.num_threads = impl->device->info().cores;
 
-  LoadedModel opened = load_model(model, config.dtype, impl->catalogs, *impl->device);
+  LoadedModel opened =
+      load_model(model, {.dtype = config.dtype, .load_format = config.load_format}, impl->catalogs, *impl->device);
+  impl->load_report = opened.report;
   const ModelSpec& m = opened.plan.model;
   KvCache::Config kv{.layers = static_cast<int>(m.layers.size()),
                      .kv_heads = m.num_kv_heads,
@@ -194,6 +197,9 @@ const ModelInfo& Engine::model() const {
 }
 const EngineConfig& Engine::config() const {
   return impl_->config;
+}
+const LoadReport& Engine::load_report() const {
+  return impl_->load_report;
 }
 void Engine::close() {
   impl_->loop->close();

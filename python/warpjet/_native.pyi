@@ -263,6 +263,7 @@ class EngineConfig:
         self,
         *,
         dtype: str = "auto",
+        load_format: str = "auto",
         max_model_len: int = 0,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 2048,
@@ -314,6 +315,14 @@ class EngineConfig:
 
     @dtype.setter
     def dtype(self, value: str, /) -> None: ...
+    @property
+    def load_format(self) -> str:
+        """
+        auto (the model's files) or dummy: random weights, for which config.json is enough
+        """
+
+    @load_format.setter
+    def load_format(self, value: str, /) -> None: ...
     @property
     def max_model_len(self) -> int:
         """longest prompt plus output in tokens; 0 is the model's own limit"""
@@ -981,6 +990,10 @@ class Engine:
     @property
     def config(self) -> EngineConfig:
         """as resolved: no zeros left"""
+
+    @property
+    def load_report(self) -> dict[str, int | float | str]:
+        """how the weights came into memory"""
 
     def close(self) -> None:
         """Stops accepting, ends live requests with abort. Idempotent."""

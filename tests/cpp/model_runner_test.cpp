@@ -41,7 +41,7 @@ class ModelRunnerTest : public testing::Test {
  protected:
   ModelRunnerTest() {
     register_reference(catalogs_);
-    LoadedModel model = load_model(std::filesystem::path(WARPJET_MODELS) / "tiny", "auto", catalogs_, *device_);
+    LoadedModel model = load_model(std::filesystem::path(WARPJET_MODELS) / "tiny", {}, catalogs_, *device_);
     const ModelSpec& spec = model.plan.model;
     const KvCache::Config kv = {.layers = static_cast<int>(spec.layers.size()),
                                 .kv_heads = spec.num_kv_heads,

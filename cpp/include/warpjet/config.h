@@ -97,6 +97,7 @@ WJ_API void validate(const SamplingParams& params);
 // How an engine runs. 0 means "chosen from the model and the machine".
 struct EngineConfig {
   std::string dtype = "auto";
+  std::string load_format = "auto";
   int max_model_len = 0;
   int max_num_seqs = 256;
   int max_num_batched_tokens = 2048;
@@ -128,6 +129,8 @@ struct EngineConfig {
     using C = EngineConfig;
     return std::tuple{
         Field{"dtype", &C::dtype, "compute type: auto (the checkpoint's), bfloat16, float16 or float32"},
+        Field{"load_format", &C::load_format,
+              "auto (the model's files) or dummy: random weights, for which config.json is enough"},
         Field{"max_model_len", &C::max_model_len, "longest prompt plus output in tokens; 0 is the model's own limit"},
         Field{"max_num_seqs", &C::max_num_seqs, "most sequences in one step"},
         Field{"max_num_batched_tokens", &C::max_num_batched_tokens, "most tokens in one step"},
