@@ -269,6 +269,9 @@ void bind_engine_class(nb::module_& module) {
       .def_prop_ro("model", [](const EngineHandle& self) { return self.get().model(); })
       .def_prop_ro(
           "config", [](const EngineHandle& self) { return self.get().config(); }, "as resolved: no zeros left")
+      .def_prop_ro(
+          "load_report", [](const EngineHandle& self) { return dict_of(self.get().load_report()); },
+          nb::sig("def load_report(self) -> dict[str, int | float | str]"), "how the weights came into memory")
       .def(
           "close",
           [](const EngineHandle& self) {
@@ -298,6 +301,23 @@ BuildReport build(const std::filesystem::path& checkpoint, const std::filesystem
   };
   const nb::gil_scoped_release release;
   return build_engine(checkpoint, out, config, report);
+}
+
+void bind_backend(nb::module_& module) {
+  nb::class_<CudaStatus>(module, "CudaStatus", "The NVIDIA GPUs of this machine, as this build sees them.")
+      .def_ro("driver", &CudaStatus::driver, "the newest CUDA that the driver knows, or nothing")
+      .def_prop_ro(
+          "gpus", [](const CudaStatus& self) { return self.gpus; }, nb::sig("def gpus(self) -> list[str]"))
+      .def_ro("unavailable_reason", &CudaStatus::unavailable_reason, "why none can be used; empty when one can");
+  module.def(
+      "cuda_status",
+      [] {
+        const nb::gil_scoped_release release;
+        return cuda_status();
+      },
+      "Looks at the machine anew.");
+  module.def("cuda_architectures", &cuda_architectures,
+             "What this build holds GPU kernels for, such as '80 90a'; empty without the CUDA backend.");
 }
 
 void bind_functions(nb::module_& module) {
@@ -349,6 +369,7 @@ void bind_engine(nb::module_& module) {
   bind_model_info(module);
   bind_engine_class(module);
   bind_functions(module);
+  bind_backend(module);
 }
 
 }  // namespace warpjet::python

@@ -1,4 +1,5 @@
-// The table of every GPU kernel in the product, one line each.
+// The table of every GPU kernel in the product, one line each. What is in sm90/ stands under #if defined(WARPJET_SM90):
+// a build without architecture 90a has not compiled it.
 #include "cuda/catalog.h"
 
 #include "cuda/sm80/step.h"
@@ -17,7 +18,7 @@ void add(Catalogs& catalogs, int sm_min, std::string_view name, bool (*supports)
 
 }  // namespace
 
-void register_cuda_backend(Catalogs& catalogs) {
+void register_cuda_kernels(Catalogs& catalogs) {
   using enum DType;
   add<Embed>(catalogs, kAmpere, "sm80.embed.f32", sm80::supports<f32>, sm80::launch<f32>);
   add<Embed>(catalogs, kAmpere, "sm80.embed.f16", sm80::supports<f16>, sm80::launch<f16>);

@@ -36,8 +36,8 @@ struct LaunchConfig {
   Dim3 grid, block;
   int cluster = 1;     // neighbouring blocks along x that run together, on 9.0 and newer
   int smem_bytes = 0;  // sizeof(Smem)
-  // The kernel calls grid_wait() on every path and may start before its predecessor has ended, on 9.0 and newer. The
-  // binary must then hold code for 9.0: code for 8.0 has no grid_wait().
+  // The kernel calls grid_wait() on every path and may start before its predecessor has ended, on 9.0 and newer. Code
+  // for 8.0 has no grid_wait(), but never runs there: builds hold machine code and no PTX.
   bool pdl = false;
 };
 

@@ -323,11 +323,31 @@ class MappedFile {
 
   // Tells the kernel that these bytes are not needed again soon: keeps the resident size of a streaming read small.
   void drop(std::span<const std::byte> part) const;
+  // Tells it that these will be needed soon: it reads them from the disk meanwhile.
+  void prefetch(std::span<const std::byte> part) const;
 
  private:
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+};
+
+// A file that several threads read, anywhere in it. Throws io.
+class FileReader {
+ public:
+  explicit FileReader(const std::filesystem::path& path);
+  ~FileReader();
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+
+  std::int64_t size() const { return size_; }
+  void read(std::int64_t offset, std::span<std::byte> to) const;  // fills `to`; throws io when the file ends before
+  void prefetch(std::int64_t offset, std::int64_t bytes) const;   // as MappedFile's
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+  std::int64_t size_ = 0;
 };
 
 // A file being written from front to back; write() throws io with the path and the system's reason.

@@ -25,6 +25,17 @@ struct Descriptor {
   }
 };
 
+// Opens a regular file; returns its size.
+std::int64_t open_to_read(const std::filesystem::path& path, Descriptor& file) {
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
+  file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  WJ_REQUIRE(file.fd >= 0, io, "cannot open ", path.string(), ": ", reason());
+  struct stat status {};
+  WJ_REQUIRE(::fstat(file.fd, &status) == 0, io, "cannot read ", path.string(), ": ", reason());
+  WJ_REQUIRE(S_ISREG(status.st_mode), io, path.string(), " is not a regular file");
+  return status.st_size;
+}
+
 std::uintptr_t round_down(std::uintptr_t address, std::uintptr_t page) {
   return address - address % page;
 }
@@ -32,13 +43,8 @@ std::uintptr_t round_down(std::uintptr_t address, std::uintptr_t page) {
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
-  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  WJ_REQUIRE(file.fd >= 0, io, "cannot open ", path.string(), ": ", reason());
-  struct stat status {};
-  WJ_REQUIRE(::fstat(file.fd, &status) == 0, io, "cannot read ", path.string(), ": ", reason());
-  WJ_REQUIRE(S_ISREG(status.st_mode), io, path.string(), " is not a regular file");
-  size_ = static_cast<std::size_t>(status.st_size);
+  Descriptor file{-1};
+  size_ = static_cast<std::size_t>(open_to_read(path, file));
   if (size_ == 0) return;  // mmap refuses an empty range
   void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
   WJ_REQUIRE(data != MAP_FAILED, io, "cannot map ", path.string(), ": ", reason());
@@ -65,6 +71,38 @@ void MappedFile::drop(std::span<const std::byte> part) const {
   const std::uintptr_t begin = round_down(reinterpret_cast<std::uintptr_t>(part.data()), page);
   const std::uintptr_t end = round_down(reinterpret_cast<std::uintptr_t>(part.data() + part.size()), page);
   if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+void MappedFile::prefetch(std::span<const std::byte> part) const {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const std::uintptr_t begin = round_down(reinterpret_cast<std::uintptr_t>(part.data()), page);
+  const auto end = reinterpret_cast<std::uintptr_t>(part.data() + part.size());
+  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+}
+
+FileReader::FileReader(const std::filesystem::path& path) : path_(path) {
+  Descriptor file{-1};
+  size_ = open_to_read(path, file);
+  fd_ = std::exchange(file.fd, -1);
+}
+
+FileReader::~FileReader() {
+  ::close(fd_);
+}
+
+void FileReader::read(std::int64_t offset, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const ::ssize_t count = ::pread(fd_, to.data(), to.size(), offset);
+    if (count < 0 && errno == EINTR) continue;
+    WJ_REQUIRE(count >= 0, io, "cannot read ", path_.string(), ": ", reason());
+    WJ_REQUIRE(count > 0, io, path_.string(), " ends at byte ", offset, ", but ", to.size(), " more are needed");
+    offset += count;
+    to = to.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+void FileReader::prefetch(std::int64_t offset, std::int64_t bytes) const {
+  if (bytes > 0) ::posix_fadvise(fd_, offset, bytes, POSIX_FADV_WILLNEED);
 }
 
 FileWriter::FileWriter(const std::filesystem::path& path)

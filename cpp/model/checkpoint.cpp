@@ -96,6 +96,15 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
   return out;
 }
 
+Checkpoint Checkpoint::without_weights(const fs::path& directory) {
+  HfConfig config = HfConfig::load(directory);
+  const std::optional<DType> dtype = config.dtype();
+  Checkpoint out{
+      .spec = read_spec(config, directory), .dtype = dtype.value_or(DType::bf16), .slots = {}, .tensors = {}};
+  out.slots = find_family(out.spec.architecture).slots(out.spec);
+  return out;
+}
+
 ModelSpec load_spec(const fs::path& directory) {
   HfConfig config = HfConfig::load(directory);
   return read_spec(config, directory);

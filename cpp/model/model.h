@@ -255,6 +255,8 @@ struct Checkpoint {
   SafeTensors tensors;
 
   static Checkpoint open(const std::filesystem::path& directory);
+  // From config.json alone: slots without tensors, for weights that are made up.
+  static Checkpoint without_weights(const std::filesystem::path& directory);
 };
 
 // Reads only the config: what `info` needs when the weights are not there.

@@ -4,7 +4,9 @@
 
 #include <warpjet/warpjet.h>
 
-#include "plan/plan.h"
+#include "plan/loader.h"
+
+#include <algorithm>
 
 namespace warpjet {
 namespace {
@@ -83,6 +85,16 @@ std::string rebuild_command(const Json& engine, const fs::path& directory) {
              " --overwrite");
 }
 
+void require_size(const fs::path& file, std::int64_t bytes, const Plan& plan) {
+  WJ_REQUIRE(bytes == plan.weight_bytes(), corrupt, file.string(), " has ", bytes, " bytes, the plan expects ",
+             plan.weight_bytes(), ": truncated or of another engine; rebuild it");
+}
+
+void require_checksum(const fs::path& file, const WeightRef& ref, const Checksum& checksum) {
+  WJ_REQUIRE(checksum.hex() == ref.checksum, corrupt, file.string(), ": weight ", ref.name,
+             " does not match its checksum: the file is damaged; rebuild it");
+}
+
 }  // namespace
 
 void write_engine(const Checkpoint& checkpoint, Plan plan, const fs::path& source, const fs::path& out, bool overwrite,
@@ -133,20 +145,44 @@ Plan read_engine_plan(const fs::path& directory) {
   }
 }
 
-Weights map_engine_weights(const fs::path& directory, const Plan& plan) {
+Weights map_engine_weights(const fs::path& directory, const Plan& plan, Device& device) {
   const fs::path file = directory / kWeightsBin;
   Weights weights;
   weights.mapped = std::make_unique<MappedFile>(file);
   const std::span<const std::byte> bytes = weights.mapped->bytes();
-  WJ_REQUIRE(static_cast<std::int64_t>(bytes.size()) == plan.weight_bytes(), corrupt, file.string(), " has ",
-             bytes.size(), " bytes, the plan expects ", plan.weight_bytes(),
-             ": truncated or of another engine; rebuild it");
-  for (const WeightRef& ref : plan.weights) {
+  require_size(file, static_cast<std::int64_t>(bytes.size()), plan);
+  weights.readers = on_readers(plan, device, [&](WeightQueue& queue) {
+    while (const auto weight = queue.next()) {
+      const WeightRef& ref = plan.weights[*weight];
+      Checksum checksum;
+      checksum.update(bytes.subspan(ref.offset, weight_bytes(ref)));
+      require_checksum(file, ref, checksum);
+    }
+  });
+  return weights;
+}
+
+Weights read_engine_weights(const fs::path& directory, const Plan& plan, Device& device) {
+  const fs::path path = directory / kWeightsBin;
+  const FileReader file(path);
+  require_size(path, file.size(), plan);
+  Weights weights;
+  weights.owned = device.allocate(plan.weight_bytes());
+  weights.readers = load_weights(plan, device, [&](std::size_t i, Lane& lane) {
+    const WeightRef& ref = plan.weights[i];
+    const std::int64_t total = weight_bytes(ref);
     Checksum checksum;
-    checksum.update(bytes.subspan(ref.offset, ref.shape.elements() * dtype_bytes(ref.dtype)));
-    WJ_REQUIRE(checksum.hex() == ref.checksum, corrupt, file.string(), ": weight ", ref.name,
-               " does not match its checksum: the file is damaged; rebuild it");
-  }
+    for (std::int64_t done = 0, count = 0; done < total; done += count) {
+      std::span<std::byte> slot = lane.slot();
+      count = std::min<std::int64_t>(total - done, std::ssize(slot));
+      slot = slot.first(static_cast<std::size_t>(count));
+      file.read(ref.offset + done, slot);
+      file.prefetch(ref.offset + done + count, std::min<std::int64_t>(total - done - count, kSlotBytes));
+      lane.send(weights.owned.at(ref.offset + done), count);
+      checksum.update(slot);  // while it is copied
+    }
+    require_checksum(path, ref, checksum);
+  });
   return weights;
 }
 

@@ -1,24 +1,57 @@
 // Opening a model for running, whatever form it comes in.
-#include "plan/plan.h"
+#include "plan/loader.h"
 
 namespace warpjet {
+namespace {
 
-OpenedModel open_model(const std::filesystem::path& path, const EngineConfig& config, const Catalogs& catalogs,
+namespace fs = std::filesystem;
+
+OpenedModel open_engine(const fs::path& path, const LoadOptions& options, bool on_cpu) {
+  WJ_REQUIRE(options.load_format != "dummy", invalid_argument,
+             "load_format: dummy goes with a checkpoint's directory, where config.json is enough; ", path.string(),
+             " is an engine");
+  Plan plan = read_engine_plan(path);
+  WJ_REQUIRE(options.dtype == "auto" || find_scheme(options.dtype).name == plan.scheme, invalid_argument,
+             "dtype: ", options.dtype, " asked for, but the engine ", path.string(), " was built as ", plan.scheme,
+             "; rebuild it with --scheme");
+  // The CPU reads the file where the system keeps it.
+  const auto load = [path, plan, on_cpu](Device& device) {
+    return on_cpu ? map_engine_weights(path, plan, device) : read_engine_weights(path, plan, device);
+  };
+  return {.plan = std::move(plan), .source = "engine", .load = load};
+}
+
+OpenedModel open_checkpoint(const fs::path& path, const LoadOptions& options, const Catalogs& catalogs,
+                            const DeviceInfo& device) {
+  const bool dummy = options.load_format == "dummy";
+  auto checkpoint = std::make_shared<Checkpoint>(dummy ? Checkpoint::without_weights(path) : Checkpoint::open(path));
+  const Scheme& scheme = options.dtype == "auto" ? scheme_for(checkpoint->dtype) : find_scheme(options.dtype);
+  Plan plan = make_plan(checkpoint->spec, checkpoint->slots, scheme, scheme.kv, catalogs, device);
+  const auto load = [checkpoint, plan, dummy](Device& on) {
+    return dummy ? make_dummy_weights(plan, on) : pack(*checkpoint, plan, on);
+  };
+  return {.plan = std::move(plan), .source = dummy ? "dummy" : "checkpoint", .load = load};
+}
+
+}  // namespace
+
+OpenedModel open_model(const fs::path& path, const LoadOptions& options, const Catalogs& catalogs,
                        const DeviceInfo& device) {
-  WJ_REQUIRE(std::filesystem::is_directory(path), io, "no model at ", path.string(),
+  WJ_REQUIRE(fs::is_directory(path), io, "no model at ", path.string(),
              ": expected a directory with config.json (a checkpoint) or engine.json (an engine)");
-  if (is_engine_directory(path)) {
-    auto plan = std::make_shared<Plan>(read_engine_plan(path));
-    WJ_REQUIRE(config.dtype == "auto" || find_scheme(config.dtype).name == plan->scheme, invalid_argument,
-               "dtype: ", config.dtype, " asked for, but the engine ", path.string(), " was built as ", plan->scheme,
-               "; rebuild it with --scheme");
-    return {.plan = *plan, .load = [path, plan](Device&) { return map_engine_weights(path, *plan); }};
-  }
-  auto checkpoint = std::make_shared<Checkpoint>(Checkpoint::open(path));
-  const Scheme& scheme = config.dtype == "auto" ? scheme_for(checkpoint->dtype) : find_scheme(config.dtype);
-  auto plan =
-      std::make_shared<Plan>(make_plan(checkpoint->spec, checkpoint->slots, scheme, scheme.kv, catalogs, device));
-  return {.plan = *plan, .load = [checkpoint, plan](Device& on) { return pack(*checkpoint, *plan, on); }};
+  if (is_engine_directory(path)) return open_engine(path, options, device.sm == 0);
+  return open_checkpoint(path, options, catalogs, device);
+}
+
+LoadReport load_weights(const OpenedModel& model, Device& device, Weights& weights) {
+  const auto start = Clock::now();
+  weights = model.load(device);
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  LoadReport report = {
+      .source = model.source, .bytes = model.plan.weight_bytes(), .threads = weights.readers, .seconds = seconds};
+  WJ_LOG(info, "weights loaded source=", report.source, " bytes=", report.bytes, " seconds=", seconds,
+         " gb_per_s=", static_cast<double>(report.bytes) / seconds / 1e9, " threads=", report.threads);
+  return report;
 }
 
 }  // namespace warpjet

@@ -1,23 +1,18 @@
 // Packing: checkpoint tensors -> the blob that the plan's kernels read.
-#include "plan/plan.h"
+#include "plan/loader.h"
 
 namespace warpjet {
 
-Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device, const BuildProgress& progress) {
+Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device) {
   Weights weights;
   weights.owned = device.allocate(plan.weight_bytes());
-  std::int64_t done = 0;
-  for (std::size_t i = 0; i < plan.weights.size(); ++i) {
-    const WeightRef& ref = plan.weights[i];
-    std::byte* to = weights.owned.at(ref.offset);
-    read_slot(checkpoint.slots[i], checkpoint.tensors, ref.dtype, [&](std::span<const std::byte> piece) {
-      device.stream().copy(to, piece.data(), piece.size());
-      device.stream().synchronize();  // the piece is only borrowed
+  weights.readers = load_weights(plan, device, [&](std::size_t i, Lane& lane) {
+    std::byte* to = weights.owned.at(plan.weights[i].offset);
+    read_slot(checkpoint.slots[i], checkpoint.tensors, plan.weights[i].dtype, [&](std::span<const std::byte> piece) {
+      lane.write(to, piece);
       to += piece.size();
-      done += static_cast<std::int64_t>(piece.size());
-      if (progress) progress(done, plan.weight_bytes());
     });
-  }
+  });
   return weights;
 }
 

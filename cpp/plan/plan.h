@@ -243,6 +243,7 @@ struct KvView {
 struct Weights {
   Buffer owned;
   std::unique_ptr<MappedFile> mapped;
+  int readers = 1;  // threads that loaded them
   const std::byte* data() const;
 };
 
@@ -305,24 +306,36 @@ std::vector<std::int64_t> lay_out(const Plan& plan, std::int64_t max_tokens, std
 // -------------------------------------------------------------------------------------
 
 // Packs a checkpoint into device memory, in the plan's order.
-Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device, const BuildProgress& progress = {});
+Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device);
+
+// Random matrices, norms of one and biases of zero, the same every time: for measuring. (dummy.cpp)
+Weights make_dummy_weights(const Plan& plan, Device& device);
 
 // The engine directory: engine.json and weights.bin, plus the tokenizer's files copied as they are.
 constexpr int kEngineFormat = 2;
 void write_engine(const Checkpoint& checkpoint, Plan plan, const std::filesystem::path& source,
                   const std::filesystem::path& out, bool overwrite, const BuildProgress& progress);
 bool is_engine_directory(const std::filesystem::path& path);
-Plan read_engine_plan(const std::filesystem::path& directory);                         // throws corrupt or unsupported
-Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan);  // verifies the checksums
+Plan read_engine_plan(const std::filesystem::path& directory);  // throws corrupt or unsupported
+// Both verify the checksums, by several threads; throw corrupt. The one leaves the weights in the page cache, which a
+// CPU reads; the other copies them to the device as it goes.
+Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan, Device& device);
+Weights read_engine_weights(const std::filesystem::path& directory, const Plan& plan, Device& device);
 
 // A model that is known but not loaded yet: an engine directory as it is, or a checkpoint, planned for this device.
 // load() puts the weights into the device's memory; once.
 struct OpenedModel {
   Plan plan;
+  std::string source;  // "engine", "checkpoint" or "dummy"
   std::function<Weights(Device& device)> load;
 };
-// Throws io when the path holds neither; an engine keeps the precision that it was built with.
-OpenedModel open_model(const std::filesystem::path& path, const EngineConfig& config, const Catalogs& catalogs,
+struct LoadOptions {
+  std::string dtype = "auto";        // or a scheme's name; an engine keeps the one that it was built with
+  std::string load_format = "auto";  // or dummy, which an engine refuses
+};
+// Throws io when the path holds neither.
+OpenedModel open_model(const std::filesystem::path& path, const LoadOptions& options, const Catalogs& catalogs,
                        const DeviceInfo& device);
+LoadReport load_weights(const OpenedModel& model, Device& device, Weights& weights);
 
 }  // namespace warpjet

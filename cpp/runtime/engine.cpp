@@ -77,6 +77,7 @@ struct Engine::Impl {
   std::unique_ptr<Device> device;
   EngineConfig config;
   ModelInfo model;
+  LoadReport load_report;
   std::unique_ptr<StepLoop> loop;  // last: its thread uses the rest
 };
 
@@ -90,7 +91,8 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
   const DeviceInfo& device = impl->device->info();
   impl->config.num_threads = device.sm == 0 ? device.cores : 0;
 
-  OpenedModel opened = open_model(model, config, impl->catalogs, device);
+  OpenedModel opened = open_model(model, {.dtype = config.dtype, .load_format = config.load_format},
+                                  impl->catalogs, device);
   const ModelSpec& m = opened.plan.model;
   KvCache::Config kv{.layers = static_cast<int>(m.layers.size()),
                      .kv_heads = m.num_kv_heads,
@@ -113,7 +115,8 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
                               .num_host_blocks = host_blocks,
                               .window = common_window(m),
                               .rope_original = m.rope.scaling == "dynamic" ? m.rope.original_max_positions : 0};
-  Weights weights = opened.load(*impl->device);
+  Weights weights;
+  impl->load_report = load_weights(opened, *impl->device, weights);
   Runner runner(std::move(opened.plan), std::move(weights), impl->catalogs, *impl->device,
                 resolved.max_num_batched_tokens, resolved.max_num_seqs, resolved.block_size);
   constexpr int kMaxGraphTokens = 512;
@@ -169,6 +172,9 @@ const ModelInfo& Engine::model() const {
 }
 const EngineConfig& Engine::config() const {
   return impl_->config;
+}
+const LoadReport& Engine::load_report() const {
+  return impl_->load_report;
 }
 void Engine::close() {
   impl_->loop->close();

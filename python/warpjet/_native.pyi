@@ -263,6 +263,7 @@ class EngineConfig:
         self,
         *,
         dtype: str = "auto",
+        load_format: str = "auto",
         max_model_len: int = 0,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 2048,
@@ -314,6 +315,14 @@ class EngineConfig:
 
     @dtype.setter
     def dtype(self, value: str, /) -> None: ...
+    @property
+    def load_format(self) -> str:
+        """
+        auto (the model's files) or dummy: random weights, for which config.json is enough
+        """
+
+    @load_format.setter
+    def load_format(self, value: str, /) -> None: ...
     @property
     def max_model_len(self) -> int:
         """longest prompt plus output in tokens; 0 is the model's own limit"""
@@ -982,6 +991,10 @@ class Engine:
     def config(self) -> EngineConfig:
         """as resolved: no zeros left"""
 
+    @property
+    def load_report(self) -> dict[str, int | float | str]:
+        """how the weights came into memory"""
+
     def close(self) -> None:
         """Stops accepting, ends live requests with abort. Idempotent."""
 
@@ -1022,3 +1035,24 @@ def describe(model: str | os.PathLike[str], *, gpu: str = "H100", tokens: int = 
 
 def simulate(config: SimConfig) -> str:
     """Runs a simulation; returns its report as JSON text."""
+
+class CudaStatus:
+    """The NVIDIA GPUs of this machine, as this build sees them."""
+
+    @property
+    def driver(self) -> str:
+        """the newest CUDA that the driver knows, or nothing"""
+
+    @property
+    def gpus(self) -> list[str]: ...
+    @property
+    def unavailable_reason(self) -> str:
+        """why none can be used; empty when one can"""
+
+def cuda_status() -> CudaStatus:
+    """Looks at the machine anew."""
+
+def cuda_architectures() -> str:
+    """
+    What this build holds GPU kernels for, such as '80 90a'; empty without the CUDA backend.
+    """

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from warpjet._native import BuildConfig, BuildReport, build_engine
+from warpjet._native import BuildConfig, BuildReport, build_engine, cuda_architectures
 from warpjet.session import find_model
 
 
@@ -25,5 +25,5 @@ def build(
 
 
 def built_with_cuda() -> bool:
-    """Whether this build can run on a GPU: not yet; models run on the CPU."""
-    return False
+    """Whether this build has the CUDA backend; `warpjet doctor` tells whether it can be used here."""
+    return bool(cuda_architectures())

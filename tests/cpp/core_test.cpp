@@ -349,6 +349,19 @@ TEST_F(Files, WhatCannotBeReadIsNamed) {
   EXPECT_FALSE(path_exists(folder_ / "missing"));
 }
 
+TEST_F(Files, ReadersReadAnywhereAndSayWhereTheFileEnds) {
+  write_text_file(folder_ / "numbers", "0123456789");
+  const FileReader file(folder_ / "numbers");
+  EXPECT_EQ(file.size(), 10);
+  std::string part(4, ' ');
+  const auto read = [&](std::int64_t offset) { file.read(offset, std::as_writable_bytes(std::span(part))); };
+  file.prefetch(6, 100);
+  read(6);
+  EXPECT_EQ(part, "6789");
+  expect_error(io, "ends at byte 10, but 1 more", [&] { read(7); });
+  expect_error(io, "No such file", [&] { FileReader(folder_ / "missing"); });
+}
+
 TEST_F(Files, AFullDiskIsAnIoError) {
   if (!fs::exists("/dev/full")) GTEST_SKIP();
   FileWriter writer("/dev/full");
@@ -457,6 +470,7 @@ TEST(EngineConfig, ValuesOutOfRangeAreRefusedByName) {
   validate(C{});
   validate(C{.dtype = "float32", .block_size = 64, .num_gpu_blocks_override = 5, .max_logprobs = -1});
   for (const char* bad : {"", "int8", "f8_e4m3"}) expect_refused<C>("dtype", [&](C& c) { c.dtype = bad; });
+  expect_refused<C>("load_format", [](C& c) { c.load_format = "safetensors"; });
   expect_refused<C>("max_model_len", [](C& c) { c.max_model_len = -1; });
   expect_refused<C>("max_num_seqs", [](C& c) { c.max_num_seqs = 0; });
   expect_refused<C>("max_num_batched_tokens", [](C& c) { c.max_num_batched_tokens = 0; });

@@ -211,6 +211,51 @@ TEST(CpuDevice, CopiesAtOnce) {
   EXPECT_EQ(back, value);
 }
 
+// --- Events, streams, host memory -----------------------------------------------------------------------------------
+
+TEST(CpuDevice, EventsAreDoneWhenTheyAreRecordedAndTellTime) {
+  const auto device = make_cpu_device(1);
+  const auto start = device->make_event(), end = device->make_event();
+  device->stream().record(*start);
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  device->stream().record(*end);
+  EXPECT_TRUE(start->done());
+  end->wait();
+  EXPECT_GE(end->microseconds_since(*start), 2000);
+  EXPECT_LE(start->microseconds_since(*end), -2000);
+  device->stream().record(*start);  // again: an event may be used any number of times
+  EXPECT_LE(end->microseconds_since(*start), 0);
+}
+
+TEST(CpuDevice, FurtherStreamsCopyAtOnceFromAnyThread) {
+  const auto device = make_cpu_device(2);
+  const Buffer host = device->allocate_host(1000), memory = device->allocate(1000);
+  std::fill_n(static_cast<char*>(host.data()), 1000, 'x');
+  std::thread([&] {
+    device->use_on_this_thread();
+    const auto stream = device->make_stream();
+    stream->copy(memory.data(), host.data(), 999);
+    stream->copy(memory.data(), nullptr, 0);
+  }).join();
+  EXPECT_EQ(static_cast<char*>(memory.data())[998], 'x');
+  EXPECT_EQ(static_cast<char*>(memory.data())[999], 0);
+}
+
+TEST(CpuDevice, HostMemoryIsZeroedAndAligned) {
+  const auto device = make_cpu_device(1);
+  const Buffer host = device->allocate_host(100'001);
+  const auto* bytes = static_cast<const char*>(host.data());
+  EXPECT_EQ(std::count(bytes, bytes + 100'001, 0), 100'001);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(bytes) % 256, 0u);
+  EXPECT_EQ(device->allocate_host(0).data(), nullptr);
+}
+
+TEST(CpuDevice, HasNoGraphs) {
+  const auto device = make_cpu_device(1);
+  EXPECT_FALSE(device->stream().begin_capture());
+  EXPECT_EQ(device->stream().end_capture(), nullptr);
+}
+
 // --- Doorbell -------------------------------------------------------------------------------------------------------
 
 using Time = std::chrono::steady_clock;

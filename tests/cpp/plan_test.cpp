@@ -129,7 +129,7 @@ TEST(EngineDirectory, HoldsTheSameBytesAsPackingInMemory) {
   const BuildReport report = build_engine(kTiny, folder.path() / "engine", {});
   EXPECT_EQ(report.scheme, "bf16");
   const Plan plan = read_engine_plan(folder.path() / "engine");
-  const Weights mapped = map_engine_weights(folder.path() / "engine", plan);
+  const Weights mapped = map_engine_weights(folder.path() / "engine", plan, *opened.device);
   const Weights packed = pack(opened.checkpoint, opened.plan(), *opened.device);
   ASSERT_EQ(plan.weight_bytes(), opened.plan().weight_bytes());
   EXPECT_EQ(std::memcmp(mapped.data(), packed.data(), plan.weight_bytes()), 0);
@@ -163,16 +163,17 @@ TEST(EngineDirectory, DamageIsFoundAndNamed) {
   const fs::path out = folder.path() / "engine";
   build_engine(kTiny, out, {});
   const Plan plan = read_engine_plan(out);
+  const auto device = make_cpu_device(1);
   std::string message;
   {
     std::fstream file(out / "weights.bin", std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(plan.weights[3].offset + 17);
     file.put('\x5a');
   }
-  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan); }, &message), ErrorCode::corrupt);
+  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan, *device); }, &message), ErrorCode::corrupt);
   EXPECT_NE(message.find(plan.weights[3].name), std::string::npos) << message;
   fs::resize_file(out / "weights.bin", 4096);
-  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan); }), ErrorCode::corrupt);
+  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan, *device); }), ErrorCode::corrupt);
 
   std::string text = read_text_file(out / "engine.json");
   text.replace(text.find("\"format\": 2"), 11, "\"format\": 9");

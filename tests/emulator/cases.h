@@ -105,7 +105,7 @@ inline constexpr bool kHasOwnTest<CopyBlocks> = true;
 class EmulatedOps : public testing::Test {
  protected:
   EmulatedOps() : device_(make_cpu_device(1)) {
-    register_cuda_backend(gpu_);
+    register_cuda_kernels(gpu_);
     register_reference(reference_);
   }
 

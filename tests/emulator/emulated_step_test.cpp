@@ -30,7 +30,7 @@ using Longs = List<std::int64_t>;
 class EmulatedStep : public testing::Test {
  protected:
   EmulatedStep() : device_(make_cpu_device(1)) {
-    register_cuda_backend(gpu_);
+    register_cuda_kernels(gpu_);
     register_reference(reference_);
   }
   template <class Op>

@@ -179,6 +179,21 @@ struct KvEvent {
   int num_tokens = 0;                     // of the block
 };
 
+// How the weights came into memory.
+struct LoadReport {
+  std::string source;      // checkpoint, engine or dummy
+  std::int64_t bytes = 0;  // of weights
+  int threads = 0;
+  double seconds = 0;  // planning included
+
+  static constexpr auto fields() {
+    using C = LoadReport;
+    return std::tuple{
+        Field{"source", &C::source, "checkpoint, engine or dummy"}, Field{"bytes", &C::bytes, "bytes of weights"},
+        Field{"threads", &C::threads, "threads that read them"}, Field{"seconds", &C::seconds, "how long it took"}};
+  }
+};
+
 // What a caller needs to know of the model it opened.
 struct ModelInfo {
   std::string architecture;
@@ -242,6 +257,7 @@ class WJ_API Engine {
   Health health() const;
   const ModelInfo& model() const;
   const EngineConfig& config() const;  // as resolved: no zeros left
+  const LoadReport& load_report() const;
 
   // Stops accepting, ends live requests with abort, joins. Idempotent.
   void close();

@@ -6,6 +6,7 @@
 #define WARPJET_VERSION_PATCH 0
 #define WARPJET_VERSION "0.1.0"
 
+#include <warpjet/backend.h>
 #include <warpjet/config.h>
 #include <warpjet/engine.h>
 #include <warpjet/error.h>
