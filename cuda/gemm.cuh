@@ -66,6 +66,8 @@ inline bool rows_are_aligned(const Gemm::Args& args) {
   return aligned(args.a) && aligned(args.b);
 }
 
+constexpr int kMaxGridY = 65535;  // a limit of CUDA
+
 // --- Tiles ----------------------------------------------------------------------------------------------------------
 
 // Columns of d that a tile of `rows` weight rows makes.
@@ -78,8 +80,8 @@ __host__ __device__ constexpr int tile_columns(const GemmTask<T>& task, int rows
 // and the 8 up rows that go with them, so that one thread's fragments hold both. Rows beyond the end repeat the last.
 template <class T>
 WJ_DEVICE std::int64_t weight_row(const GemmTask<T>& task, int first_column, int r) {
-  if (!task.gated()) return min(first_column + r, task.columns - 1);
-  return min(first_column + r / 16 * 8 + r % 8, task.columns - 1) + (r / 8 % 2 == 0 ? 0 : task.columns);
+  if (!task.gated()) return ptx::min(first_column + r, task.columns - 1);
+  return ptx::min(first_column + r / 16 * 8 + r % 8, task.columns - 1) + (r / 8 % 2 == 0 ? 0 : task.columns);
 }
 
 // --- The epilogue: the only place that touches accumulators ---------------------------------------------------------
@@ -170,6 +172,15 @@ WJ_DEVICE void store_run(E* to, int valid, const float (&values)[count]) {
   }
 }
 
+template <int count>
+WJ_DEVICE void load_shared_run(const float* from, float (&values)[count]) {
+  constexpr int kVector = kVectorBytes / sizeof(float);
+  for (int j = 0; j < count; j += kVector) {
+    const auto vector = ptx::load_shared(reinterpret_cast<const Vec<float, kVector>*>(from + j));
+    for (int l = 0; l < kVector; ++l) values[j + l] = vector[l];
+  }
+}
+
 // Calls function(pointer) with the element type that dtype names.
 template <class Function>
 WJ_DEVICE void with_elements(void* data, DType dtype, Function&& function) {
@@ -181,7 +192,7 @@ WJ_DEVICE void with_elements(void* data, DType dtype, Function&& function) {
 // `count` neighbours of row `row` of d, from column `column` on: accumulators to memory.
 template <int count, class T>
 WJ_DEVICE void finish_run(const GemmTask<T>& task, int row, int column, float (&acc)[count], const float (&up)[count]) {
-  const int valid = min(count, task.columns - column);
+  const int valid = ptx::min(count, task.columns - column);
   if (row >= task.m || valid <= 0) return;
   float bias[count] = {}, other[count] = {};
   if (task.bias != nullptr) load_run(task.bias + column, valid, bias);

@@ -39,6 +39,11 @@ WJ_DEVICE float add(float a, float b) {
 #endif
 }
 
+// (min.s32)
+WJ_DEVICE int min(int a, int b) {
+  return a < b ? a : b;
+}
+
 // --- Functions ------------------------------------------------------------------------------------------------------
 // One instruction each, but erf, and about two ulps. The emulator returns the rounded exact value, so tests must not
 // depend on the last bits.

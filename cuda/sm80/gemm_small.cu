@@ -64,7 +64,7 @@ WJ_DEVICE void multiply(float (&acc)[kSlices][4], T (*weights)[kDepth], T (*toke
       for (int i = 0; i < 2; ++i)
         ptx::load_matrix(a[2 * c + i], place_of(weights, lane % 16, piece + 2 * i + lane / 16));
       for (int s = 0; s < kSlices; ++s)
-        ptx::load_matrix(b[c][s], place_of(tokens, min(s * kSlice + lane % 8, last_token), piece + lane / 8));
+        ptx::load_matrix(b[c][s], place_of(tokens, ptx::min(s * kSlice + lane % 8, last_token), piece + lane / 8));
     }
     for (int c = 0; c < kAtOnce; ++c) {
       for (int i = 0; i < 2; ++i) {
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) gemm_small(const GemmTask<T
   const int lane = ptx::lane_id(), warp = ptx::warp_id();
   const int first_row = warp * kWarpRows;  // of this warp's weights within the tile
   const int first_column = ptx::block_idx().x * tile_columns(task, kRows);
-  const int first_token = ptx::block_idx().y * kTokens, tokens = min(kTokens, task.m - first_token);
+  const int first_token = ptx::block_idx().y * kTokens, tokens = ptx::min(kTokens, task.m - first_token);
   const int stages = (task.k + kDepth - 1) / kDepth;
 
   // Weights do not depend on the grid before: what the first stages need is on its way to L2 while that grid ends.
@@ -214,7 +214,6 @@ void launch_small_gemm(const Gemm::Args& args, Stream& stream) {
   launch_tiles<Element<type>, kWarps, tokens, stages_of(kWarps, tokens), true>(args, stream);
 }
 
-constexpr int kMaxGridY = 65535;
 constexpr int kUnalignedWarps = 4, kUnalignedTokens = 64;  // elements that are loaded one by one want many uses
 
 template <DType type>
