@@ -2,6 +2,7 @@
 // a build without architecture 90a has not compiled it.
 #include "cuda/catalog.h"
 
+#include "cuda/sm80/gemm.h"
 #include "cuda/sm80/step.h"
 #include "cuda/sm80/token.h"
 
@@ -14,6 +15,17 @@ template <class Op>
 void add(Catalogs& catalogs, int sm_min, std::string_view name, bool (*supports)(const typename Op::Problem&),
          void (*launch)(const typename Op::Args&, Stream&)) {
   catalogs.of<Op>().add({.name = name, .sm_min = sm_min, .supports = supports, .launch = launch});
+}
+
+template <DType type, int rows, int tokens>
+void add_small_gemm(Catalogs& catalogs, std::string_view name) {
+  add<Gemm>(catalogs, kAmpere, name, sm80::supports_small_gemm<type, rows, tokens>,
+            sm80::launch_small_gemm<type, rows, tokens>);
+}
+
+template <DType type, int m, int n>
+void add_large_gemm(Catalogs& catalogs, std::string_view name) {
+  add<Gemm>(catalogs, kAmpere, name, sm80::supports_large_gemm<type, m, n>, sm80::launch_large_gemm<type, m, n>);
 }
 
 }  // namespace
@@ -29,6 +41,40 @@ void register_cuda_kernels(Catalogs& catalogs) {
   add<Gather>(catalogs, kAmpere, "sm80.gather.f32", sm80::supports<f32>, sm80::launch<f32>);
   add<Gather>(catalogs, kAmpere, "sm80.gather.f16", sm80::supports<f16>, sm80::launch<f16>);
   add<Gather>(catalogs, kAmpere, "sm80.gather.bf16", sm80::supports<bf16>, sm80::launch<bf16>);
+
+  // GEMM, from few tokens to many: weight rows x tokens, then tokens x weight rows x k; last what takes any problem.
+  add_small_gemm<bf16, 16, 8>(catalogs, "sm80.gemm.bf16.16x8");
+  add_small_gemm<bf16, 32, 8>(catalogs, "sm80.gemm.bf16.32x8");
+  add_small_gemm<bf16, 64, 8>(catalogs, "sm80.gemm.bf16.64x8");
+  add_small_gemm<bf16, 16, 16>(catalogs, "sm80.gemm.bf16.16x16");
+  add_small_gemm<bf16, 32, 16>(catalogs, "sm80.gemm.bf16.32x16");
+  add_small_gemm<bf16, 64, 16>(catalogs, "sm80.gemm.bf16.64x16");
+  add_small_gemm<bf16, 32, 32>(catalogs, "sm80.gemm.bf16.32x32");
+  add_small_gemm<bf16, 64, 32>(catalogs, "sm80.gemm.bf16.64x32");
+  add_small_gemm<bf16, 32, 64>(catalogs, "sm80.gemm.bf16.32x64");
+  add_small_gemm<bf16, 64, 64>(catalogs, "sm80.gemm.bf16.64x64");
+  add_large_gemm<bf16, 128, 128>(catalogs, "sm80.gemm.bf16.128x128x32");
+  add_large_gemm<bf16, 64, 128>(catalogs, "sm80.gemm.bf16.64x128x32");
+  add_large_gemm<bf16, 64, 64>(catalogs, "sm80.gemm.bf16.64x64x32");
+  add<Gemm>(catalogs, kAmpere, "sm80.gemm.bf16.unaligned", sm80::supports_unaligned_gemm<bf16>,
+            sm80::launch_unaligned_gemm<bf16>);
+  add_small_gemm<f16, 16, 8>(catalogs, "sm80.gemm.f16.16x8");
+  add_small_gemm<f16, 32, 8>(catalogs, "sm80.gemm.f16.32x8");
+  add_small_gemm<f16, 64, 8>(catalogs, "sm80.gemm.f16.64x8");
+  add_small_gemm<f16, 16, 16>(catalogs, "sm80.gemm.f16.16x16");
+  add_small_gemm<f16, 32, 16>(catalogs, "sm80.gemm.f16.32x16");
+  add_small_gemm<f16, 64, 16>(catalogs, "sm80.gemm.f16.64x16");
+  add_small_gemm<f16, 32, 32>(catalogs, "sm80.gemm.f16.32x32");
+  add_small_gemm<f16, 64, 32>(catalogs, "sm80.gemm.f16.64x32");
+  add_small_gemm<f16, 32, 64>(catalogs, "sm80.gemm.f16.32x64");
+  add_small_gemm<f16, 64, 64>(catalogs, "sm80.gemm.f16.64x64");
+  add_large_gemm<f16, 128, 128>(catalogs, "sm80.gemm.f16.128x128x32");
+  add_large_gemm<f16, 64, 128>(catalogs, "sm80.gemm.f16.64x128x32");
+  add_large_gemm<f16, 64, 64>(catalogs, "sm80.gemm.f16.64x64x32");
+  add<Gemm>(catalogs, kAmpere, "sm80.gemm.f16.unaligned", sm80::supports_unaligned_gemm<f16>,
+            sm80::launch_unaligned_gemm<f16>);
+  add<Gemm>(catalogs, kAmpere, "sm80.gemm.f32.64x8", sm80::supports_f32_gemm<8>, sm80::launch_f32_gemm<8>);
+  add<Gemm>(catalogs, kAmpere, "sm80.gemm.f32.64x64", sm80::supports_f32_gemm<64>, sm80::launch_f32_gemm<64>);
   add<Edit>(catalogs, kAmpere, "sm80.edit", sm80::supports, sm80::launch);
   add<PrepareRows>(catalogs, kAmpere, "sm80.prepare_rows", sm80::supports, sm80::launch);
   add<CopyBlocks>(catalogs, kAmpere, "sm80.copy_blocks", sm80::supports, sm80::launch);

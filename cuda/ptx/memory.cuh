@@ -160,13 +160,27 @@ WJ_DEVICE void store_shared(T* to, const T& value, Site site = Site::here()) {
 // --- Asynchronous copies, global to shared --------------------------------------------------------------------------
 // A thread sees its own copies after copy_wait; the others after that and a barrier.
 
+#if defined(__CUDACC__)
+// What is read once makes room in L2 first. The compiler makes it once a kernel. (createpolicy.fractional)
+WJ_DEVICE std::uint64_t evict_first() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
+  return policy;
+}
+#endif
+
 // Copies the first `valid` bytes of `bytes` and fills the rest with zeros; with valid = 0 the source is not read, but
-// must still be a valid address. 16 bytes bypass L1. (cp.async)
-template <int bytes>
+// must still be a valid address. 16 bytes bypass L1; with Cache::weights they are the first to leave L2. (cp.async)
+template <int bytes, Cache cache = Cache::normal>
 WJ_DEVICE void copy_async(void* to_shared, const void* from_global, int valid = bytes, Site site = Site::here()) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");
 #if defined(__CUDACC__)
-  if constexpr (bytes == 16) {
+  if constexpr (bytes == 16 && cache == Cache::weights) {
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(shared_address(to_shared)),
+        "l"(from_global), "r"(valid), "l"(evict_first())
+        : "memory");
+  } else if constexpr (bytes == 16) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)),
                  "l"(from_global), "r"(valid)
                  : "memory");

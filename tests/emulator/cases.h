@@ -96,6 +96,8 @@ struct Cases {
 template <class Op>
 constexpr bool kHasOwnTest = false;
 template <>
+inline constexpr bool kHasOwnTest<Gemm> = true;
+template <>
 inline constexpr bool kHasOwnTest<Edit> = true;
 template <>
 inline constexpr bool kHasOwnTest<PrepareRows> = true;

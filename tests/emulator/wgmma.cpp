@@ -59,11 +59,11 @@ void perform(const SharedMemory& shared, Wgmma& product) {
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int i = 0; i < product.n / 2; ++i) {
       const int row = lane / 32 * 16 + lane % 32 / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-      double sum = product.accumulate ? product.d[lane][i] : 0;
+      double sum = 0;  // as mma does it: both give the same bits
       const float* x = &a[static_cast<std::size_t>(row * kDepth)];
       const float* y = &b[static_cast<std::size_t>(column * kDepth)];
       for (int k = 0; k < kDepth; ++k) sum += static_cast<double>(x[k]) * y[k];
-      product.d[lane][i] = static_cast<float>(sum);
+      product.d[lane][i] = static_cast<float>((product.accumulate ? product.d[lane][i] : 0.0f) + sum);
     }
   }
 }
