@@ -15,7 +15,8 @@ namespace warpjet {
 // invalid_argument when there is no such index.
 std::unique_ptr<Device> make_cuda_device(int index);
 
-// By name, as in EngineConfig::device: "auto" is the first GPU if one can be used, else the CPU. num_threads is the CPU's.
+// By name, as in EngineConfig::device: "auto" is the first GPU if one can be used, else the CPU. num_threads is the
+// CPU's.
 std::unique_ptr<Device> open_device(const std::string& name, int num_threads);
 
 // Adds the rows of every GPU kernel in this build: none without the backend. To be called before register_reference.

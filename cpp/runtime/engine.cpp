@@ -91,8 +91,8 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
   const DeviceInfo& device = impl->device->info();
   impl->config.num_threads = device.sm == 0 ? device.cores : 0;
 
-  OpenedModel opened = open_model(model, {.dtype = config.dtype, .load_format = config.load_format},
-                                  impl->catalogs, device);
+  OpenedModel opened =
+      open_model(model, {.dtype = config.dtype, .load_format = config.load_format}, impl->catalogs, device);
   const ModelSpec& m = opened.plan.model;
   KvCache::Config kv{.layers = static_cast<int>(m.layers.size()),
                      .kv_heads = m.num_kv_heads,

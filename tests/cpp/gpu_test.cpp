@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "error_kit.h"
+#include "load_kit.h"
 
 namespace warpjet {
 namespace {

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "error_kit.h"
+#include "load_kit.h"
 
 namespace warpjet {
 namespace {
