@@ -300,7 +300,7 @@ Weights read_engine_weights(const std::filesystem::path& directory, const Plan& 
 // io when the path holds neither.
 struct LoadOptions {
   std::string dtype = "auto";        // or a scheme's name; an engine keeps the one that it was built with
-  std::string load_format = "auto";  // or dummy, which an engine refuses
+  std::string load_format = "auto";  // or safetensors or dummy, which an engine refuses
 };
 struct LoadedModel {
   Plan plan;
