@@ -45,7 +45,7 @@ def check(source: Path, architecture: str) -> bool:
 
 def main(arguments: list[str]) -> int:
     places = [Path(a).resolve() for a in arguments] or [ROOT / "cuda", ROOT / "tests" / "emulator"]
-    sources = sorted(s for p in places for s in ([p] if p.is_file() else p.rglob("*.cu")))
+    sources = sorted(s for p in places for s in ([p] if p.is_file() else p.rglob("sm*/*.cu")))
     results = [check(s, a) for s in sources for a in ARCHITECTURES.get(s.parent.name, ARCHITECTURES["sm80"])]
     return 0 if all(results) else 1
 

@@ -148,7 +148,7 @@ void validate(const EngineConfig& config) {
   const std::optional<DType> dtype = dtype_from_string(config.dtype);
   WJ_REQUIRE(config.dtype == "auto" || (dtype && is_float(*dtype)), invalid_argument,
              "dtype must be one of auto, bfloat16, float16, float32; got ", quote(config.dtype));
-  require_one_of("load_format", config.load_format, {"auto", "dummy"});
+  require_one_of("load_format", config.load_format, {"auto", "safetensors", "dummy"});
   require_at_least("max_model_len", config.max_model_len, 0);
   require_range("max_num_seqs", config.max_num_seqs, 1, 1 << 16);
   require_range("max_num_batched_tokens", config.max_num_batched_tokens, 1, 1 << 20);

@@ -7,9 +7,8 @@ namespace {
 namespace fs = std::filesystem;
 
 OpenedModel open_engine(const fs::path& path, const LoadOptions& options, bool on_cpu) {
-  WJ_REQUIRE(options.load_format != "dummy", invalid_argument,
-             "load_format: dummy goes with a checkpoint's directory, where config.json is enough; ", path.string(),
-             " is an engine");
+  WJ_REQUIRE(options.load_format == "auto", invalid_argument, "load_format: ", options.load_format,
+             " goes with a checkpoint; ", path.string(), " is an engine");
   Plan plan = read_engine_plan(path);
   WJ_REQUIRE(options.dtype == "auto" || find_scheme(options.dtype).name == plan.scheme, invalid_argument,
              "dtype: ", options.dtype, " asked for, but the engine ", path.string(), " was built as ", plan.scheme,

@@ -318,7 +318,7 @@ class EngineConfig:
     @property
     def load_format(self) -> str:
         """
-        auto (the model's files) or dummy: random weights, for which config.json is enough
+        auto or safetensors (the model's files), or dummy: random weights, for which config.json is enough
         """
 
     @load_format.setter

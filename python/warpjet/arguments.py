@@ -40,7 +40,6 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "hf_token": ((None,), _NO_HUB),
     "kv_cache_dtype": (("auto",), _CHECKPOINT_TYPE),
     "kv_transfer_config": ((None,), "each engine keeps its own KV cache"),
-    "load_format": (("auto", "safetensors"), "convert the weights to safetensors"),
     "logits_processors": ((None, []), "use logit_bias, allowed_token_ids or bad_words in SamplingParams"),
     "max_lora_rank": ((None,), "merge the adapter into the checkpoint"),
     "max_loras": ((None,), "merge the adapter into the checkpoint"),

@@ -470,7 +470,7 @@ TEST(EngineConfig, ValuesOutOfRangeAreRefusedByName) {
   validate(C{});
   validate(C{.dtype = "float32", .block_size = 64, .num_gpu_blocks_override = 5, .max_logprobs = -1});
   for (const char* bad : {"", "int8", "f8_e4m3"}) expect_refused<C>("dtype", [&](C& c) { c.dtype = bad; });
-  expect_refused<C>("load_format", [](C& c) { c.load_format = "safetensors"; });
+  expect_refused<C>("load_format", [](C& c) { c.load_format = "pt"; });
   expect_refused<C>("max_model_len", [](C& c) { c.max_model_len = -1; });
   expect_refused<C>("max_num_seqs", [](C& c) { c.max_num_seqs = 0; });
   expect_refused<C>("max_num_batched_tokens", [](C& c) { c.max_num_batched_tokens = 0; });

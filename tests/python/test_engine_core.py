@@ -90,6 +90,14 @@ def run(engine: Engine, queue: OutputQueue, prompt: list[int], **params: object)
                 return output.times
 
 
+def test_the_engine_tells_how_its_weights_were_loaded() -> None:
+    engine, _ = native()
+    report = engine.load_report
+    assert report["source"] == "checkpoint" and report["bytes"] == engine.model.weight_bytes
+    assert report["threads"] == 1 and report["seconds"] > 0  # type: ignore[operator]
+    engine.close()
+
+
 def test_metrics_are_prometheus_text() -> None:
     engine, queue = native()
     run(engine, queue, [3, 4, 5], max_tokens=6, ignore_eos=True)

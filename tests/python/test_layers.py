@@ -47,6 +47,25 @@ def test_layer_includes_only_what_it_may(layer: str) -> None:
     assert not wrong
 
 
+# The CUDA backend implements devices and kernels; it never sees a model, a plan or a request.
+CUDA_MAY_INCLUDE = {"cuda", "core", "quant", "device", "ops", "emulator"}
+
+
+def test_cuda_backend_includes_only_what_it_may() -> None:
+    wrong = [
+        f"{s.relative_to(ROOT)} includes {target}"
+        for s in sources(ROOT / "cuda")
+        for target in INCLUDE.findall(s.read_text())
+        if target.split("/")[0] not in CUDA_MAY_INCLUDE
+    ]
+    assert not wrong
+
+
+def test_the_host_library_knows_no_cuda_header() -> None:
+    header = re.compile(r'^\s*#\s*include\s+[<"](cuda|nccl|nv|driver_types)', re.MULTILINE)
+    assert not [s for s in sources(CPP) + sources(ROOT / "bindings") if header.search(s.read_text())]
+
+
 def test_includes_are_rooted() -> None:
     wrong = [f"{s}: {t}" for s in sources(CPP) for t in INCLUDE.findall(s.read_text()) if "../" in t or "/" not in t]
     assert not wrong

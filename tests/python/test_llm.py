@@ -213,7 +213,7 @@ def test_a_tokenizer_from_elsewhere(tmp_path: Path) -> None:
         ("enable_lora", True, NotImplementedError, "merge"),
         ("speculative_config", {"model": "x"}, NotImplementedError, "speculative"),
         ("gpu_memory_utilization", 0.5, NotImplementedError, "kv_cache_memory_bytes"),
-        ("load_format", "pt", NotImplementedError, "safetensors"),
+        ("load_format", "pt", ValueError, "safetensors"),
         ("revision", "main", NotImplementedError, "download"),
         ("kv_cache_dtype", "fp8", NotImplementedError, "auto"),
         ("max_seq_len", 10, TypeError, "max_model_len"),
@@ -248,6 +248,17 @@ def test_neutral_values_of_other_engines_names_are_fine() -> None:
         "load_format": "auto",
     }
     LLM(**neutral).shutdown()
+
+
+def test_dummy_weights_need_only_the_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((TINY / "config.json").read_text())
+    texts = []
+    for _ in range(2):
+        with LLM(tmp_path, tokenizer=TINY, load_format="dummy") as model:
+            texts.append(model.generate(STORY, GREEDY, use_tqdm=False)[0].outputs[0].token_ids)
+    assert texts[0] == texts[1]
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        LLM(tmp_path, tokenizer=TINY)
 
 
 @pytest.mark.parametrize("model", ["meta-llama/Llama-3.1-8B", "/no/such/folder", __file__])

@@ -134,7 +134,7 @@ struct EngineConfig {
         Field{"device", &C::device, "where to run: auto (the first GPU if there is one), cpu, cuda or cuda:N"},
         Field{"dtype", &C::dtype, "compute type: auto (the checkpoint's), bfloat16, float16 or float32"},
         Field{"load_format", &C::load_format,
-              "auto (the model's files) or dummy: random weights, for which config.json is enough"},
+              "auto or safetensors (the model's files), or dummy: random weights, for which config.json is enough"},
         Field{"max_model_len", &C::max_model_len, "longest prompt plus output in tokens; 0 is the model's own limit"},
         Field{"max_num_seqs", &C::max_num_seqs, "most sequences in one step"},
         Field{"max_num_batched_tokens", &C::max_num_batched_tokens, "most tokens in one step"},
