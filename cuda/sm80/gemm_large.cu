@@ -58,18 +58,18 @@ WJ_DEVICE TilePlace place_of_tile(int tile, int token_tiles, int weight_tiles) {
 template <class T, int kRowBlocks, int kSlices>
 WJ_DEVICE void multiply(float (&acc)[kRowBlocks][kSlices][4], T (*tokens)[kDepth], T (*weights)[kDepth]) {
   const int lane = ptx::lane_id();
-  std::uint32_t b[kSlices][4];  // eight weight rows, both products
-  WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
-    ptx::load_matrix(b[s], place_of(weights, s * 8 + lane % 8, lane / 8));
-  }
-  WJ_UNROLL for (int step = 0; step < 2; ++step) {
-    std::uint32_t a[kRowBlocks][4];
+  WJ_UNROLL for (int step = 0; step < kDepth; step += 16) {
+    const int piece = step / kPiece;
+    std::uint32_t a[kRowBlocks][4], b[kSlices / 2][4];  // one b holds sixteen weight rows
+    WJ_UNROLL for (int s = 0; s < kSlices / 2; ++s) {
+      ptx::load_matrix(b[s], place_of(weights, s * 16 + lane / 16 * 8 + lane % 8, piece + lane / 8 % 2));
+    }
     WJ_UNROLL for (int r = 0; r < kRowBlocks; ++r) {
-      ptx::load_matrix(a[r], place_of(tokens, r * 16 + lane % 16, 2 * step + lane / 16));
+      ptx::load_matrix(a[r], place_of(tokens, r * 16 + lane % 16, piece + lane / 16));
     }
     WJ_UNROLL for (int r = 0; r < kRowBlocks; ++r) {
       WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
-        const std::uint32_t pair[2] = {b[s][2 * step], b[s][2 * step + 1]};
+        const std::uint32_t pair[2] = {b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]};
         ptx::mma<T>(acc[r][s], a[r], pair);
       }
     }
