@@ -49,7 +49,6 @@ void register_cuda_backend(Catalogs& catalogs) {
   add_small_gemm<bf16, 64, 16>(catalogs, "sm80.gemm.bf16.64x16");
   add_small_gemm<bf16, 32, 32>(catalogs, "sm80.gemm.bf16.32x32");
   add_small_gemm<bf16, 64, 32>(catalogs, "sm80.gemm.bf16.64x32");
-  add_small_gemm<bf16, 32, 64>(catalogs, "sm80.gemm.bf16.32x64");
   add_small_gemm<bf16, 64, 64>(catalogs, "sm80.gemm.bf16.64x64");
   add_large_gemm<bf16, 128, 128>(catalogs, "sm80.gemm.bf16.128x128x32");
   add_large_gemm<bf16, 64, 128>(catalogs, "sm80.gemm.bf16.64x128x32");
@@ -64,7 +63,6 @@ void register_cuda_backend(Catalogs& catalogs) {
   add_small_gemm<f16, 64, 16>(catalogs, "sm80.gemm.f16.64x16");
   add_small_gemm<f16, 32, 32>(catalogs, "sm80.gemm.f16.32x32");
   add_small_gemm<f16, 64, 32>(catalogs, "sm80.gemm.f16.64x32");
-  add_small_gemm<f16, 32, 64>(catalogs, "sm80.gemm.f16.32x64");
   add_small_gemm<f16, 64, 64>(catalogs, "sm80.gemm.f16.64x64");
   add_large_gemm<f16, 128, 128>(catalogs, "sm80.gemm.f16.128x128x32");
   add_large_gemm<f16, 64, 128>(catalogs, "sm80.gemm.f16.64x128x32");
