@@ -16,8 +16,6 @@ constexpr int kDepth = 32;                // k of a stage: two products
 constexpr int kPieces = kDepth / kPiece;  // of a row
 constexpr int kStages = 4;                // 64 KB at 128 x 128: two blocks a multiprocessor from 9.0 on, one on 8.6
 constexpr int kResident = 512;            // threads of a multiprocessor, at 128 registers each
-constexpr int kRun = 8;                   // columns that the epilogue handles at once
-constexpr int kBand = 8;                  // token tiles that run side by side, so that their weights meet in L2
 
 template <class T, int kM, int kN>
 struct LargeSmem {
@@ -36,22 +34,6 @@ struct LargeSmem {
 template <class T>
 WJ_DEVICE T* place_of(T (*rows)[kDepth], int row, int piece) {
   return rows[row] + (piece ^ row / 2 % kPieces) * kPiece;
-}
-
-// Where eight columns of an accumulator row lie: rows that a fragment stores together go to different banks.
-template <int kN>
-WJ_DEVICE float* run_of(float (*acc)[kN], int row, int run) {
-  return acc[row] + (run ^ row % 4) * kRun;
-}
-
-// Tiles in bands of kBand token tiles: down the band first, then to the next weights.
-struct TilePlace {
-  int token_tile, weight_tile;
-};
-WJ_DEVICE TilePlace place_of_tile(int tile, int token_tiles, int weight_tiles) {
-  const int band = tile / (kBand * weight_tiles), within = tile % (kBand * weight_tiles);
-  const int height = ptx::min(kBand, token_tiles - band * kBand);
-  return {band * kBand + within % height, within / height};
 }
 
 // acc += one stage, for a warp's tokens x weights.
