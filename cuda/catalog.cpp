@@ -5,11 +5,12 @@
 #include "cuda/sm80/gemm.h"
 #include "cuda/sm80/step.h"
 #include "cuda/sm80/token.h"
+#include "cuda/sm90/gemm.h"
 
 namespace warpjet {
 namespace {
 
-constexpr int kAmpere = 80;
+constexpr int kAmpere = 80, kHopper = 90, kBlackwell = 100;
 
 template <class Op>
 void add(Catalogs& catalogs, int sm_min, std::string_view name, bool (*supports)(const typename Op::Problem&),
@@ -26,6 +27,15 @@ void add_small_gemm(Catalogs& catalogs, std::string_view name) {
 template <DType type, int m, int n>
 void add_large_gemm(Catalogs& catalogs, std::string_view name) {
   add<Gemm>(catalogs, kAmpere, name, sm80::supports_large_gemm<type, m, n>, sm80::launch_large_gemm<type, m, n>);
+}
+
+template <DType type, int n>
+void add_hopper_gemm(Catalogs& catalogs, std::string_view name) {
+  catalogs.of<Gemm>().add({.name = name,
+                           .sm_min = kHopper,
+                           .sm_max = kBlackwell,  // wgmma is Hopper's alone
+                           .supports = sm90::supports_gemm<type, n>,
+                           .launch = sm90::launch_gemm<type, n>});
 }
 
 }  // namespace
@@ -51,8 +61,9 @@ void register_cuda_kernels(Catalogs& catalogs) {
   add_small_gemm<bf16, 64, 16>(catalogs, "sm80.gemm.bf16.64x16");
   add_small_gemm<bf16, 32, 32>(catalogs, "sm80.gemm.bf16.32x32");
   add_small_gemm<bf16, 64, 32>(catalogs, "sm80.gemm.bf16.64x32");
-  add_small_gemm<bf16, 32, 64>(catalogs, "sm80.gemm.bf16.32x64");
   add_small_gemm<bf16, 64, 64>(catalogs, "sm80.gemm.bf16.64x64");
+  add_hopper_gemm<bf16, 128>(catalogs, "sm90.gemm.bf16.128x128x64");
+  add_hopper_gemm<bf16, 256>(catalogs, "sm90.gemm.bf16.128x256x64");
   add_large_gemm<bf16, 128, 128>(catalogs, "sm80.gemm.bf16.128x128x32");
   add_large_gemm<bf16, 64, 128>(catalogs, "sm80.gemm.bf16.64x128x32");
   add_large_gemm<bf16, 64, 64>(catalogs, "sm80.gemm.bf16.64x64x32");
@@ -66,8 +77,9 @@ void register_cuda_kernels(Catalogs& catalogs) {
   add_small_gemm<f16, 64, 16>(catalogs, "sm80.gemm.f16.64x16");
   add_small_gemm<f16, 32, 32>(catalogs, "sm80.gemm.f16.32x32");
   add_small_gemm<f16, 64, 32>(catalogs, "sm80.gemm.f16.64x32");
-  add_small_gemm<f16, 32, 64>(catalogs, "sm80.gemm.f16.32x64");
   add_small_gemm<f16, 64, 64>(catalogs, "sm80.gemm.f16.64x64");
+  add_hopper_gemm<f16, 128>(catalogs, "sm90.gemm.f16.128x128x64");
+  add_hopper_gemm<f16, 256>(catalogs, "sm90.gemm.f16.128x256x64");
   add_large_gemm<f16, 128, 128>(catalogs, "sm80.gemm.f16.128x128x32");
   add_large_gemm<f16, 64, 128>(catalogs, "sm80.gemm.f16.64x128x32");
   add_large_gemm<f16, 64, 64>(catalogs, "sm80.gemm.f16.64x64x32");

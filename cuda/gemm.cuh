@@ -84,6 +84,18 @@ WJ_DEVICE std::int64_t weight_row(const GemmTask<T>& task, int first_column, int
   return ptx::min(first_column + r / 16 * 8 + r % 8, task.columns - 1) + (r / 8 % 2 == 0 ? 0 : task.columns);
 }
 
+// Tiles of a grid in bands of kBand token tiles: down the band first, then to the next weights, which the band's tiles
+// share in L2.
+constexpr int kBand = 8;
+struct TilePlace {
+  int token_tile, weight_tile;
+};
+WJ_DEVICE TilePlace place_of_tile(int tile, int token_tiles, int weight_tiles) {
+  const int band = tile / (kBand * weight_tiles), within = tile % (kBand * weight_tiles);
+  const int height = ptx::min(kBand, token_tiles - band * kBand);
+  return {band * kBand + within % height, within / height};
+}
+
 // --- The epilogue: the only place that touches accumulators ---------------------------------------------------------
 
 // gate(x) * up. Products and sums are rounded one by one: the same bits wherever this is inlined.
@@ -136,6 +148,14 @@ WJ_DEVICE void store_rounded(void* to, DType type, std::int64_t i, float value) 
 }
 
 // --- Runs: neighbouring elements of a row, as vectors where memory allows; the first `valid` exist ------------------
+
+constexpr int kRun = 8;  // what kernels that send accumulators through shared memory finish at once
+
+// Where eight columns of an accumulator row lie: rows that a fragment stores together go to different banks.
+template <int width>
+WJ_DEVICE float* run_of(float (*acc)[width], int row, int run) {
+  return acc[row] + (run ^ row % 4) * kRun;
+}
 
 template <class E, int count>
 WJ_DEVICE bool moves_as_vectors(const E* place, int valid) {

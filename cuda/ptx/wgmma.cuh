@@ -44,6 +44,23 @@ WJ_DEVICE Operand make_operand(const void* tile, Swizzle swizzle, int leading, i
           static_cast<std::uint64_t>((stride & 0x3ffff) >> 4) << 32 | mode << 62};
 }
 
+// Every warp of a warpgroup gives registers away, or waits until it has as many; how many, a multiple of 8, its threads
+// then use. The kernel's launch bounds name one block a multiprocessor. (setmaxnreg.dec and setmaxnreg.inc)
+template <int registers>
+WJ_DEVICE void release_registers() {
+  static_assert(registers % 8 == 0 && registers >= 24 && registers <= 256, "24 to 256 in steps of 8");
+#if defined(__CUDACC__)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+#endif
+}
+template <int registers>
+WJ_DEVICE void claim_registers() {
+  static_assert(registers % 8 == 0 && registers >= 24 && registers <= 256, "24 to 256 in steps of 8");
+#if defined(__CUDACC__)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+#endif
+}
+
 // (wgmma.fence)
 WJ_DEVICE void wgmma_fence() {
 #if defined(__CUDACC__)

@@ -16,8 +16,6 @@ constexpr int kDepth = 32;                // k of a stage: two products
 constexpr int kPieces = kDepth / kPiece;  // of a row
 constexpr int kStages = 4;                // 64 KB at 128 x 128: two blocks a multiprocessor from 9.0 on, one on 8.6
 constexpr int kResident = 512;            // threads of a multiprocessor, at 128 registers each
-constexpr int kRun = 8;                   // columns that the epilogue handles at once
-constexpr int kBand = 8;                  // token tiles that run side by side, so that their weights meet in L2
 
 template <class T, int kM, int kN>
 struct LargeSmem {
@@ -38,38 +36,22 @@ WJ_DEVICE T* place_of(T (*rows)[kDepth], int row, int piece) {
   return rows[row] + (piece ^ row / 2 % kPieces) * kPiece;
 }
 
-// Where eight columns of an accumulator row lie: rows that a fragment stores together go to different banks.
-template <int kN>
-WJ_DEVICE float* run_of(float (*acc)[kN], int row, int run) {
-  return acc[row] + (run ^ row % 4) * kRun;
-}
-
-// Tiles in bands of kBand token tiles: down the band first, then to the next weights.
-struct TilePlace {
-  int token_tile, weight_tile;
-};
-WJ_DEVICE TilePlace place_of_tile(int tile, int token_tiles, int weight_tiles) {
-  const int band = tile / (kBand * weight_tiles), within = tile % (kBand * weight_tiles);
-  const int height = ptx::min(kBand, token_tiles - band * kBand);
-  return {band * kBand + within % height, within / height};
-}
-
 // acc += one stage, for a warp's tokens x weights.
 template <class T, int kRowBlocks, int kSlices>
 WJ_DEVICE void multiply(float (&acc)[kRowBlocks][kSlices][4], T (*tokens)[kDepth], T (*weights)[kDepth]) {
   const int lane = ptx::lane_id();
-  std::uint32_t b[kSlices][4];  // eight weight rows, both products
-  WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
-    ptx::load_matrix(b[s], place_of(weights, s * 8 + lane % 8, lane / 8));
-  }
-  WJ_UNROLL for (int step = 0; step < 2; ++step) {
-    std::uint32_t a[kRowBlocks][4];
+  WJ_UNROLL for (int step = 0; step < kDepth; step += 16) {
+    const int piece = step / kPiece;
+    std::uint32_t a[kRowBlocks][4], b[kSlices / 2][4];  // one b holds sixteen weight rows
+    WJ_UNROLL for (int s = 0; s < kSlices / 2; ++s) {
+      ptx::load_matrix(b[s], place_of(weights, s * 16 + lane / 16 * 8 + lane % 8, piece + lane / 8 % 2));
+    }
     WJ_UNROLL for (int r = 0; r < kRowBlocks; ++r) {
-      ptx::load_matrix(a[r], place_of(tokens, r * 16 + lane % 16, 2 * step + lane / 16));
+      ptx::load_matrix(a[r], place_of(tokens, r * 16 + lane % 16, piece + lane / 16));
     }
     WJ_UNROLL for (int r = 0; r < kRowBlocks; ++r) {
       WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
-        const std::uint32_t pair[2] = {b[s][2 * step], b[s][2 * step + 1]};
+        const std::uint32_t pair[2] = {b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]};
         ptx::mma<T>(acc[r][s], a[r], pair);
       }
     }

@@ -14,15 +14,17 @@
 namespace warpjet::sm80 {
 namespace {
 
-constexpr int kPiece = 8;                 // elements of 16 bytes
-constexpr int kDepth = 128;               // k of a stage: 256 bytes a row, what one L2 prefetch covers
-constexpr int kPieces = kDepth / kPiece;  // of a row
-constexpr int kWarpRows = 16;             // mma's m
-constexpr int kSlice = 8;                 // mma's n
-constexpr int kChunk = 32;                // k of two products: what one ldmatrix of eight tokens holds
-constexpr int kChunks = kDepth / kChunk;
-constexpr int kRowsAtOnce = kWarpSize / kPieces;  // that one copy of a warp touches
+constexpr int kPiece = 8;                     // elements of 16 bytes
+constexpr int kDepth = 128;                   // k of a stage: 256 bytes a row, what one L2 prefetch covers
+constexpr int kPieces = kDepth / kPiece;      // of a row
+constexpr int kWarpRows = 16;                 // mma's m
+constexpr int kSlice = 8;                     // mma's n
+constexpr int kChunk = 32;                    // k of two products: what one ldmatrix of eight tokens holds
+constexpr int kTurns = 2;                     // stages a turn of the loop: fragments change places without moves
+constexpr int kAtOnce = kWarpSize / kPieces;  // rows that one copy of a warp touches
 
+// Rows of 256 bytes meet in the same banks. Row r keeps its piece p at p ^ (r % 8), so that eight rows of one column of
+// pieces, which is what ldmatrix reads, lie in different ones.
 template <class T, int kWarps, int kTokens, int kStages>
 struct SmallSmem {
   struct Stage {
@@ -32,50 +34,59 @@ struct SmallSmem {
   Stage stages[kStages];
 };
 
-// Rows of 256 bytes meet in the same banks. Row r keeps its piece p at p ^ (r % 8), so that eight rows of one column of
-// pieces, which is what ldmatrix reads, lie in different ones.
-template <class T>
-WJ_DEVICE T* place_of(T (*rows)[kDepth], int row, int piece) {
-  return rows[row] + (piece ^ row % 8) * kPiece;
-}
-
-// Eight elements from `k` on of the row that has `end` of them; zeros beyond.
+// Eight elements, of which those below `end` exist; zeros beyond.
 template <bool kAligned, ptx::Cache cache, class T>
-WJ_DEVICE void copy_piece(T* to, const T* row, int k, int end) {
+WJ_DEVICE void copy_piece(T* to, const T* from, int k, int end) {
   if constexpr (kAligned) {  // then end is a multiple of eight: the piece exists or does not
-    const bool exists = k < end;
-    ptx::copy_async<kVectorBytes, cache>(to, row + (exists ? k : 0), exists ? kVectorBytes : 0);
+    ptx::copy_async<kVectorBytes, cache>(to, from, k < end ? kVectorBytes : 0);
   } else {
     Vec<T, kPiece> piece;
-    for (int i = 0; i < kPiece; ++i) piece[i] = k + i < end ? ptx::load(row + k + i) : T{};
+    for (int i = 0; i < kPiece; ++i) piece[i] = k + i < end ? ptx::load(from + i) : T{};
     ptx::store_shared(reinterpret_cast<Vec<T, kPiece>*>(to), piece);
   }
 }
 
-// One stage: acc[s] is 16 weight rows times tokens 8s .. 8s + 7. Tokens that do not exist repeat the last one.
-template <class T, int kSlices>
-WJ_DEVICE void multiply(float (&acc)[kSlices][4], T (*weights)[kDepth], T (*tokens)[kDepth], int last_token) {
-  constexpr int kAtOnce = kSlices <= 2 ? kChunks : 1;  // loads ahead of the first product, as far as registers go
-  const int lane = ptx::lane_id();
-  for (int first = 0; first < kChunks; first += kAtOnce) {
-    std::uint32_t a[kAtOnce * 2][4], b[kAtOnce][kSlices][4];
-    for (int c = 0; c < kAtOnce; ++c) {
-      const int piece = (first + c) * kChunk / kPiece;
-      for (int i = 0; i < 2; ++i)
-        ptx::load_matrix(a[2 * c + i], place_of(weights, lane % 16, piece + 2 * i + lane / 16));
-      for (int s = 0; s < kSlices; ++s)
-        ptx::load_matrix(b[c][s], place_of(tokens, ptx::min(s * kSlice + lane % 8, last_token), piece + lane / 8));
-    }
-    for (int c = 0; c < kAtOnce; ++c) {
-      for (int i = 0; i < 2; ++i) {
-        for (int s = 0; s < kSlices; ++s) {
-          const std::uint32_t pair[2] = {b[c][s][2 * i], b[c][s][2 * i + 1]};
-          ptx::mma<T>(acc[s], a[2 * c + i], pair);
-        }
+// --- Products -------------------------------------------------------------------------------------------------------
+
+// What registers hold of a stage: all of it for eight tokens, else less. One is loaded while the one before is
+// multiplied, because a warp here has few others to hide its latencies behind.
+template <int kSlices>
+struct Fragments {
+  static constexpr int kChunks = kSlices == 1 ? 4 : kSlices == 2 ? 2 : 1;
+  static constexpr int kUnits = kDepth / kChunk / kChunks;  // of a stage
+  std::uint32_t weights[kChunks * 2][4];
+  std::uint32_t tokens[kChunks][kSlices][4];
+
+  template <class T>
+  WJ_DEVICE void load(const T (*weight_rows)[kDepth], const T (*token_rows)[kDepth], int unit) {
+    const int lane = ptx::lane_id();
+    WJ_UNROLL for (int c = 0; c < kChunks; ++c) {
+      const int first = (unit * kChunks + c) * kChunk / kPiece;
+      WJ_UNROLL for (int i = 0; i < 2; ++i) {
+        const int piece = (lane / 16 ^ lane % 8) ^ (first + 2 * i);
+        ptx::load_matrix(weights[2 * c + i], weight_rows[lane % 16] + piece * kPiece);
+      }
+      WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
+        const int piece = (lane / 8 ^ lane % 8) ^ first;
+        ptx::load_matrix(tokens[c][s], token_rows[lane % 8 + s * kSlice] + piece * kPiece);
       }
     }
   }
-}
+
+  // acc[s] is 16 weight rows times tokens 8s .. 8s + 7. Each step depends on the one before: between(step) is what to
+  // do meanwhile.
+  template <class T, class Between>
+  WJ_DEVICE void multiply(float (&acc)[kSlices][4], Between&& between) const {
+    WJ_UNROLL for (int step = 0; step < kChunks * 2; ++step) {
+      WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
+        const std::uint32_t* chunk = tokens[step / 2][s];
+        const std::uint32_t pair[2] = {chunk[step % 2 * 2], chunk[step % 2 * 2 + 1]};
+        ptx::mma<T>(acc[s], weights[step], pair);
+      }
+      between(step);
+    }
+  }
+};
 
 template <class T, int kWarps, int kTokens, int kStages, bool kAligned>
 __global__ void __launch_bounds__(kWarps* kWarpSize) gemm_small(const GemmTask<T> task) {
@@ -95,46 +106,58 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) gemm_small(const GemmTask<T
     if (k + lane % 2 * kLine < task.k) ptx::prefetch_l2(line + k);
   }
 
+  // A warp copies its own weight rows, two at a time, and its share of the tokens, which are everybody's.
+  const int piece = lane % kPieces, odd = lane / kPieces, first_piece = piece * kPiece;
+  const T* weights[kWarpRows / kAtOnce];
+  WJ_UNROLL for (int i = 0; i < kWarpRows / kAtOnce; ++i) {
+    weights[i] = task.b + weight_row(task, first_column, first_row + i * kAtOnce + odd) * task.b_stride + first_piece;
+  }
+  const int own_token = warp * kAtOnce + odd;
+  const T* activations = task.a + (first_token + own_token) * task.a_stride + first_piece;
+  const std::int64_t next_token = kWarps * kAtOnce * task.a_stride;
+  // Part i of kParts of a stage; a stage beyond the end is zeros, which nobody reads.
+  constexpr int kParts = kWarpRows / kAtOnce, kTokenTurns = kTokens / (kWarps * kAtOnce);
+  const auto copy_part = [&](int stage, int slot, int i) {
+    const int k = stage * kDepth, place = (piece ^ odd) ^ (i * kAtOnce & 7);
+    copy_piece<kAligned, ptx::Cache::weights>(
+        shared.stages[slot].weights[first_row + odd + i * kAtOnce] + place * kPiece, weights[i] + k, first_piece + k,
+        task.k);
+    WJ_UNROLL for (int turn = i * kTokenTurns / kParts; turn < (i + 1) * kTokenTurns / kParts; ++turn) {
+      const int row = turn * kWarps * kAtOnce, token_place = (piece ^ own_token) ^ (row & 7);
+      if (row + own_token < tokens)
+        copy_piece<kAligned, ptx::Cache::normal>(shared.stages[slot].tokens[own_token + row] + token_place * kPiece,
+                                                 activations + turn * next_token + k, first_piece + k, task.k);
+    }
+  };
+  // Tokens that do not exist are zeros, once for all stages.
+  for (int row = own_token; row < kStages * kTokens; row += kWarps * kAtOnce) {
+    T* to = shared.stages[row / kTokens].tokens[row % kTokens] + first_piece;
+    if (row % kTokens >= tokens) ptx::store_shared(reinterpret_cast<Vec<T, kPiece>*>(to), Vec<T, kPiece>{});
+  }
+
   // Fragments: g and t as in cuda/ptx/mma.cuh. This thread has weight rows g and g + 8, tokens 8s + 2t and the next.
   const int g = lane / 4, t = lane % 4;
+  const int columns[2] = {first_column + (task.gated() ? warp * 8 : first_row) + g,
+                          task.gated() ? task.columns : first_column + first_row + g + 8};
+  const auto exists = [&](int s, int i) {
+    return columns[i / 2] < task.columns && s * kSlice + 2 * t + i % 2 < tokens;
+  };
   float bias[2] = {};
   if (task.bias != nullptr) {
     for (int h = 0; h < 2; ++h)
       bias[h] = ptx::to_float(ptx::load(task.bias + weight_row(task, first_column, first_row + g + 8 * h)));
   }
 
-  // A warp copies its own weight rows, two at a time; the tokens are everybody's.
-  const int piece = lane % kPieces, row_at_once = lane / kPieces;
-  const T* weights[kWarpRows / kRowsAtOnce];
-  for (int i = 0; i < kWarpRows / kRowsAtOnce; ++i)
-    weights[i] = task.b + weight_row(task, first_column, first_row + i * kRowsAtOnce + row_at_once) * task.b_stride;
-  const auto copy_stage = [&](int stage, int slot) {
-    auto& to = shared.stages[slot];
-    const int k = stage * kDepth + piece * kPiece;
-    for (int i = 0; i < kWarpRows / kRowsAtOnce; ++i)
-      copy_piece<kAligned, ptx::Cache::weights>(place_of(to.weights, first_row + i * kRowsAtOnce + row_at_once, piece),
-                                                weights[i], k, task.k);
-    for (int i = 0; i < kTokens; i += kWarps * kRowsAtOnce) {
-      const int row = i + warp * kRowsAtOnce + row_at_once;
-      if (row < tokens)
-        copy_piece<kAligned, ptx::Cache::normal>(place_of(to.tokens, row, piece),
-                                                 task.a + (first_token + row) * task.a_stride, k, task.k);
-    }
-  };
-
   ptx::grid_wait();
   for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < stages) copy_stage(stage, stage);
+    WJ_UNROLL for (int i = 0; i < kParts; ++i) copy_part(stage, stage, i);
     ptx::copy_commit();
   }
-  // The residual is fetched long before it is needed. It may be d, of which this thread alone writes these elements.
-  const int columns[2] = {first_column + (task.gated() ? warp * 8 : first_row) + g,
-                          task.gated() ? task.columns : first_column + first_row + g + 8};
+  // The residual is fetched before it is needed: long before, if registers allow. It may be d, of which this thread
+  // alone writes these elements.
+  constexpr bool kEarly = kSlices <= 2;
   std::uint32_t residual[kSlices][4] = {};
-  const auto exists = [&](int s, int i) {
-    return columns[i / 2] < task.columns && s * kSlice + 2 * t + i % 2 < tokens;
-  };
-  if (task.residual != nullptr) {
+  const auto fetch_residual = [&] {
     WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
       WJ_UNROLL for (int i = 0; i < 4; ++i) {
         const std::int64_t row = first_token + s * kSlice + 2 * t + i % 2;
@@ -142,23 +165,37 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) gemm_small(const GemmTask<T
           residual[s][i] = load_bits(task.residual, task.d_type, row * task.residual_stride + columns[i / 2]);
       }
     }
-  }
+  };
+  if (kEarly && task.residual != nullptr) fetch_residual();
 
   float acc[kSlices][4] = {};
+  Fragments<kSlices> loaded = {};  // zeros, which change no sum
   int slot = 0, free_slot = kStages - 1;
-  for (int stage = 0; stage < stages; ++stage) {
-    ptx::copy_wait<kStages - 2>();
-    if constexpr (kWarps == 1)
-      ptx::sync_warp();
-    else
-      ptx::sync_threads();
-    if (stage + kStages - 1 < stages) copy_stage(stage + kStages - 1, free_slot);
-    if (stage + kStages - 1 == stages) ptx::grid_launch_dependents();  // no more loads: let the next grid load
-    ptx::copy_commit();
-    multiply(acc, shared.stages[slot].weights + first_row, shared.stages[slot].tokens, tokens - 1);
-    free_slot = slot;
-    slot = slot + 1 == kStages ? 0 : slot + 1;
+  for (int first = 0; first < stages; first += kTurns) {
+    WJ_UNROLL for (int turn = 0; turn < kTurns; ++turn) {
+      const int stage = first + turn, far = stage + kStages - 1;
+      if (stage >= stages) break;
+      ptx::copy_wait<kStages - 2>();
+      if constexpr (kWarps == 1)
+        ptx::sync_warp();
+      else
+        ptx::sync_threads();
+      // From here on the stage before is in registers, so its slot is free.
+      WJ_UNROLL for (int unit = 0; unit < loaded.kUnits; ++unit) {
+        Fragments<kSlices> next;
+        next.load(shared.stages[slot].weights + first_row, shared.stages[slot].tokens, unit);
+        loaded.template multiply<T>(acc,
+                                    [&](int step) { copy_part(far, free_slot, unit * kParts / loaded.kUnits + step); });
+        loaded = next;
+      }
+      ptx::copy_commit();
+      if (far == stages) ptx::grid_launch_dependents();  // no more loads: let the next grid load
+      free_slot = slot;
+      slot = slot + 1 == kStages ? 0 : slot + 1;
+    }
   }
+  if (!kEarly && task.residual != nullptr) fetch_residual();
+  loaded.template multiply<T>(acc, [](int) {});
 
   WJ_UNROLL for (int s = 0; s < kSlices; ++s) {
     WJ_UNROLL for (int i = 0; i < 4; ++i) {
@@ -214,7 +251,7 @@ void launch_small_gemm(const Gemm::Args& args, Stream& stream) {
   launch_tiles<Element<type>, kWarps, tokens, stages_of(kWarps, tokens), true>(args, stream);
 }
 
-constexpr int kUnalignedWarps = 4, kUnalignedTokens = 64;  // elements that are loaded one by one want many uses
+constexpr int kUnalignedWarps = 4, kUnalignedTokens = 16;
 
 template <DType type>
 bool supports_unaligned_gemm(const Gemm::Problem& p) {
@@ -239,7 +276,6 @@ void launch_unaligned_gemm(const Gemm::Args& args, Stream& stream) {
   WJ_INSTANCE(type, 64, 16)                                          \
   WJ_INSTANCE(type, 32, 32)                                          \
   WJ_INSTANCE(type, 64, 32)                                          \
-  WJ_INSTANCE(type, 32, 64)                                          \
   WJ_INSTANCE(type, 64, 64)                                          \
   template bool supports_unaligned_gemm<type>(const Gemm::Problem&); \
   template void launch_unaligned_gemm<type>(const Gemm::Args&, Stream&);
