@@ -1,6 +1,8 @@
 // The table of every GPU kernel in the product, one line each.
 #include "cuda/catalog.h"
 
+#include "cuda/sm80/attention.h"
+#include "cuda/sm80/rope.h"
 #include "cuda/sm80/token.h"
 
 namespace warpjet {
@@ -10,8 +12,17 @@ constexpr int kAmpere = 80;
 
 template <class Op>
 void add(Catalogs& catalogs, int sm_min, std::string_view name, bool (*supports)(const typename Op::Problem&),
-         void (*launch)(const typename Op::Args&, Stream&)) {
-  catalogs.of<Op>().add({.name = name, .sm_min = sm_min, .supports = supports, .launch = launch});
+         void (*launch)(const typename Op::Args&, Stream&),
+         std::int64_t (*workspace)(const typename Op::Problem&, const DeviceInfo&) = nullptr) {
+  catalogs.of<Op>().add(
+      {.name = name, .sm_min = sm_min, .supports = supports, .workspace = workspace, .launch = launch});
+}
+
+// Shorter heads come first: they are preferred.
+template <DType type, int head_dim>
+void add_attention(Catalogs& catalogs, std::string_view name) {
+  add<Attention>(catalogs, kAmpere, name, sm80::supports<type, head_dim>, sm80::launch<type, head_dim>,
+                 sm80::workspace<type, head_dim>);
 }
 
 }  // namespace
@@ -27,6 +38,14 @@ void register_cuda_backend(Catalogs& catalogs) {
   add<Gather>(catalogs, kAmpere, "sm80.gather.f32", sm80::supports<f32>, sm80::launch<f32>);
   add<Gather>(catalogs, kAmpere, "sm80.gather.f16", sm80::supports<f16>, sm80::launch<f16>);
   add<Gather>(catalogs, kAmpere, "sm80.gather.bf16", sm80::supports<bf16>, sm80::launch<bf16>);
+  add<RopeTable>(catalogs, kAmpere, "sm80.rope_table", sm80::supports, sm80::launch);
+  add<RopeAppendKv>(catalogs, kAmpere, "sm80.rope_append_kv.f32", sm80::supports<f32>, sm80::launch<f32>);
+  add<RopeAppendKv>(catalogs, kAmpere, "sm80.rope_append_kv.f16", sm80::supports<f16>, sm80::launch<f16>);
+  add<RopeAppendKv>(catalogs, kAmpere, "sm80.rope_append_kv.bf16", sm80::supports<bf16>, sm80::launch<bf16>);
+  add_attention<f16, 64>(catalogs, "sm80.attention.f16.hd64");
+  add_attention<f16, 128>(catalogs, "sm80.attention.f16.hd128");
+  add_attention<bf16, 64>(catalogs, "sm80.attention.bf16.hd64");
+  add_attention<bf16, 128>(catalogs, "sm80.attention.bf16.hd128");
 }
 
 }  // namespace warpjet

@@ -95,6 +95,12 @@ struct Cases {
 // Ops with cases in a test file of their own: emulated_ops_test.cpp leaves them out.
 template <class Op>
 constexpr bool kHasOwnTest = false;
+template <>
+constexpr bool kHasOwnTest<RopeTable> = true;
+template <>
+constexpr bool kHasOwnTest<RopeAppendKv> = true;
+template <>
+constexpr bool kHasOwnTest<Attention> = true;
 
 class EmulatedOps : public testing::Test {
  protected:
