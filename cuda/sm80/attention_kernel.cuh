@@ -142,6 +142,7 @@ class Total {
       const int warp = ptx::recomputed(ptx::block_idx().x * kWarps + ptx::warp_id());
       float* memory = totals + std::int64_t{warp} * kWarpRows * (kDim + kStatColumns);
       if (!first) join_behind_stored<kDim>(memory, kWarpRows, state);
+      ptx::sync_warp();  // four lanes read a row's statistics, one writes them
       if (!last) store_state<kDim>(state, memory, kWarpRows);
     }
   }
