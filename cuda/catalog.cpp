@@ -42,10 +42,17 @@ void register_cuda_backend(Catalogs& catalogs) {
   add<RopeAppendKv>(catalogs, kAmpere, "sm80.rope_append_kv.f32", sm80::supports<f32>, sm80::launch<f32>);
   add<RopeAppendKv>(catalogs, kAmpere, "sm80.rope_append_kv.f16", sm80::supports<f16>, sm80::launch<f16>);
   add<RopeAppendKv>(catalogs, kAmpere, "sm80.rope_append_kv.bf16", sm80::supports<bf16>, sm80::launch<bf16>);
+  add<Attention>(catalogs, kAmpere, "sm80.attention.f32", sm80::supports, sm80::launch);
   add_attention<f16, 64>(catalogs, "sm80.attention.f16.hd64");
+  add_attention<f16, 96>(catalogs, "sm80.attention.f16.hd96");
   add_attention<f16, 128>(catalogs, "sm80.attention.f16.hd128");
+  add_attention<f16, 192>(catalogs, "sm80.attention.f16.hd192");
+  add_attention<f16, 256>(catalogs, "sm80.attention.f16.hd256");
   add_attention<bf16, 64>(catalogs, "sm80.attention.bf16.hd64");
+  add_attention<bf16, 96>(catalogs, "sm80.attention.bf16.hd96");
   add_attention<bf16, 128>(catalogs, "sm80.attention.bf16.hd128");
+  add_attention<bf16, 192>(catalogs, "sm80.attention.bf16.hd192");
+  add_attention<bf16, 256>(catalogs, "sm80.attention.bf16.hd256");
 }
 
 }  // namespace warpjet

@@ -9,27 +9,9 @@
 
 #include "cuda/common.cuh"
 #include "cuda/sm80/attention_feed.cuh"
-#include "cuda/sm80/attention_work.cuh"
+#include "cuda/sm80/attention_rows.cuh"
 
 namespace warpjet::sm80 {
-
-template <class T>
-struct AttentionArgs {
-  const T *q, *k_cache, *v_cache;
-  const std::int32_t *block_tables, *table_rows;
-  const float* sinks;  // null: none
-  T* out;
-  std::int64_t q_stride, key_stride, value_stride, table_stride, out_stride;  // elements
-  Lengths lengths;
-  Scoring scoring;
-  int head_dim, block_shift;
-  int* counters;  // [capacity], zero between launches
-  float* parts;   // [capacity, kDim + kStatColumns]
-  float* totals;  // [warps of the grid, kWarpRows, kDim + kStatColumns], for heads that are too long for registers
-  int capacity;
-};
-
-constexpr int kStatColumns = 8;  // max and sum behind a row's values; a sector, so that values stay aligned to sectors
 
 // Fewer than 99 KB, what a block may have on any chip of 8.0 and newer. Stages of K and V in flight: 64 to 80 KB.
 template <class T, int kDim>
@@ -42,159 +24,11 @@ struct AttentionSmem {
 
 constexpr int kBlocksPerMultiprocessor = 2;  // 128 threads of 255 registers
 
-// A warp's 16 rows of an item, which are looked up again when they are needed: registers are short.
-struct Rows {
-  int first, end;         // of the sequence's rows
-  int first_token, head;  // of row 0
-  int group;
-  WJ_DEVICE int count() const { return end - first < kWarpRows ? end - first : kWarpRows; }
-  WJ_DEVICE int token(int row) const { return first_token + row / group; }
-  WJ_DEVICE int head_of(int row) const { return head + row % group; }
-};
-WJ_DEVICE Rows rows_of(const Item& item, int warp_tile, int group) {
-  return {.first = at(item.first_row) + warp_tile * kWarpRows,
-          .end = at(item.shape.rows),
-          .first_token = at(item.shape.first_token),
-          .head = at(item.kv_head) * group,
-          .group = group};
-}
-
-// --- States in memory -----------------------------------------------------------------------------------------------
-
-// A lane's place in the first or second of its rows of a state.
-template <int kDim>
-WJ_DEVICE float* lane_values(float* rows, int lane, int r) {
-  return rows + (lane / 4 + 8 * r) * (kDim + kStatColumns) + lane % 4 * 2;
-}
-
-template <int kDim>
-WJ_DEVICE void store_state(const State<kDim>& state, float* rows, int count) {
-  const int lane = own_lane();
-  WJ_UNROLL for (int r = 0; r < 2; ++r) {
-    if (lane / 4 + 8 * r >= count) continue;
-    float* to = lane_values<kDim>(rows, lane, r);
-    WJ_UNROLL for (int n = 0; n < kDim / 8; ++n)
-        ptx::store(reinterpret_cast<Vec<float, 2>*>(to + 8 * n),
-                   Vec<float, 2>{state.values[n][2 * r], state.values[n][2 * r + 1]});
-    if (lane % 4 == 0)
-      ptx::store(reinterpret_cast<Vec<float, 2>*>(to + kDim), Vec<float, 2>{state.rows[r].max, state.rows[r].sum});
-  }
-}
-
-// Calls function(stat, value, r) for the lane's rows that are there: value(n) are its columns of n-th eight.
-template <int kDim, class Function>
-WJ_DEVICE void for_each_stored_row(float* rows, int count, Function function) {
-  const int lane = own_lane();
-  WJ_UNROLL for (int r = 0; r < 2; ++r) {
-    if (lane / 4 + 8 * r >= count) continue;
-    const float* from = lane_values<kDim>(rows, lane, r);
-    const auto stat = ptx::load(reinterpret_cast<const Vec<float, 2>*>(from - lane % 4 * 2 + kDim));
-    function(
-        Stat{stat[0], stat[1]}, [&](int n) { return ptx::load(reinterpret_cast<const Vec<float, 2>*>(from + 8 * n)); },
-        r);
-  }
-}
-
-// state = state joined by what is stored on its right.
-template <int kDim>
-WJ_DEVICE void join_stored(State<kDim>& state, float* right, int count) {
-  for_each_stored_row<kDim>(right, count, [&](const Stat& stat, auto value, int r) {
-    const Shares shares = join(state.rows[r], stat);
-    WJ_UNROLL for (int n = 0; n < kDim / 8; ++n) {
-      const Vec<float, 2> pair = value(n);
-      WJ_UNROLL for (int i = 0; i < 2; ++i) state.values[n][2 * r + i] =
-          combine(state.values[n][2 * r + i], pair[i], shares);
-    }
-  });
-}
-
-// state = what is stored, joined by state on its right.
-template <int kDim>
-WJ_DEVICE void join_behind_stored(float* left, int count, State<kDim>& state) {
-  for_each_stored_row<kDim>(left, count, [&](Stat stat, auto value, int r) {
-    const Shares shares = join(stat, state.rows[r]);
-    state.rows[r] = stat;
-    WJ_UNROLL for (int n = 0; n < kDim / 8; ++n) {
-      const Vec<float, 2> pair = value(n);
-      WJ_UNROLL for (int i = 0; i < 2; ++i) state.values[n][2 * r + i] =
-          combine(pair[i], state.values[n][2 * r + i], shares);
-    }
-  });
-}
-
-// The splits of a row tile so far, from left to right. It has its own registers, or where heads are too long for that,
-// memory of the warp.
-template <int kDim>
-class Total {
- public:
-  static constexpr bool kInRegisters = kDim <= 96;
-
-  WJ_DEVICE Total() {
-    if constexpr (kInRegisters) clear(state_);
-  }
-
-  // `state` is the next split, or once that was the last one, the whole.
-  WJ_DEVICE void add(State<kDim>& state, float* totals, bool first, bool last) {
-    if constexpr (kInRegisters) {
-      join(state_, state);
-      if (last) state = state_;
-    } else {
-      const int warp = ptx::recomputed(ptx::block_idx().x * kWarps + ptx::warp_id());
-      float* memory = totals + std::int64_t{warp} * kWarpRows * (kDim + kStatColumns);
-      if (!first) join_behind_stored<kDim>(memory, kWarpRows, state);
-      ptx::sync_warp();  // four lanes read a row's statistics, one writes them
-      if (!last) store_state<kDim>(state, memory, kWarpRows);
-    }
-  }
-
- private:
-  struct Nothing {};
-  std::conditional_t<kInRegisters, State<kDim>, Nothing> state_;
-};
-
-// --- Queries in, outputs out ----------------------------------------------------------------------------------------
-
-// Starts the copies; rows that are not there and columns beyond the head become zeros.
-template <class T, int kDim>
-WJ_DEVICE void fetch_queries(const AttentionArgs<T>& args, const Rows& rows, T* to) {
-  constexpr int kUnits = kDim / kUnit;
-  const int lane = own_lane();
-  WJ_UNROLL for (int n = 0; n < kWarpRows * kUnits / kWarpSize; ++n) {
-    const int i = n * kWarpSize + lane, row = i / kUnits, unit = i % kUnits;
-    const bool there = rows.first + row < rows.end && unit * kUnit < args.head_dim;
-    const T* from = args.q;
-    if (there)
-      from += rows.token(rows.first + row) * args.q_stride +
-              std::int64_t{rows.head_of(rows.first + row)} * args.head_dim + unit * kUnit;
-    ptx::copy_async<16>(to + Swizzle<kDim>::offset(row, unit), from, there ? 16 : 0);
-  }
-  ptx::copy_commit();
-}
-
-template <class T, int kDim>
-WJ_DEVICE void write_output(const AttentionArgs<T>& args, const Rows& rows, const State<kDim>& state) {
-  const int lane = own_lane();
-  WJ_UNROLL for (int r = 0; r < 2; ++r) {
-    const int row = rows.first + lane / 4 + 8 * r;
-    if (row >= rows.end) continue;
-    const int head = rows.head_of(row);
-    const float scale = normaliser(state.rows[r], args.sinks ? args.sinks + head : nullptr);
-    T* to = args.out + rows.token(row) * args.out_stride + std::int64_t{head} * args.head_dim;
-    WJ_UNROLL for (int n = 0; n < kDim / 8; ++n) {
-      const int column = 8 * n + lane % 4 * 2;
-      // Adding zero makes -0 the 0 that it would be had more tiles been looked at.
-      const auto out = [&](int i) { return ptx::add(ptx::mul(state.values[n][2 * r + i], scale), 0.0f); };
-      if (column < args.head_dim)
-        ptx::store(reinterpret_cast<std::uint32_t*>(to + column), ptx::pack<T>(out(0), out(1)));
-    }
-  }
-}
-
 // --- Items ----------------------------------------------------------------------------------------------------------
 
 // The last warp to bring a split of these rows puts them all together.
 template <class T, int kDim>
-WJ_DEVICE void publish(const AttentionArgs<T>& args, const Item& item, int warp_tile, State<kDim>& state) {
+WJ_DEVICE void publish(const AttentionArgs<T>& args, const Item& item, int warp_tile, const State<kDim>& state) {
   const Rows rows = rows_of(item, warp_tile, args.lengths.group);
   const int first_split = at(item.shape.all.begin), splits = at(item.shape.all.end) - first_split;
   const int part_rows = rows.end < kWarpRows ? rows.end : kWarpRows;
@@ -211,9 +45,10 @@ WJ_DEVICE void publish(const AttentionArgs<T>& args, const Item& item, int warp_
   before = ptx::shuffle(before, 0);
   if (before + 1 < end - begin) return;
   ptx::fence_device();
-  clear(state);
-  for (int split = begin; split < end; ++split) join_stored<kDim>(state, place(split), rows.count());
-  write_output<T, kDim>(args, rows, state);
+  for (int row = 0; row < rows.count(); ++row) {
+    merge_row<T, kDim>(args, rows, rows.first + row, begin, end,
+                       [&](int split) { return place(split) + row * (kDim + kStatColumns); });
+  }
   if (ptx::lane_id() == 0) ptx::store(args.counters + part, 0);
 }
 
@@ -284,7 +119,9 @@ WJ_DEVICE void attend(const AttentionArgs<T>& args, AttentionSmem<T, kDim>& shar
     for (int tile = first_tile(split); tile < end_of(split); tile += kTileKeys)
       attend_tile<T, kDim>(queries, feed, tile, visible, args.scoring, state);
     WJ_UNROLL for (Stat& row : state.rows) row.sum = quad_sum(row.sum);
-    if (!at(item.cut)) total.add(state, args.totals, split == first_split, split + 1 == end_split);
+    if (!at(item.cut))
+      total.add(state, args.totals, rows_of(item, warp_tile, args.lengths.group).count(), split == first_split,
+                split + 1 == end_split);
   }
   if (at(item.first_row) + warp_tile * kWarpRows >= at(item.shape.rows)) return;
   if (at(item.cut) && at(item.of_tile.end) - at(item.of_tile.begin) > 1) {
@@ -331,11 +168,6 @@ std::int64_t workspace(const Attention::Problem&, const DeviceInfo& device) {
   return kRows * (sizeof(int) + kRowBytes<kDim>)+total_bytes<kDim>(device.cores);
 }
 
-inline Scoring scoring_of(const Attention::Problem& p) {
-  if (p.softcap == 0.0f) return {p.scale * kLog2E, 0.0f};
-  return {p.scale / p.softcap, p.softcap * kLog2E};
-}
-
 template <DType type, int kDim>
 void launch(const Attention::Args& args, Stream& stream) {
   using T = std::conditional_t<type == DType::f16, Half, Bfloat>;
@@ -361,12 +193,7 @@ void launch(const Attention::Args& args, Stream& stream) {
                                         .value_stride = args.v_cache.row_stride,
                                         .table_stride = args.block_tables.row_stride,
                                         .out_stride = args.out.row_stride,
-                                        .lengths = {.query_starts = args.query_starts.as<std::int32_t>(),
-                                                    .context_lengths = args.context_lengths.as<std::int32_t>(),
-                                                    .seqs = static_cast<int>(p.seqs),
-                                                    .group = static_cast<int>(p.heads / p.kv_heads),
-                                                    .kv_heads = static_cast<int>(p.kv_heads),
-                                                    .window = static_cast<int>(p.window)},
+                                        .lengths = lengths_of(args),
                                         .scoring = scoring_of(p),
                                         .head_dim = static_cast<int>(p.head_dim),
                                         .block_shift = p.block_size == 16   ? 4

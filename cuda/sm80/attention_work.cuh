@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cuda/sm80/attention_tile.cuh"
+#include "ops/attention.h"
 
 namespace warpjet::sm80 {
 
@@ -21,6 +22,21 @@ struct Lengths {
   int group, kv_heads;
   int window;
 };
+
+inline Lengths lengths_of(const Attention::Args& args) {
+  const Attention::Problem& p = args.problem;
+  return {.query_starts = args.query_starts.as<std::int32_t>(),
+          .context_lengths = args.context_lengths.as<std::int32_t>(),
+          .seqs = static_cast<int>(p.seqs),
+          .group = static_cast<int>(p.heads / p.kv_heads),
+          .kv_heads = static_cast<int>(p.kv_heads),
+          .window = static_cast<int>(p.window)};
+}
+
+inline Scoring scoring_of(const Attention::Problem& p) {
+  if (p.softcap == 0.0f) return {p.scale * kLog2E, 0.0f};
+  return {p.scale / p.softcap, p.softcap * kLog2E};
+}
 
 WJ_DEVICE int divide_up(int a, int b) {
   return (a + b - 1) / b;
