@@ -32,6 +32,18 @@ class CudaStream : public Stream {
 
 #endif
 
+// Multiprocessors of the calling thread's device, DeviceInfo::cores. Throws device.
+inline int multiprocessors() {
+#if defined(__CUDACC__)
+  int device = 0, count = 0;
+  WJ_CUDA(cudaGetDevice(&device));
+  WJ_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+#else
+  return emu::multiprocessors();
+#endif
+}
+
 struct LaunchConfig {
   Dim3 grid, block;
   int cluster = 1;     // neighbouring blocks along x that run together, on 9.0 and newer

@@ -52,6 +52,15 @@ WJ_DEVICE int warp_id() {
   return thread_idx().x / kWarpSize;
 }
 
+// The same value, of which the compiler knows nothing any more: what depends on it is computed where it is needed, and
+// not before the loop, to be kept in registers.
+WJ_DEVICE int recomputed(int value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // The block's dynamic shared memory as a plain struct; LaunchConfig::smem_bytes must be sizeof(Smem). 1024 bytes of
 // alignment is what a 128-byte-swizzled tile of the asynchronous copies needs.
 constexpr int kSharedAlignment = 1024;

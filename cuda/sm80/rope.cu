@@ -110,8 +110,7 @@ struct Part {
 
 template <int width, class Function>
 WJ_DEVICE void for_each_turn(int half, Function function) {
-#pragma unroll
-  for (int turn = 0; turn < Part<width>::kTurns; ++turn) {
+  WJ_UNROLL for (int turn = 0; turn < Part<width>::kTurns; ++turn) {
     const int i = (turn * kWarpSize + ptx::lane_id()) * width;
     if (i < half) function(turn, i);
   }

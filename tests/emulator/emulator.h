@@ -41,6 +41,10 @@ void launch(const Launch& launch, const std::function<void()>& body);
 // The next launch schedules by this seed, the one after by the next number.
 void set_seed(std::uint64_t seed);
 
+// Of the emulated chip, as this thread sees it: what persistent kernels size their grids by. At first 2.
+int multiprocessors();
+void set_multiprocessors(int count);
+
 // What the last launch of this thread did through the wrappers.
 struct Counters {
   std::int64_t global_read_bytes = 0, global_written_bytes = 0;

@@ -11,6 +11,7 @@ namespace {
 
 thread_local Machine* running = nullptr;
 thread_local std::uint64_t next_seed = 1;
+thread_local int multiprocessor_count = 2;
 thread_local Counters last_counters;
 thread_local std::vector<std::unique_ptr<Fiber>> idle_fibers;  // stacks are reused from launch to launch
 
@@ -44,6 +45,14 @@ void launch(const Launch& launch, const std::function<void()>& body) {
 
 void set_seed(std::uint64_t seed) {
   next_seed = seed;
+}
+
+int multiprocessors() {
+  return multiprocessor_count;
+}
+
+void set_multiprocessors(int count) {
+  multiprocessor_count = count;
 }
 
 const Counters& counters() {

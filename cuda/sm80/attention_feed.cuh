@@ -1,0 +1,140 @@
+// What moves keys, values and queries of paged attention into shared memory: asynchronous copies of 16 bytes.
+#pragma once
+
+#include "cuda/sm80/attention_tile.cuh"
+
+namespace warpjet::sm80 {
+
+// The keys and values of one sequence and kv head.
+template <class T>
+struct Source {
+  const T *keys, *values;                 // of block 0
+  std::int64_t key_stride, value_stride;  // elements between blocks
+  const std::int32_t* blocks;             // the sequence's row of the block table
+  int block_shift;                        // a block has 1 << block_shift keys
+  int head_dim;                           // elements of a key in memory; kDim of them in shared memory, the rest zeros
+  int begin, end;                         // keys that anybody sees: no others are read, zeros take their place
+};
+
+// A ring of stages between copies and the tensor cores, for a warp (kThreads = 32, stages of 16 keys) or a block of
+// four (stages of 64). Chunks come in the order in which attend_tile() takes them: a tile's keys, then its values.
+template <class T, int kDim, int kThreads, int kStages>
+class Feed {
+ public:
+  static constexpr int kKeys = kThreads / 2;  // of a stage
+
+  // Tiles from `tile` until `end`, absolute keys. All threads call, when none still reads the ring.
+  // The ring starts `start` elements behind `memory`.
+  WJ_DEVICE Feed(T* memory, int start, const Source<T>& source, int tile, int end)
+      : memory_(memory), start_(start), source_(source), tile_(tile), end_(end) {
+    load_blocks();
+    for (int stage = 0; stage < kStages - 1; ++stage) fetch(stage);
+  }
+
+  WJ_DEVICE const T* memory() const { return memory_; }
+
+  // Where chunk `chunk` of the tile's keys or values is in the memory. All threads call; what they took before is free.
+  WJ_DEVICE int take(int chunk) {
+    constexpr int kStageChunks = kKeys / kChunkKeys;
+    if (chunk % kStageChunks == 0) {
+      ptx::copy_wait<kStages - 2>();
+      sync();
+      fetch(free_);
+      free_ = free_ + 1 == kStages ? 0 : free_ + 1;
+      taken_ = taken_ + 1 == kStages ? 0 : taken_ + 1;
+    }
+    return start_ + taken_ * kKeys * kDim + chunk % kStageChunks * kChunkKeys * kDim;
+  }
+
+  static WJ_DEVICE void sync() {
+    if constexpr (kThreads == kWarpSize) {
+      ptx::sync_warp();
+    } else {
+      ptx::sync_threads();
+    }
+  }
+
+ private:
+  static constexpr int kStagesPerTile = 2 * kTileKeys / kKeys;
+  static constexpr int kWindow = kWarpSize * kChunkKeys;  // keys whose blocks the lanes of a warp know
+
+  static WJ_DEVICE int thread() { return kThreads == kWarpSize ? own_lane() : ptx::recomputed(ptx::thread_idx().x); }
+
+  // Lane l learns the block of the l-th chunk of the window around tile_.
+  WJ_DEVICE void load_blocks() {
+    const int key = tile_ / kWindow * kWindow + own_lane() * kChunkKeys;
+    const bool seen = key < source_.end && key + kChunkKeys > source_.begin;
+    block_ = seen ? ptx::load(source_.blocks + (key >> source_.block_shift)) : 0;
+  }
+
+  // The next stage, or nothing after the last: groups of copies are counted all the same.
+  WJ_DEVICE void fetch(int stage) {
+    if (tile_ < end_) {
+      const bool keys = part_ < kStagesPerTile / 2;
+      copy(stage, keys ? source_.keys : source_.values, keys ? source_.key_stride : source_.value_stride,
+           tile_ + part_ % (kStagesPerTile / 2) * kKeys);
+      if (++part_ == kStagesPerTile) {
+        part_ = 0;
+        tile_ += kTileKeys;
+        if (tile_ % kWindow == 0 && tile_ < end_) load_blocks();
+      }
+    }
+    ptx::copy_commit();
+  }
+
+  WJ_DEVICE void copy(int stage, const T* from, std::int64_t stride, int first) {
+    constexpr int kUnits = kDim / kUnit;
+    static_assert(kKeys * kUnits % kThreads == 0, "every thread copies as much");
+    const int me = thread();
+    WJ_UNROLL for (int n = 0; n < kKeys * kUnits / kThreads; ++n) {
+      const int i = n * kThreads + me, row = i / kUnits, unit = i % kUnits, key = first + row;
+      const std::int64_t block = ptx::shuffle(block_, key / kChunkKeys % kWarpSize);
+      const bool seen = key >= source_.begin && key < source_.end && unit * kUnit < source_.head_dim;
+      const int offset = (key & ((1 << source_.block_shift) - 1)) * source_.head_dim + unit * kUnit;
+      ptx::copy_async<16>(memory_ + start_ + stage * kKeys * kDim + Swizzle<kDim>::offset(row, unit),
+                          seen ? from + block * stride + offset : from, seen ? 16 : 0);
+    }
+  }
+
+  T* memory_;
+  int start_;
+  const Source<T>& source_;
+  int tile_, end_, part_ = 0;            // what is fetched next
+  int free_ = kStages - 1, taken_ = -1;  // stages
+  int block_ = 0;
+};
+
+// A warp's 16 rows of queries, from shared memory. They fit in registers if the head is not too long.
+template <class T, int kDim>
+class Queries {
+ public:
+  static constexpr bool kInRegisters = kDim <= 128;
+
+  WJ_DEVICE explicit Queries(const T* rows) : rows_(rows) {}
+
+  // When the copies have arrived.
+  WJ_DEVICE void load() {
+    if constexpr (kInRegisters) {
+      WJ_UNROLL for (int k = 0; k < kDim / 16; ++k) load(k, fragments_[k]);
+    }
+  }
+
+  WJ_DEVICE void fragment(int k, std::uint32_t (&a)[4]) const {
+    if constexpr (kInRegisters) {
+      WJ_UNROLL for (int i = 0; i < 4; ++i) a[i] = fragments_[k][i];
+    } else {
+      load(k, a);
+    }
+  }
+
+ private:
+  WJ_DEVICE void load(int k, std::uint32_t (&a)[4]) const {
+    const int lane = own_lane();
+    ptx::load_matrix(a, rows_ + Swizzle<kDim>::step(Swizzle<kDim>::offset(lane % 16, lane / 16), k));
+  }
+
+  const T* rows_;
+  std::uint32_t fragments_[kInRegisters ? kDim / 16 : 1][4];
+};
+
+}  // namespace warpjet::sm80

@@ -1,0 +1,229 @@
+// Paged attention on 16-bit types: the kernel and its launcher, one instance a type and head dimension. See
+// attention_tile.cuh for what is promised about its results.
+//   q, out           [tokens, heads * head_dim]                       f16 | bf16
+//   k_cache, v_cache [blocks, kv_heads, block_size, head_dim]         of the same type
+// Bound: KV bytes / HBM bandwidth for decoding, mma for prompts. A fixed number of blocks shares out what there is.
+#pragma once
+
+#include "cuda/sm80/attention.h"
+
+#include "cuda/common.cuh"
+#include "cuda/sm80/attention_feed.cuh"
+#include "cuda/sm80/attention_rows.cuh"
+
+namespace warpjet::sm80 {
+
+// Fewer than 99 KB, what a block may have on any chip of 8.0 and newer. Stages of K and V in flight: 64 to 80 KB.
+template <class T, int kDim>
+struct AttentionSmem {
+  static constexpr int kStages = kDim <= 64 ? 8 : kDim <= 96 ? 6 : kDim <= 128 ? 5 : kDim <= 192 ? 3 : 2;
+  alignas(128) T ring[kStages * kTileKeys * kDim];  // of the block, or a quarter for each warp
+  T queries[kWarps][kWarpRows * kDim];
+  Work work;
+};
+
+constexpr int kBlocksPerMultiprocessor = 2;  // 128 threads of 255 registers
+
+// --- Items ----------------------------------------------------------------------------------------------------------
+
+// The last warp to bring a split of these rows puts them all together.
+template <class T, int kDim>
+WJ_DEVICE void publish(const AttentionArgs<T>& args, const Item& item, int warp_tile, const State<kDim>& state) {
+  const Rows rows = rows_of(item, warp_tile, args.lengths.group);
+  const int first_split = at(item.shape.all.begin), splits = at(item.shape.all.end) - first_split;
+  const int part_rows = rows.end < kWarpRows ? rows.end : kWarpRows;
+  const int part = at(item.part) + warp_tile * args.lengths.kv_heads * splits * part_rows;
+  const int begin = at(item.of_tile.begin), end = at(item.of_tile.end);
+  const auto place = [&](int split) {
+    return args.parts + std::int64_t{part + (split - first_split) * part_rows} * (kDim + kStatColumns);
+  };
+  store_state<kDim>(state, place(at(item.splits.begin)), rows.count());
+  ptx::fence_device();
+  ptx::sync_warp();
+  int before = 0;
+  if (ptx::lane_id() == 0) before = ptx::atomic_add(args.counters + part, 1);
+  before = ptx::shuffle(before, 0);
+  if (before + 1 < end - begin) return;
+  ptx::fence_device();
+  for (int row = 0; row < rows.count(); ++row) {
+    merge_row<T, kDim>(args, rows, rows.first + row, begin, end,
+                       [&](int split) { return place(split) + row * (kDim + kStatColumns); });
+  }
+  if (ptx::lane_id() == 0) ptx::store(args.counters + part, 0);
+}
+
+// The keys that the lane's rows see. Rows that are not there see all: they need no masks.
+template <class T>
+WJ_DEVICE Visible visible_to(const AttentionArgs<T>& args, const Item& item, const Rows& rows) {
+  Visible visible;
+  WJ_UNROLL for (int r = 0; r < 2; ++r) {
+    const int row = rows.first + own_lane() / 4 + 8 * r;
+    const int position = at(item.shape.first_position) + row / rows.group;
+    const Keys keys = seen_by(position, position, args.lengths.window);
+    visible.begin[r] = row < rows.end ? keys.begin : 0;
+    visible.end[r] = row < rows.end ? keys.end : 0x7fffffff;
+  }
+  return visible;
+}
+
+template <class T>
+WJ_DEVICE Source<T> source_of(const AttentionArgs<T>& args, const Item& item) {
+  const std::int64_t head = std::int64_t{at(item.kv_head)} * args.head_dim << args.block_shift;
+  return {.keys = args.k_cache + head,
+          .values = args.v_cache + head,
+          .key_stride = args.key_stride,
+          .value_stride = args.value_stride,
+          .blocks = args.block_tables + ptx::load(args.table_rows + at(item.seq)) * args.table_stride,
+          .block_shift = args.block_shift,
+          .head_dim = args.head_dim,
+          .begin = at(item.keys.begin),
+          .end = at(item.keys.end)};
+}
+
+// One item, by a warp or by all warps of a block: kItemThreads. All its threads call.
+template <class T, int kDim, int kItemThreads>
+WJ_DEVICE void attend(const AttentionArgs<T>& args, AttentionSmem<T, kDim>& shared, const Item& item) {
+  constexpr int kStages = AttentionSmem<T, kDim>::kStages;
+  using ItemFeed = Feed<T, kDim, kItemThreads, kStages>;
+  const int warp = ptx::recomputed(ptx::warp_id()), warp_tile = kItemThreads > kWarpSize ? warp : 0;
+  const int first_split = at(item.splits.begin), end_split = at(item.splits.end);
+  if (first_split < at(item.of_tile.begin) || end_split > at(item.of_tile.end)) return;
+
+  const Source<T> source = source_of(args, item);
+  const auto first_tile = [&](int split) {
+    const int start = split * kSplitKeys, seen = source.begin / kTileKeys * kTileKeys;
+    return start > seen ? start : seen;
+  };
+  const auto end_of = [&](int split) {
+    const int end = (split + 1) * kSplitKeys;
+    return end < source.end ? end : source.end;
+  };
+  ItemFeed::sync();  // nobody reads the item before any more
+  Queries<T, kDim> queries(shared.queries[warp]);
+  Visible visible;
+  {
+    const Rows rows = rows_of(item, warp_tile, args.lengths.group);
+    fetch_queries<T, kDim>(args, rows, shared.queries[warp]);
+    visible = visible_to(args, item, rows);
+  }
+  ItemFeed feed(shared.ring, kItemThreads > kWarpSize ? 0 : warp * kStages * kChunkKeys * kDim, source,
+                first_tile(first_split), end_of(end_split - 1));
+  ptx::copy_wait<kStages - 1>();
+  ptx::sync_warp();
+  queries.load();
+
+  State<kDim> state;
+  Total<kDim> total;
+  for (int split = first_split; split < end_split; ++split) {
+    clear(state);
+    for (int tile = first_tile(split); tile < end_of(split); tile += kTileKeys)
+      attend_tile<T, kDim>(queries, feed, tile, visible, args.scoring, state);
+    WJ_UNROLL for (Stat& row : state.rows) row.sum = quad_sum(row.sum);
+    if (!at(item.cut))
+      total.add(state, args.totals, rows_of(item, warp_tile, args.lengths.group).count(), split == first_split,
+                split + 1 == end_split);
+  }
+  if (at(item.first_row) + warp_tile * kWarpRows >= at(item.shape.rows)) return;
+  if (at(item.cut) && at(item.of_tile.end) - at(item.of_tile.begin) > 1) {
+    publish<T, kDim>(args, item, warp_tile, state);
+  } else {
+    write_output<T, kDim>(args, rows_of(item, warp_tile, args.lengths.group), state);
+  }
+}
+
+template <class T, int kDim>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) attention(AttentionArgs<T> args) {
+  auto& shared = ptx::smem<AttentionSmem<T, kDim>>();
+  ptx::grid_wait();
+  Work& work = shared.work;
+  make_plan(args.lengths, args.capacity, work);
+  const int blocks = ptx::grid_dim().x, block = ptx::block_idx().x;
+  // The longest come first: those of a prompt's end.
+  for (int item = block; item < at(work.plan.wide); item += blocks)
+    attend<T, kDim, kThreads>(args, shared, find_item(args.lengths, work, true, at(work.plan.wide) - 1 - item));
+  ptx::sync_threads();
+  // Neighbouring items go to different blocks, first to those that had one wide item less.
+  const int turn = (block + blocks - at(work.plan.wide) % blocks) % blocks;
+  for (int item = ptx::warp_id() * blocks + turn; item < at(work.plan.narrow); item += kWarps * blocks)
+    attend<T, kDim, kWarpSize>(args, shared, find_item(args.lengths, work, false, item));
+  ptx::grid_launch_dependents();
+}
+
+// --- Launcher -------------------------------------------------------------------------------------------------------
+
+template <int kDim>
+constexpr std::int64_t kRowBytes = (kDim + kStatColumns) * sizeof(float);
+
+template <int kDim>
+std::int64_t total_bytes(int multiprocessors) {
+  if (Total<kDim>::kInRegisters) return 0;
+  return std::int64_t{multiprocessors} * kBlocksPerMultiprocessor * kWarps * kWarpRows * kRowBytes<kDim>;
+}
+
+// Whatever the batch, for graphs are captured once. 64 K rows are 16 K splits of a decoding sequence with four heads to
+// a kv head: 0.5 M positions with eight kv heads.
+template <DType type, int kDim>
+std::int64_t workspace(const Attention::Problem&, const DeviceInfo& device) {
+  constexpr std::int64_t kRows = 64 << 10;
+  return kRows * (sizeof(int) + kRowBytes<kDim>)+total_bytes<kDim>(device.cores);
+}
+
+template <DType type, int kDim>
+void launch(const Attention::Args& args, Stream& stream) {
+  using T = std::conditional_t<type == DType::f16, Half, Bfloat>;
+  const Attention::Problem& p = args.problem;
+  const int cores = multiprocessors();
+  const std::int64_t totals = total_bytes<kDim>(cores);
+  const std::int64_t room = args.workspace ? args.workspace.bytes() : 0;
+  WJ_CHECK(room >= totals, "attention has a workspace of ", room, " bytes, needs ", totals);
+  constexpr std::int64_t kAlignment = 8;  // counters: a sector
+  const std::int64_t capacity =
+      std::min<std::int64_t>((room - totals) / (sizeof(int) + kRowBytes<kDim>) / kAlignment * kAlignment, 1 << 20);
+  auto* counters = args.workspace.as<int>();
+  auto* parts = reinterpret_cast<float*>(counters + capacity);
+  const AttentionArgs<T> kernel_args = {.q = args.q.as<T>(),
+                                        .k_cache = args.k_cache.as<T>(),
+                                        .v_cache = args.v_cache.as<T>(),
+                                        .block_tables = args.block_tables.as<std::int32_t>(),
+                                        .table_rows = args.table_rows.as<std::int32_t>(),
+                                        .sinks = p.sinks ? args.sinks.as<float>() : nullptr,
+                                        .out = args.out.as<T>(),
+                                        .q_stride = args.q.row_stride,
+                                        .key_stride = args.k_cache.row_stride,
+                                        .value_stride = args.v_cache.row_stride,
+                                        .table_stride = args.block_tables.row_stride,
+                                        .out_stride = args.out.row_stride,
+                                        .lengths = lengths_of(args),
+                                        .scoring = scoring_of(p),
+                                        .head_dim = static_cast<int>(p.head_dim),
+                                        .block_shift = p.block_size == 16   ? 4
+                                                       : p.block_size == 32 ? 5
+                                                                            : 6,
+                                        .counters = counters,
+                                        .parts = parts,
+                                        .totals = parts + capacity * (kDim + kStatColumns),
+                                        .capacity = static_cast<int>(capacity)};
+  warpjet::launch(attention<T, kDim>,
+                  {.grid = {cores * kBlocksPerMultiprocessor},
+                   .block = {kThreads},
+                   .smem_bytes = sizeof(AttentionSmem<T, kDim>),
+                   .pdl = true},
+                  stream, kernel_args);
+}
+
+template <DType type, int head_dim>
+bool supports(const Attention::Problem& p) {
+  const bool pages = p.block_size == 16 || p.block_size == 32 || p.block_size == 64;
+  return p.q == type && p.kv == type && p.out == type && pages && p.head_dim > 0 && p.head_dim <= head_dim &&
+         p.head_dim % kUnit == 0 && p.kv_heads > 0 && p.heads % p.kv_heads == 0 && p.scale > 0.0f;
+}
+
+#define WJ_ATTENTION(head_dim)                                                                          \
+  template bool supports<DType::f16, head_dim>(const Attention::Problem&);                              \
+  template bool supports<DType::bf16, head_dim>(const Attention::Problem&);                             \
+  template std::int64_t workspace<DType::f16, head_dim>(const Attention::Problem&, const DeviceInfo&);  \
+  template std::int64_t workspace<DType::bf16, head_dim>(const Attention::Problem&, const DeviceInfo&); \
+  template void launch<DType::f16, head_dim>(const Attention::Args&, Stream&);                          \
+  template void launch<DType::bf16, head_dim>(const Attention::Args&, Stream&);
+
+}  // namespace warpjet::sm80
