@@ -3,8 +3,8 @@
 #include "cuda/catalog.h"
 
 #include "cuda/sm80/attention.h"
-#include "cuda/sm80/rope.h"
 #include "cuda/sm80/gemm.h"
+#include "cuda/sm80/rope.h"
 #include "cuda/sm80/step.h"
 #include "cuda/sm80/token.h"
 #include "cuda/sm90/gemm.h"

@@ -96,12 +96,13 @@ struct Cases {
 template <class Op>
 constexpr bool kHasOwnTest = false;
 template <>
-constexpr bool kHasOwnTest<RopeTable> = true;
-template <>
-constexpr bool kHasOwnTest<RopeAppendKv> = true;
-template <>
-constexpr bool kHasOwnTest<Attention> = true;
 inline constexpr bool kHasOwnTest<Gemm> = true;
+template <>
+inline constexpr bool kHasOwnTest<RopeTable> = true;
+template <>
+inline constexpr bool kHasOwnTest<RopeAppendKv> = true;
+template <>
+inline constexpr bool kHasOwnTest<Attention> = true;
 template <>
 inline constexpr bool kHasOwnTest<Edit> = true;
 template <>
