@@ -12,10 +12,11 @@ template <>
 struct Cases<Gemm> {
   template <class Run>
   static void each(Random& random, Run run) {
-    // Tails in m, n and k; rows that are not aligned; k of one step, of one stage and of more stages than the ring has.
+    // Tails in m, n and k; rows that are not aligned; k of one step, of one stage and of more stages than a ring has;
+    // at last, more tiles than blocks that live as long as the grid.
     constexpr Shape3 kShapes[] = {{1, 1, 1, 0, 0},     {3, 18, 8, 0, 0},   {8, 64, 64, 8, 8},   {5, 34, 67, 3, 1},
                                   {9, 66, 136, 0, 0},  {17, 40, 24, 1, 3}, {33, 20, 200, 8, 0}, {70, 132, 72, 0, 0},
-                                  {2, 16, 1416, 0, 0}, {0, 16, 16, 0, 0},  {1, 256, 520, 0, 8}};
+                                  {2, 16, 1416, 0, 0}, {0, 16, 16, 0, 0},  {1, 256, 520, 0, 8}, {130, 520, 72, 0, 0}};
     constexpr Gate kGates[] = {Gate::silu, Gate::gelu, Gate::gelu_tanh, Gate::relu};
     constexpr std::int64_t kTerms =
         16;  // one long chain errs more than the reference's many, and a gate multiplies two

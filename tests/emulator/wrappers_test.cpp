@@ -177,6 +177,7 @@ TEST(Memory, BankConflictsAreCounted) {
 TEST(Memory, AsynchronousCopiesFillTheRestWithZeros) {
   struct Smem {
     alignas(16) std::uint8_t a[32][16];
+    alignas(16) std::uint8_t weights[32][16];
     std::uint8_t b[32][8];
     std::uint8_t c[32][4];
   };
@@ -185,12 +186,16 @@ TEST(Memory, AsynchronousCopiesFillTheRestWithZeros) {
     auto& shared = ptx::smem<Smem>();
     const int lane = ptx::lane_id();
     ptx::copy_async<16>(shared.a[lane], from.as<>() + lane * 16, lane % 17);
+    ptx::copy_async<16, ptx::Cache::weights>(shared.weights[lane], from.as<>() + lane * 16, lane % 17);
     ptx::copy_commit();
     ptx::copy_async<8>(shared.b[lane], from.as<>() + lane * 8);
     ptx::copy_async<4>(shared.c[lane], from.as<>() + lane * 4, 0);
     ptx::copy_commit();
     ptx::copy_wait<1>();
-    for (int i = 0; i < 16; ++i) EXPECT_EQ(ptx::load_shared(&shared.a[lane][i]), i < lane % 17 ? 9 : 0);
+    for (int i = 0; i < 16; ++i) {
+      EXPECT_EQ(ptx::load_shared(&shared.a[lane][i]), i < lane % 17 ? 9 : 0);
+      EXPECT_EQ(ptx::load_shared(&shared.weights[lane][i]), i < lane % 17 ? 9 : 0);
+    }
     ptx::copy_wait<0>();
     ptx::sync_warp();
     EXPECT_EQ(ptx::load_shared(&shared.b[31 - lane][5]), 9);
@@ -261,12 +266,20 @@ TEST(Convert, PacksPutTheFirstInTheLowHalf) {
   EXPECT_EQ(ptx::pack<Half>(1.0f, -2.0f), 0xc0003c00u);
 }
 
+TEST(Math, ArithmeticRoundsOnce) {
+  constexpr float kUlp = 0x1p-23f;
+  EXPECT_EQ(ptx::fma(1 + kUlp, 1 - kUlp, -1.0f), -kUlp * kUlp);  // the product alone would round to 1
+  EXPECT_EQ(ptx::add(ptx::mul(1 + kUlp, 1 - kUlp), -1.0f), 0.0f);
+  EXPECT_EQ(ptx::min(-3, 2), -3);
+}
+
 TEST(Math, ApproximationsAreTheFunctions) {
   EXPECT_FLOAT_EQ(ptx::exp2(-1.5f), std::exp2(-1.5f));
   EXPECT_FLOAT_EQ(ptx::log2(8.0f), 3.0f);
   EXPECT_FLOAT_EQ(ptx::reciprocal(8.0f), 0.125f);
   EXPECT_FLOAT_EQ(ptx::rsqrt(16.0f), 0.25f);
   EXPECT_FLOAT_EQ(ptx::tanh(0.5f), std::tanh(0.5f));
+  EXPECT_FLOAT_EQ(ptx::erf(0.5f), std::erf(0.5f));
 }
 
 // --- Tensor cores ---------------------------------------------------------------------------------------------------

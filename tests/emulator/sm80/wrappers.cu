@@ -45,6 +45,7 @@ __global__ void memory(const void* from, void* to, int* flag, std::uint32_t* wor
   store(static_cast<Vec<float, 4>*>(to), load_volatile(static_cast<const Vec<float, 4>*>(from)));
   const int lane = lane_id();
   copy_async<16>(&shared.bytes[lane * 16], from, 7);
+  copy_async<16, Cache::weights>(&shared.bytes[3072 + lane * 16], from);
   copy_async<8>(&shared.bytes[1024 + lane * 8], from);
   copy_async<4>(&shared.bytes[2048 + lane * 4], from);
   copy_commit();
@@ -69,7 +70,8 @@ __global__ void arithmetic(const float* in, float* out, int* counter) {
   if (warp_id() == 0) barrier_arrive(1, 64);
   if (warp_id() == 1) barrier_sync(1, 64);
   sync_warp();
-  x += exp2(x) + log2(x) + reciprocal(x) + rsqrt(x) + tanh(x) + warp_max(x);
+  x += exp2(x) + log2(x) + reciprocal(x) + rsqrt(x) + tanh(x) + erf(x) + warp_max(x);
+  x += fma(x, x, mul(x, add(x, static_cast<float>(min(lane_id(), 7)))));
   x += to_float(from_float<Half>(x)) + to_float(from_float<Bfloat>(x));
   x = block_sum<256>(x, shared.scratch);
   float d[4] = {x, x, x, x};

@@ -34,6 +34,8 @@ WJ_DEVICE float products(Operand a, Operand b, const std::uint32_t (&r)[4]) {
 __global__ void __launch_bounds__(128, 1)
     wrappers(const __grid_constant__ TensorMap map, const void* from, float* out) {
   auto& shared = smem<Smem>();
+  release_registers<240>();
+  claim_registers<248>();
   const int lane = lane_id();
   if (thread_idx().x == 0) {
     prefetch(map);
