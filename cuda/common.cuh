@@ -94,18 +94,6 @@ void launch(void (*kernel)(Params...), const LaunchConfig& config, [[maybe_unuse
 #endif
 }
 
-// Of the current device: how many blocks a grid has whose blocks take one each and live until the work is done.
-inline int multiprocessors() {
-#if defined(__CUDACC__)
-  int device = 0, count = 0;
-  WJ_CUDA(cudaGetDevice(&device));
-  WJ_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-#else
-  return 3;  // few, so that blocks get several tiles of small problems
-#endif
-}
-
 // Calls function(T{}) with the element type T that dtype names, for dtypes with is_float().
 template <class Function>
 auto with_float_type(DType dtype, Function&& function) {

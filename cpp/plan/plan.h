@@ -258,6 +258,12 @@ class Runner {
   // Computes all tokens of a step and appends their keys and values.
   void forward(const StepInputs& inputs, const KvView& kv);
 
+  // One step by itself, with a kernel by name: for timing. The scope is that of forward() or, for a sampled step, of
+  // logits().
+  void run_step(int index, const std::string& kernel, const Catalogs& catalogs, const StepInputs& inputs,
+                const KvView& kv, TensorView rows);
+  const Buffer& arena() const { return arena_; }
+
   // The last forward was a repetition of one with so many tokens.
   void set_rows(std::int64_t tokens) { tokens_ = tokens; }
 

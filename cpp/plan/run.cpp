@@ -190,6 +190,21 @@ void Runner::run(int first, int last, const Scope& scope) {
   }
 }
 
+void Runner::run_step(int index, const std::string& kernel, const Catalogs& catalogs, const StepInputs& inputs,
+                      const KvView& kv, TensorView rows) {
+  const bool sampled = index >= plan_.first_sampled;
+  tokens_ = inputs.tokens;
+  const StepSizes sizes = {.rows = sampled ? rows.shape[0] : inputs.tokens,
+                           .seqs = inputs.seqs,
+                           .max_context = inputs.max_context,
+                           .block_size = kv.block_size};
+  const Scope scope{.sizes = sizes, .inputs = &inputs, .kv = &kv, .sample_rows = rows};
+  const KernelRow row =
+      std::visit([&]<class S>(const S&) -> KernelRow { return &catalogs.of<typename OpOf<S>::type>().find(kernel); },
+                 plan_.steps[index].op);
+  std::visit(Launch{*this, scope, row}, plan_.steps[index].op);
+}
+
 TensorView Runner::buffer(int index, const Scope& scope) const {
   const BufferSpec& spec = plan_.buffers[index];
   const std::int64_t rows = spec.rows == Rows::tokens ? tokens_ : scope.sizes.rows;

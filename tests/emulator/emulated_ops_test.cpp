@@ -121,6 +121,7 @@ TEST_F(EmulatedOps, NormOfARowDoesNotDependOnItsNeighboursNorItsAlignment) {
 }
 
 TEST_F(EmulatedOps, NormReadsItsRowTwiceAndWritesItOnce) {
+  if (emu::kOnGpu) GTEST_SKIP() << "the emulator counts";
   const Norm::Problem p = {.tokens = 2, .hidden = 4096, .x = DType::bf16, .weight = DType::bf16, .y = DType::bf16};
   Random random(4);
   Guarded x(p.x, p.tokens, p.hidden), weight(p.weight, 1, p.hidden), y(p.y, p.tokens, p.hidden);

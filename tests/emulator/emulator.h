@@ -18,6 +18,8 @@ struct TensorMapDesc;
 
 namespace emu {
 
+constexpr bool kOnGpu = false;  // tests/gpu has the same tests on a GPU
+
 using warpjet::Dim3;
 using Site = warpjet::ptx::Site;
 
