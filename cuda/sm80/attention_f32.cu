@@ -5,6 +5,7 @@
 #include "cuda/sm80/attention.h"
 
 #include "cuda/common.cuh"
+#include "cuda/ptx/math.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/sm80/attention_work.cuh"
 

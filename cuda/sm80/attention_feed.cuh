@@ -5,15 +5,19 @@
 
 namespace warpjet::sm80 {
 
-// The keys and values of one sequence and kv head.
+// How caches lie in memory.
+struct Pages {
+  std::int64_t key_stride, value_stride;  // elements between blocks
+  int block_shift;                        // a block has 1 << block_shift keys
+  int head_dim;                           // elements of a key; kDim in shared memory, the rest zeros
+};
+
+// The keys and values of one sequence and kv head. In shared memory.
 template <class T>
 struct Source {
-  const T *keys, *values;                 // of block 0
-  std::int64_t key_stride, value_stride;  // elements between blocks
-  const std::int32_t* blocks;             // the sequence's row of the block table
-  int block_shift;                        // a block has 1 << block_shift keys
-  int head_dim;                           // elements of a key in memory; kDim of them in shared memory, the rest zeros
-  int begin, end;                         // keys that anybody sees: no others are read, zeros take their place
+  const T *keys, *values;      // of block 0
+  const std::int32_t* blocks;  // the sequence's row of the block table
+  int begin, end;              // keys that anybody sees: no others are read, zeros take their place
 };
 
 // A ring of stages between copies and the tensor cores, for a warp (kThreads = 32, stages of 16 keys) or a block of
@@ -23,10 +27,9 @@ class Feed {
  public:
   static constexpr int kKeys = kThreads / 2;  // of a stage
 
-  // Tiles from `tile` until `end`, absolute keys. All threads call, when none still reads the ring.
-  // The ring starts `start` elements behind `memory`.
-  WJ_DEVICE Feed(T* memory, int start, const Source<T>& source, int tile, int end)
-      : memory_(memory), start_(start), source_(source), tile_(tile), end_(end) {
+  // Starts with the first tile. All threads call, when none still reads the ring.
+  WJ_DEVICE Feed(T* rings, const Pages& pages, const Source<T>& source)
+      : memory_(rings), pages_(pages), source_(source), tile_(at(source.begin) / kTileKeys * kTileKeys) {
     load_blocks();
     for (int stage = 0; stage < kStages - 1; ++stage) fetch(stage);
   }
@@ -39,11 +42,10 @@ class Feed {
     if (chunk % kStageChunks == 0) {
       ptx::copy_wait<kStages - 2>();
       sync();
-      fetch(free_);
-      free_ = free_ + 1 == kStages ? 0 : free_ + 1;
-      taken_ = taken_ + 1 == kStages ? 0 : taken_ + 1;
+      fetch(stage_);
+      stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
     }
-    return start_ + taken_ * kKeys * kDim + chunk % kStageChunks * kChunkKeys * kDim;
+    return start_of(stage_) + chunk % kStageChunks * kChunkKeys * kDim;
   }
 
   static WJ_DEVICE void sync() {
@@ -60,23 +62,29 @@ class Feed {
 
   static WJ_DEVICE int thread() { return kThreads == kWarpSize ? own_lane() : ptx::recomputed(ptx::thread_idx().x); }
 
+  // The ring of a warp is one of as many as there are warps.
+  static WJ_DEVICE int start_of(int stage) {
+    const int warp = kThreads == kWarpSize ? ptx::recomputed(ptx::warp_id()) : 0;
+    return (warp * kStages + stage) * kKeys * kDim;
+  }
+
   // Lane l learns the block of the l-th chunk of the window around tile_.
   WJ_DEVICE void load_blocks() {
     const int key = tile_ / kWindow * kWindow + own_lane() * kChunkKeys;
-    const bool seen = key < source_.end && key + kChunkKeys > source_.begin;
-    block_ = seen ? ptx::load(source_.blocks + (key >> source_.block_shift)) : 0;
+    const bool seen = key < at(source_.end) && key + kChunkKeys > at(source_.begin);
+    block_ = seen ? ptx::load(at(source_.blocks) + (key >> pages_.block_shift)) : 0;
   }
 
   // The next stage, or nothing after the last: groups of copies are counted all the same.
   WJ_DEVICE void fetch(int stage) {
-    if (tile_ < end_) {
+    if (tile_ < at(source_.end)) {
       const bool keys = part_ < kStagesPerTile / 2;
-      copy(stage, keys ? source_.keys : source_.values, keys ? source_.key_stride : source_.value_stride,
+      copy(stage, at(keys ? source_.keys : source_.values), keys ? pages_.key_stride : pages_.value_stride,
            tile_ + part_ % (kStagesPerTile / 2) * kKeys);
       if (++part_ == kStagesPerTile) {
         part_ = 0;
         tile_ += kTileKeys;
-        if (tile_ % kWindow == 0 && tile_ < end_) load_blocks();
+        if (tile_ % kWindow == 0 && tile_ < at(source_.end)) load_blocks();
       }
     }
     ptx::copy_commit();
@@ -85,22 +93,22 @@ class Feed {
   WJ_DEVICE void copy(int stage, const T* from, std::int64_t stride, int first) {
     constexpr int kUnits = kDim / kUnit;
     static_assert(kKeys * kUnits % kThreads == 0, "every thread copies as much");
-    const int me = thread();
+    const int me = thread(), begin = at(source_.begin), end = at(source_.end);
     WJ_UNROLL for (int n = 0; n < kKeys * kUnits / kThreads; ++n) {
       const int i = n * kThreads + me, row = i / kUnits, unit = i % kUnits, key = first + row;
       const std::int64_t block = ptx::shuffle(block_, key / kChunkKeys % kWarpSize);
-      const bool seen = key >= source_.begin && key < source_.end && unit * kUnit < source_.head_dim;
-      const int offset = (key & ((1 << source_.block_shift) - 1)) * source_.head_dim + unit * kUnit;
-      ptx::copy_async<16>(memory_ + start_ + stage * kKeys * kDim + Swizzle<kDim>::offset(row, unit),
+      const bool seen = key >= begin && key < end && unit * kUnit < pages_.head_dim;
+      const int offset = (key & ((1 << pages_.block_shift) - 1)) * pages_.head_dim + unit * kUnit;
+      ptx::copy_async<16>(memory_ + start_of(stage) + Swizzle<kDim>::offset(row, unit),
                           seen ? from + block * stride + offset : from, seen ? 16 : 0);
     }
   }
 
   T* memory_;
-  int start_;
+  const Pages& pages_;
   const Source<T>& source_;
-  int tile_, end_, part_ = 0;            // what is fetched next
-  int free_ = kStages - 1, taken_ = -1;  // stages
+  int tile_, part_ = 0;      // what is fetched next
+  int stage_ = kStages - 1;  // what is taken, and so what is free when the next one is
   int block_ = 0;
 };
 

@@ -19,6 +19,7 @@ struct AttentionSmem {
   static constexpr int kStages = kDim <= 64 ? 8 : kDim <= 96 ? 6 : kDim <= 128 ? 5 : kDim <= 192 ? 3 : 2;
   alignas(128) T ring[kStages * kTileKeys * kDim];  // of the block, or a quarter for each warp
   T queries[kWarps][kWarpRows * kDim];
+  Source<T> sources[kWarps];
   Work work;
 };
 
@@ -37,7 +38,7 @@ WJ_DEVICE void publish(const AttentionArgs<T>& args, const Item& item, int warp_
   const auto place = [&](int split) {
     return args.parts + std::int64_t{part + (split - first_split) * part_rows} * (kDim + kStatColumns);
   };
-  store_state<kDim>(state, place(at(item.splits.begin)), rows.count());
+  store_state<kDim>(state, place(at(item.split)), rows.count());
   ptx::fence_device();
   ptx::sync_warp();
   int before = 0;
@@ -52,32 +53,28 @@ WJ_DEVICE void publish(const AttentionArgs<T>& args, const Item& item, int warp_
   if (ptx::lane_id() == 0) ptx::store(args.counters + part, 0);
 }
 
-// The keys that the lane's rows see. Rows that are not there see all: they need no masks.
-template <class T>
-WJ_DEVICE Visible visible_to(const AttentionArgs<T>& args, const Item& item, const Rows& rows) {
-  Visible visible;
+// Rows that are not there lie behind all keys: without a window they need no masks.
+WJ_DEVICE Visible visible_to(const Item& item, const Rows& rows, int window) {
+  Visible visible = {.positions = {}, .window = window};
   WJ_UNROLL for (int r = 0; r < 2; ++r) {
     const int row = rows.first + own_lane() / 4 + 8 * r;
-    const int position = at(item.shape.first_position) + row / rows.group;
-    const Keys keys = seen_by(position, position, args.lengths.window);
-    visible.begin[r] = row < rows.end ? keys.begin : 0;
-    visible.end[r] = row < rows.end ? keys.end : 0x7fffffff;
+    visible.positions[r] = row < rows.end ? at(item.shape.first_position) + row / rows.group : Visible::kBehindAll;
   }
   return visible;
 }
 
 template <class T>
-WJ_DEVICE Source<T> source_of(const AttentionArgs<T>& args, const Item& item) {
-  const std::int64_t head = std::int64_t{at(item.kv_head)} * args.head_dim << args.block_shift;
-  return {.keys = args.k_cache + head,
-          .values = args.v_cache + head,
-          .key_stride = args.key_stride,
-          .value_stride = args.value_stride,
-          .blocks = args.block_tables + ptx::load(args.table_rows + at(item.seq)) * args.table_stride,
-          .block_shift = args.block_shift,
-          .head_dim = args.head_dim,
-          .begin = at(item.keys.begin),
-          .end = at(item.keys.end)};
+WJ_DEVICE void set_source(const AttentionArgs<T>& args, const Item& item, Source<T>& source) {
+  const std::int64_t head = std::int64_t{at(item.kv_head)} * args.pages.head_dim << args.pages.block_shift;
+  const std::int32_t* blocks = args.block_tables + ptx::load(args.table_rows + at(item.seq)) * args.table_stride;
+  if (ptx::lane_id() == 0) {
+    ptx::store_shared(&source.keys, args.k_cache + head);
+    ptx::store_shared(&source.values, args.v_cache + head);
+    ptx::store_shared(&source.blocks, blocks);
+    ptx::store_shared(&source.begin, at(item.keys.begin));
+    ptx::store_shared(&source.end, at(item.keys.end));
+  }
+  ptx::sync_warp();
 }
 
 // One item, by a warp or by all warps of a block: kItemThreads. All its threads call.
@@ -85,46 +82,38 @@ template <class T, int kDim, int kItemThreads>
 WJ_DEVICE void attend(const AttentionArgs<T>& args, AttentionSmem<T, kDim>& shared, const Item& item) {
   constexpr int kStages = AttentionSmem<T, kDim>::kStages;
   using ItemFeed = Feed<T, kDim, kItemThreads, kStages>;
-  const int warp = ptx::recomputed(ptx::warp_id()), warp_tile = kItemThreads > kWarpSize ? warp : 0;
-  const int first_split = at(item.splits.begin), end_split = at(item.splits.end);
-  if (first_split < at(item.of_tile.begin) || end_split > at(item.of_tile.end)) return;
+  const int split = at(item.split);
+  if (split >= 0 && (split < at(item.of_tile.begin) || split >= at(item.of_tile.end))) return;
 
-  const Source<T> source = source_of(args, item);
-  const auto first_tile = [&](int split) {
-    const int start = split * kSplitKeys, seen = source.begin / kTileKeys * kTileKeys;
-    return start > seen ? start : seen;
-  };
-  const auto end_of = [&](int split) {
-    const int end = (split + 1) * kSplitKeys;
-    return end < source.end ? end : source.end;
-  };
   ItemFeed::sync();  // nobody reads the item before any more
+  const int warp = ptx::recomputed(ptx::warp_id()), warp_tile = kItemThreads > kWarpSize ? warp : 0;
+  set_source(args, item, shared.sources[warp]);
   Queries<T, kDim> queries(shared.queries[warp]);
   Visible visible;
   {
     const Rows rows = rows_of(item, warp_tile, args.lengths.group);
     fetch_queries<T, kDim>(args, rows, shared.queries[warp]);
-    visible = visible_to(args, item, rows);
+    visible = visible_to(item, rows, args.lengths.window);
   }
-  ItemFeed feed(shared.ring, kItemThreads > kWarpSize ? 0 : warp * kStages * kChunkKeys * kDim, source,
-                first_tile(first_split), end_of(end_split - 1));
+  ItemFeed feed(shared.ring, args.pages, shared.sources[warp]);
   ptx::copy_wait<kStages - 1>();
   ptx::sync_warp();
   queries.load();
 
   State<kDim> state;
   Total<kDim> total;
-  for (int split = first_split; split < end_split; ++split) {
-    clear(state);
-    for (int tile = first_tile(split); tile < end_of(split); tile += kTileKeys)
-      attend_tile<T, kDim>(queries, feed, tile, visible, args.scoring, state);
+  clear(state);
+  for (int tile = at(item.keys.begin) / kTileKeys * kTileKeys; tile < at(item.keys.end); tile += kTileKeys) {
+    attend_tile<T, kDim>(queries, feed, tile, visible, args.scoring, state);
+    const bool last = tile + kTileKeys >= at(item.keys.end);
+    if (!last && (tile + kTileKeys) % kSplitKeys != 0) continue;
     WJ_UNROLL for (Stat& row : state.rows) row.sum = quad_sum(row.sum);
-    if (!at(item.cut))
-      total.add(state, args.totals, rows_of(item, warp_tile, args.lengths.group).count(), split == first_split,
-                split + 1 == end_split);
+    if (at(item.split) < 0)
+      total.add(state, args.totals, rows_of(item, warp_tile, args.lengths.group).count(),
+                tile / kSplitKeys == at(item.of_tile.begin), last);
   }
   if (at(item.first_row) + warp_tile * kWarpRows >= at(item.shape.rows)) return;
-  if (at(item.cut) && at(item.of_tile.end) - at(item.of_tile.begin) > 1) {
+  if (at(item.split) >= 0 && at(item.of_tile.end) - at(item.of_tile.begin) > 1) {
     publish<T, kDim>(args, item, warp_tile, state);
   } else {
     write_output<T, kDim>(args, rows_of(item, warp_tile, args.lengths.group), state);
@@ -137,15 +126,21 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) attention(
   ptx::grid_wait();
   Work& work = shared.work;
   make_plan(args.lengths, args.capacity, work);
-  const int blocks = ptx::grid_dim().x, block = ptx::block_idx().x;
+  const int block = ptx::block_idx().x;
   // The longest come first: those of a prompt's end.
-  for (int item = block; item < at(work.plan.wide); item += blocks)
-    attend<T, kDim, kThreads>(args, shared, find_item(args.lengths, work, true, at(work.plan.wide) - 1 - item));
+  for (int number = at(work.plan.wide) - 1 - block; number >= 0;) {
+    const Item& item = find_item(args.lengths, work, true, number);
+    attend<T, kDim, kThreads>(args, shared, item);
+    number = at(item.number) - at(work.plan.blocks);
+  }
   ptx::sync_threads();
   // Neighbouring items go to different blocks, first to those that had one wide item less.
-  const int turn = (block + blocks - at(work.plan.wide) % blocks) % blocks;
-  for (int item = ptx::warp_id() * blocks + turn; item < at(work.plan.narrow); item += kWarps * blocks)
-    attend<T, kDim, kWarpSize>(args, shared, find_item(args.lengths, work, false, item));
+  const int blocks = at(work.plan.blocks), turn = (block + blocks - at(work.plan.wide) % blocks) % blocks;
+  for (int number = ptx::warp_id() * blocks + turn; number < at(work.plan.narrow);) {
+    const Item& item = find_item(args.lengths, work, false, number);
+    attend<T, kDim, kWarpSize>(args, shared, item);
+    number = at(item.number) + kWarps * at(work.plan.blocks);
+  }
   ptx::grid_launch_dependents();
 }
 
@@ -181,6 +176,7 @@ void launch(const Attention::Args& args, Stream& stream) {
       std::min<std::int64_t>((room - totals) / (sizeof(int) + kRowBytes<kDim>) / kAlignment * kAlignment, 1 << 20);
   auto* counters = args.workspace.as<int>();
   auto* parts = reinterpret_cast<float*>(counters + capacity);
+  const int block_shift = p.block_size == 16 ? 4 : p.block_size == 32 ? 5 : 6;
   const AttentionArgs<T> kernel_args = {.q = args.q.as<T>(),
                                         .k_cache = args.k_cache.as<T>(),
                                         .v_cache = args.v_cache.as<T>(),
@@ -189,16 +185,14 @@ void launch(const Attention::Args& args, Stream& stream) {
                                         .sinks = p.sinks ? args.sinks.as<float>() : nullptr,
                                         .out = args.out.as<T>(),
                                         .q_stride = args.q.row_stride,
-                                        .key_stride = args.k_cache.row_stride,
-                                        .value_stride = args.v_cache.row_stride,
                                         .table_stride = args.block_tables.row_stride,
                                         .out_stride = args.out.row_stride,
+                                        .pages = {.key_stride = args.k_cache.row_stride,
+                                                  .value_stride = args.v_cache.row_stride,
+                                                  .block_shift = block_shift,
+                                                  .head_dim = static_cast<int>(p.head_dim)},
                                         .lengths = lengths_of(args),
                                         .scoring = scoring_of(p),
-                                        .head_dim = static_cast<int>(p.head_dim),
-                                        .block_shift = p.block_size == 16   ? 4
-                                                       : p.block_size == 32 ? 5
-                                                                            : 6,
                                         .counters = counters,
                                         .parts = parts,
                                         .totals = parts + capacity * (kDim + kStatColumns),

@@ -2,6 +2,7 @@
 // how the states of splits are joined.
 #pragma once
 
+#include "cuda/sm80/attention_feed.cuh"
 #include "cuda/sm80/attention_work.cuh"
 
 namespace warpjet::sm80 {
@@ -12,10 +13,10 @@ struct AttentionArgs {
   const std::int32_t *block_tables, *table_rows;
   const float* sinks;  // null: none
   T* out;
-  std::int64_t q_stride, key_stride, value_stride, table_stride, out_stride;  // elements
+  std::int64_t q_stride, table_stride, out_stride;  // elements
+  Pages pages;
   Lengths lengths;
   Scoring scoring;
-  int head_dim, block_shift;
   int* counters;  // [capacity], zero between launches
   float* parts;   // [capacity, kDim + kStatColumns]
   float* totals;  // [warps of the grid, kWarpRows, kDim + kStatColumns], for heads that are too long for registers
@@ -93,17 +94,24 @@ class Total {
     if constexpr (kInRegisters) clear(state_);
   }
 
-  // `state` is the next split, or once that was the last one, the whole.
+  // `state` is the next split; after the last one it is the whole, after others nothing.
   WJ_DEVICE void add(State<kDim>& state, float* totals, int count, bool first, bool last) {
     if constexpr (kInRegisters) {
       join(state_, state);
-      if (last) state = state_;
+      if (last) {
+        state = state_;
+      } else {
+        clear(state);
+      }
     } else {
       const int warp = ptx::recomputed(ptx::block_idx().x * kWarps + ptx::warp_id());
       float* memory = totals + std::int64_t{warp} * kWarpRows * (kDim + kStatColumns);
       if (!first) join_stored<kDim>(memory, count, state);
-      ptx::sync_warp();  // four lanes read a row's statistics, one writes them
-      if (!last) store_state<kDim>(state, memory, count);
+      if (!last) {
+        ptx::sync_warp();  // four lanes read a row's statistics, one writes them
+        store_state<kDim>(state, memory, count);
+        clear(state);
+      }
     }
   }
 
@@ -121,11 +129,11 @@ WJ_DEVICE void fetch_queries(const AttentionArgs<T>& args, const Rows& rows, T* 
   const int lane = own_lane();
   WJ_UNROLL for (int n = 0; n < kWarpRows * kUnits / kWarpSize; ++n) {
     const int i = n * kWarpSize + lane, row = i / kUnits, unit = i % kUnits;
-    const bool there = rows.first + row < rows.end && unit * kUnit < args.head_dim;
+    const bool there = rows.first + row < rows.end && unit * kUnit < args.pages.head_dim;
     const T* from = args.q;
     if (there)
       from += rows.token(rows.first + row) * args.q_stride +
-              std::int64_t{rows.head_of(rows.first + row)} * args.head_dim + unit * kUnit;
+              std::int64_t{rows.head_of(rows.first + row)} * args.pages.head_dim + unit * kUnit;
     ptx::copy_async<16>(to + Swizzle<kDim>::offset(row, unit), from, there ? 16 : 0);
   }
   ptx::copy_commit();
@@ -144,11 +152,11 @@ WJ_DEVICE void write_output(const AttentionArgs<T>& args, const Rows& rows, cons
     if (row >= rows.end) continue;
     const int head = rows.head_of(row);
     const float scale = normaliser(state.rows[r], args.sinks ? args.sinks + head : nullptr);
-    T* to = args.out + rows.token(row) * args.out_stride + std::int64_t{head} * args.head_dim;
+    T* to = args.out + rows.token(row) * args.out_stride + std::int64_t{head} * args.pages.head_dim;
     WJ_UNROLL for (int n = 0; n < kDim / 8; ++n) {
       const int column = 8 * n + lane % 4 * 2;
       const auto out = [&](int i) { return output(state.values[n][2 * r + i], scale); };
-      if (column < args.head_dim)
+      if (column < args.pages.head_dim)
         ptx::store(reinterpret_cast<std::uint32_t*>(to + column), ptx::pack<T>(out(0), out(1)));
     }
   }
@@ -200,11 +208,11 @@ WJ_DEVICE void merge_row(const AttentionArgs<T>& args, const Rows& rows, int row
   }
   const int head = rows.head_of(row);
   const float scale = normaliser(total, args.sinks ? args.sinks + head : nullptr);
-  T* to = args.out + rows.token(row) * args.out_stride + std::int64_t{head} * args.head_dim;
+  T* to = args.out + rows.token(row) * args.out_stride + std::int64_t{head} * args.pages.head_dim;
   WJ_UNROLL for (int n = 0; n < kTurns; ++n) {
     const int column = n * kTurn + lane * kVector;
     const auto out = [&](int i) { return output(values[n][i], scale); };
-    if (column < args.head_dim)
+    if (column < args.pages.head_dim)
       ptx::store(reinterpret_cast<Vec<std::uint32_t, 2>*>(to + column),
                  Vec<std::uint32_t, 2>{ptx::pack<T>(out(0), out(1)), ptx::pack<T>(out(2), out(3))});
   }

@@ -53,6 +53,12 @@ WJ_DEVICE int own_lane() {
   return ptx::recomputed(ptx::lane_id());
 }
 
+// A field of what is kept in shared memory for that reason.
+template <class Field>
+WJ_DEVICE Field at(const Field& field) {
+  return ptx::load_shared(&field);
+}
+
 // --- What a warp knows of its rows ----------------------------------------------------------------------------------
 // Lane l has part in rows l / 4 and l / 4 + 8, and there in columns 2 (l % 4) and the next of every eight: mma's d.
 
@@ -123,9 +129,13 @@ struct Scoring {
   float softcap;  // 0, or scores become softcap * tanh(scale * product); times log2(e) too
 };
 
-// The keys that a lane's two rows see.
+// Which keys a lane's two rows see: the window up to their position.
 struct Visible {
-  int begin[2], end[2];
+  static constexpr int kBehindAll = 0x7ffffffe;
+  int positions[2];
+  int window;  // 0: all before
+  WJ_DEVICE int begin(int r) const { return window > 0 ? positions[r] - window + 1 : 0; }
+  WJ_DEVICE int end(int r) const { return positions[r] + 1; }
 };
 
 // Blocks 0 and 1 of eight keys: products of the queries with 16 keys, element after element.
@@ -211,22 +221,25 @@ WJ_DEVICE void attend_tile(const Queries& queries, Feed& feed, int tile, const V
     }
   }
   WJ_UNROLL for (int r = 0; r < 2; ++r) {
-    if (tile >= visible.begin[r] && tile + kTileKeys <= visible.end[r]) continue;
+    if (tile >= visible.begin(r) && tile + kTileKeys <= visible.end(r)) continue;
     const int first = tile + own_lane() % 4 * 2;
     WJ_UNROLL for (int n = 0; n < kTileKeys / 8; ++n) {
       WJ_UNROLL for (int i = 0; i < 2; ++i) {
         const int key = first + 8 * n + i;
-        if (key < visible.begin[r] || key >= visible.end[r]) scores[n][2 * r + i] = kHidden;
+        if (key < visible.begin(r) || key >= visible.end(r)) scores[n][2 * r + i] = kHidden;
       }
     }
   }
   soften<kDim>(scores, scoring.softcap != 0.0f ? 1.0f : scoring.scale, state);
+  std::uint32_t probabilities[kChunks][4];
   WJ_UNROLL for (int c = 0; c < kChunks; ++c) {
-    const auto &low = scores[2 * c], &high = scores[2 * c + 1];
-    const std::uint32_t probabilities[4] = {ptx::pack<T>(low[0], low[1]), ptx::pack<T>(low[2], low[3]),
-                                            ptx::pack<T>(high[0], high[1]), ptx::pack<T>(high[2], high[3])};
-    add_values<T, kDim>(probabilities, feed.memory(), feed.take(c), state.values);
+    WJ_UNROLL for (int i = 0; i < 4; ++i) {
+      const auto& block = scores[2 * c + i / 2];
+      probabilities[c][i] = ptx::pack<T>(block[2 * (i % 2)], block[2 * (i % 2) + 1]);
+    }
   }
+  WJ_UNROLL for (int c = 0; c < kChunks; ++c)
+      add_values<T, kDim>(probabilities[c], feed.memory(), feed.take(c), state.values);
 }
 
 }  // namespace warpjet::sm80

@@ -82,28 +82,24 @@ WJ_DEVICE Sequence sequence(const Lengths& lengths, int seq) {
           .all = seen_by(first, context - 1, lengths.window).splits()};
 }
 
-// A field of what is kept in shared memory.
-WJ_DEVICE int at(const int& field) {
-  return ptx::load_shared(&field);
-}
-
 // --- The plan -------------------------------------------------------------------------------------------------------
 
 struct Plan {
-  int run;  // sequences of a thread
+  int blocks;  // of the grid
+  int run;     // sequences of a thread
   int narrow, wide;
   int most_splits;  // of an item: more are cut
   int capacity;     // rows of partial states in the workspace
 };
 
 struct alignas(16) Item {
+  int number;
   int seq, kv_head;
   int first_row;   // of its tile
-  int cut;         // 1: one split; 0: all of the tile's
+  int split;       // its only one; -1 if it has all of the tile's
   int part;        // if cut, the row of the workspace where the warp's first row tile keeps the sequence's first split
-  Splits splits;   // its own
-  Splits of_tile;  // if cut, there may be none of its own among them
-  Keys keys;       // that the tile's rows see
+  Splits of_tile;  // if cut, the item's may not be among them
+  Keys keys;       // that its rows see
   Sequence shape;
 };
 
@@ -160,7 +156,7 @@ WJ_DEVICE void for_each_of_run(const Lengths& lengths, int run, Function functio
 
 // All threads of the block call; the plan is then there for all.
 WJ_DEVICE void make_plan(const Lengths& lengths, int capacity, Work& work) {
-  Plan plan = {.run = divide_up(lengths.seqs, kThreads), .capacity = capacity};
+  Plan plan = {.blocks = ptx::grid_dim().x, .run = divide_up(lengths.seqs, kThreads), .capacity = capacity};
   float load = 0.0f;  // splits, as warps see them
   for_each_of_run(lengths, plan.run, [&](const Sequence& seq) {
     const float items = static_cast<float>(items_of(lengths, seq, false)) * (seq.is_wide() ? kWarps : 1);
@@ -171,7 +167,7 @@ WJ_DEVICE void make_plan(const Lengths& lengths, int capacity, Work& work) {
   ptx::sync_threads();
   load = 0.0f;
   for (int warp = 0; warp < kWarps; ++warp) load += ptx::load_shared(&work.loads[warp]);
-  const float average = load / static_cast<float>(kWarps * ptx::grid_dim().x);
+  const float average = load / static_cast<float>(kWarps * plan.blocks);
   plan.most_splits = average > 1.0f ? static_cast<int>(fminf(average, 1e9f)) : 1;
 
   int wanted = 0, total;
@@ -189,6 +185,7 @@ WJ_DEVICE void make_plan(const Lengths& lengths, int capacity, Work& work) {
   ptx::store_shared(&work.narrow_before[thread], sum_before(narrow, work.sums[1], plan.narrow));
   ptx::store_shared(&work.wide_before[thread], sum_before(wide, work.sums[2], plan.wide));
   if (thread == 0) {
+    ptx::store_shared(&work.plan.blocks, plan.blocks);
     ptx::store_shared(&work.plan.run, plan.run);
     ptx::store_shared(&work.plan.narrow, plan.narrow);
     ptx::store_shared(&work.plan.wide, plan.wide);
@@ -208,7 +205,7 @@ WJ_DEVICE Item look_up(const Lengths& lengths, const Work& work, bool wide, int 
   plan.capacity = ptx::load_shared(&work.plan.capacity);
   const int(&before)[kThreads] = wide ? work.wide_before : work.narrow_before;
   int up_to = 0;
-  for (int i = 0; i < kThreads; i += kWarpSize) up_to += ptx::load_shared(&before[i + ptx::lane_id()]) <= number;
+  for (int i = 0; i < kThreads; i += kWarpSize) up_to += ptx::load_shared(&before[i + own_lane()]) <= number;
   const int run = ptx::reduce_add(up_to) - 1;
   int left = number - ptx::load_shared(&before[run]), rows = ptx::load_shared(&work.rows_before[run]);
   for (int seq = run * plan.run;; ++seq) {
@@ -221,16 +218,20 @@ WJ_DEVICE Item look_up(const Lengths& lengths, const Work& work, bool wide, int 
       const int splits = cut ? s.all.count() : 1, split = s.all.begin + left % splits;
       const int tile = left / splits / lengths.kv_heads, kv_head = left / splits % lengths.kv_heads;
       const int first_row = tile * s.tile_rows(), end_row = first_row + s.tile_rows();
-      const Keys keys =
+      Keys keys =
           seen_by(s.first_position + first_row / lengths.group,
                   s.first_position + ((end_row < s.rows ? end_row : s.rows) - 1) / lengths.group, lengths.window);
       const Splits of_tile = keys.splits();
-      return {.seq = seq,
+      if (cut) {
+        if (keys.begin < split * kSplitKeys) keys.begin = split * kSplitKeys;
+        if (keys.end > (split + 1) * kSplitKeys) keys.end = (split + 1) * kSplitKeys;
+      }
+      return {.number = number,
+              .seq = seq,
               .kv_head = kv_head,
               .first_row = first_row,
-              .cut = cut,
+              .split = cut ? split : -1,
               .part = rows + (first_row / kWarpRows * lengths.kv_heads + kv_head) * s.all.count() * s.part_rows(),
-              .splits = cut ? Splits{split, split + 1} : of_tile,
               .of_tile = of_tile,
               .keys = keys,
               .shape = s};
@@ -247,7 +248,7 @@ WJ_DEVICE const Item& find_item(const Lengths& lengths, Work& work, bool wide, i
     Vec<int, 4> v[kPieces];
   };
   const auto pieces = bit_cast<Pieces>(look_up(lengths, work, wide, number));
-  Item& item = work.items[ptx::warp_id()];
+  Item& item = work.items[ptx::recomputed(ptx::warp_id())];
   ptx::sync_warp();
   if (ptx::lane_id() == 0) {
     WJ_UNROLL for (int i = 0; i < kPieces; ++i)
