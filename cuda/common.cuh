@@ -90,7 +90,7 @@ inline int multiprocessors() {
   WJ_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
 #else
-  return 3;  // few, so that blocks get several tiles of small problems
+  return 2;  // few, so that blocks get several tiles of small problems
 #endif
 }
 

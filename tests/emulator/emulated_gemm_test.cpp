@@ -16,7 +16,7 @@ struct Cases<Gemm> {
     // at last, more tiles than blocks that live as long as the grid.
     constexpr Shape3 kShapes[] = {{1, 1, 1, 0, 0},     {3, 18, 8, 0, 0},   {8, 64, 64, 8, 8},   {5, 34, 67, 3, 1},
                                   {9, 66, 136, 0, 0},  {17, 40, 24, 1, 3}, {33, 20, 200, 8, 0}, {70, 132, 72, 0, 0},
-                                  {2, 16, 1416, 0, 0}, {0, 16, 16, 0, 0},  {1, 256, 520, 0, 8}, {130, 392, 40, 0, 0}};
+                                  {2, 16, 1416, 0, 0}, {0, 16, 16, 0, 0},  {1, 96, 520, 0, 8},  {130, 260, 40, 0, 0}};
     constexpr Gate kGates[] = {Gate::silu, Gate::gelu, Gate::gelu_tanh, Gate::relu};
     constexpr std::int64_t kTerms =
         16;  // one long chain errs more than the reference's many, and a gate multiplies two
@@ -97,7 +97,7 @@ TEST_F(EmulatedGemm, AllKernelsGiveTheSameBitsForARowWhateverItsBatch) {
       std::vector<std::string> alone;
       for (std::int64_t r = 0; r < kMost; ++r)
         alone.push_back(run(first_that_supports(args_of(r, 1).problem), args_of(r, 1), kColumns)[0]);
-      for (const std::int64_t m : {2, 7, 8, 9, 16, 23, 48, 64, 65, 129, 150}) {
+      for (const std::int64_t m : {2, 8, 9, 16, 23, 48, 65, 150}) {
         const Gemm::Args args = args_of(kMost - m, m);
         for (const Kernel<Gemm>& row : gpu_.of<Gemm>().rows()) {
           if (!row.supports(args.problem)) continue;
