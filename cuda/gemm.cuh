@@ -13,6 +13,10 @@
 
 namespace warpjet {
 
+// The operands of tensor cores.
+template <DType type>
+using Element = std::conditional_t<type == DType::f16, Half, Bfloat>;
+
 // A problem with its pointers, as kernels take it.
 template <class T>
 struct GemmTask {

@@ -169,8 +169,8 @@ WJ_DEVICE std::uint64_t evict_first() {
 }
 #endif
 
-// Copies the first `valid` bytes of `bytes` and fills the rest with zeros; with valid = 0 the source is not read and may
-// be anywhere. 16 bytes bypass L1; with Cache::weights they are the first to leave L2. (cp.async)
+// Copies the first `valid` bytes of `bytes` and fills the rest with zeros; with valid = 0 the source is not read and
+// may be anywhere. 16 bytes bypass L1; with Cache::weights they are the first to leave L2. (cp.async)
 template <int bytes, Cache cache = Cache::normal>
 WJ_DEVICE void copy_async(void* to_shared, const void* from_global, int valid = bytes, Site site = Site::here()) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");

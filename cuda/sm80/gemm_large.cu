@@ -138,9 +138,6 @@ __global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarpSize, kResident / (kWar
 
 // --- Launchers ------------------------------------------------------------------------------------------------------
 
-template <DType type>
-using Element = std::conditional_t<type == DType::f16, Half, Bfloat>;
-
 std::int64_t tiles(const Gemm::Problem& p, int m, int n) {
   return ceil_div<std::int64_t>(p.m, m) * ceil_div<std::int64_t>(p.n, n);  // gated or not
 }

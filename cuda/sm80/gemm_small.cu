@@ -226,9 +226,6 @@ void launch_tiles(const Gemm::Args& args, Stream& stream) {
   warpjet::launch(gemm_small<T, kWarps, kTokens, kStages, kAligned>, config, stream, task);
 }
 
-template <DType type>
-using Element = std::conditional_t<type == DType::f16, Half, Bfloat>;
-
 // About 80 KB a block: two share a multiprocessor with 100 KB to spare for the next grid's first blocks. At least three
 // stages; one-warp blocks take less, because few weight rows are to make many of them.
 constexpr int stages_of(int warps, int tokens) {

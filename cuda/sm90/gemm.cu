@@ -187,9 +187,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // --- Launchers ------------------------------------------------------------------------------------------------------
 
-template <DType type>
-using Element = std::conditional_t<type == DType::f16, Half, Bfloat>;
-
 // A matrix [rows, k] in boxes of box_rows x kDepth.
 ptx::TensorMap map_of(const TensorView& view, std::int64_t rows, std::int64_t k, int box_rows) {
   return make_tensor_map({.data = view.data,

@@ -16,7 +16,7 @@ struct Cases<Gemm> {
     // at last, more tiles than blocks that live as long as the grid.
     constexpr Shape3 kShapes[] = {{1, 1, 1, 0, 0},     {3, 18, 8, 0, 0},   {8, 64, 64, 8, 8},   {5, 34, 67, 3, 1},
                                   {9, 66, 136, 0, 0},  {17, 40, 24, 1, 3}, {33, 20, 200, 8, 0}, {70, 132, 72, 0, 0},
-                                  {2, 16, 1416, 0, 0}, {0, 16, 16, 0, 0},  {1, 256, 520, 0, 8}, {130, 520, 72, 0, 0}};
+                                  {2, 16, 1416, 0, 0}, {0, 16, 16, 0, 0},  {1, 96, 520, 0, 8},  {130, 260, 40, 0, 0}};
     constexpr Gate kGates[] = {Gate::silu, Gate::gelu, Gate::gelu_tanh, Gate::relu};
     constexpr std::int64_t kTerms =
         16;  // one long chain errs more than the reference's many, and a gate multiplies two
@@ -71,7 +71,7 @@ TEST_F(EmulatedGemm, EveryRowEqualsTheReference) {
 // The contract of cuda/gemm.cuh.
 TEST_F(EmulatedGemm, AllKernelsGiveTheSameBitsForARowWhateverItsBatch) {
   Random random(5);
-  constexpr std::int64_t kMost = 150, kColumns = 36, kDepth = 208;
+  constexpr std::int64_t kMost = 150, kColumns = 36, kDepth = 216;  // half a step at the end
   for (const DType type : kFloats) {
     for (const Gate gate : {Gate::none, Gate::silu}) {
       const bool gated = gate != Gate::none;
@@ -97,7 +97,7 @@ TEST_F(EmulatedGemm, AllKernelsGiveTheSameBitsForARowWhateverItsBatch) {
       std::vector<std::string> alone;
       for (std::int64_t r = 0; r < kMost; ++r)
         alone.push_back(run(first_that_supports(args_of(r, 1).problem), args_of(r, 1), kColumns)[0]);
-      for (const std::int64_t m : {1, 2, 7, 8, 9, 16, 23, 31, 48, 64, 65, 100, 129, 150}) {
+      for (const std::int64_t m : {2, 8, 9, 16, 23, 48, 65, 150}) {
         const Gemm::Args args = args_of(kMost - m, m);
         for (const Kernel<Gemm>& row : gpu_.of<Gemm>().rows()) {
           if (!row.supports(args.problem)) continue;
@@ -109,6 +109,48 @@ TEST_F(EmulatedGemm, AllKernelsGiveTheSameBitsForARowWhateverItsBatch) {
         }
       }
     }
+  }
+}
+
+TEST_F(EmulatedGemm, TheResidualMayBeTheOutput) {
+  Random random(6);
+  for (const DType type : kFloats) {
+    for (const std::int64_t m : {3, 70}) {
+      const Gemm::Problem p = {.m = m, .n = 40, .k = 72, .a = type, .b = type, .d = type, .residual = true};
+      Guarded a(type, p.m, p.k), b(type, p.n, p.k), residual(type, p.m, p.n);
+      for (Guarded* input : {&a, &b, &residual}) input->fill(random);
+      Gemm::Args args = {.problem = p, .a = a.view(), .b = b.view(), .residual = residual.view()};
+      for (const Kernel<Gemm>& row : gpu_.of<Gemm>().rows()) {
+        if (!row.supports(p)) continue;
+        SCOPED_TRACE(row.name);
+        const std::vector<std::string> apart = run(row, args, p.n);
+        Guarded d(type, p.m, p.n);
+        for (std::int64_t r = 0; r < p.m; ++r)
+          std::memcpy(d.view().row<std::byte>(0) + r * p.n * dtype_bytes(type), residual.row_bytes(r).data(),
+                      residual.row_bytes(r).size());
+        args.residual = args.d = d.view();
+        row.launch(args, device_->stream());
+        args.residual = residual.view();
+        for (std::int64_t r = 0; r < p.m; ++r) EXPECT_EQ(d.row_bytes(r), apart[static_cast<std::size_t>(r)]);
+      }
+    }
+  }
+}
+
+TEST_F(EmulatedGemm, SmallKernelsReadWeightsOnceAndWithoutBankConflicts) {
+  Random random(7);
+  const Gemm::Problem p = {.m = 3, .n = 128, .k = 512, .a = DType::bf16, .b = DType::bf16, .d = DType::bf16};
+  Guarded a(p.a, p.m, p.k), b(p.b, p.n, p.k), d(p.d, p.m, p.n);
+  a.fill(random);
+  b.fill(random);
+  for (const std::int64_t rows : {16, 32, 64}) {
+    gpu_.of<Gemm>()
+        .find(cat("sm80.gemm.bf16.", rows, "x8"))
+        .launch({.problem = p, .a = a.view(), .b = b.view(), .d = d.view()}, device_->stream());
+    const std::int64_t blocks = p.n / rows;
+    EXPECT_EQ(emu::counters().global_read_bytes, (p.n + blocks * p.m) * p.k * 2);
+    EXPECT_EQ(emu::counters().global_written_bytes, p.m * p.n * 2);
+    EXPECT_EQ(emu::counters().shared_bank_conflicts, 0);
   }
 }
 

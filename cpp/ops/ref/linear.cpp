@@ -70,7 +70,7 @@ WJ_CLONES void apply_gate(Gate function, float* gate, const float* up) {
     case Gate::gelu_tanh:
       for (int i = 0; i < kBlockColumns; ++i) {
         const float x = gate[i], inner = 0x1.988454p-1f * (x + 0.044715f * x * x * x);  // sqrt(2 / pi)
-        gate[i] = 0.5f * x * (1.0f + std::tanh(inner)) * up[i];
+        gate[i] = x / (1.0f + exp_f32(-2.0f * inner)) * up[i];  // 1 + tanh u = 2 / (1 + e^-2u), without cancellation
       }
       return;
     case Gate::relu:
