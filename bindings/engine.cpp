@@ -346,6 +346,24 @@ void bind_functions(nb::module_& module) {
       nb::arg("repeats"), nb::arg("row"),
       nb::sig("def measure_engine(repeats: int, row: collections.abc.Callable[[str], object]) -> None"),
       "What the host side costs on a device that computes nothing: row gets JSON text, one row at a time.");
+  module.def(
+      "measure_kernels",
+      [](const std::filesystem::path& model, const EngineConfig& config, const nb::callable& row,
+         const std::vector<std::int64_t>& rows, std::int64_t context, bool all) {
+        const nb::gil_scoped_release release;
+        measure_kernels(model, config, {.rows = rows, .context = context, .all = all}, [&row](const std::string& text) {
+          const nb::gil_scoped_acquire acquire;
+          if (PyErr_CheckSignals() != 0) throw nb::python_error();
+          row(text);
+        });
+      },
+      nb::arg("model"), nb::arg("config"), nb::arg("row"), nb::kw_only(), nb::arg("rows") = KernelMeasureOptions{}.rows,
+      nb::arg("context") = KernelMeasureOptions{}.context, nb::arg("all") = false,
+      nb::sig("def measure_kernels(model: str | os.PathLike[str], config: EngineConfig, row: "
+              "collections.abc.Callable[[str], object], *, rows: collections.abc.Sequence[int] = ..., "
+              "context: int = 1024, all: bool = False) -> None"),
+      "Times the kernels of a model's steps on a GPU, one by one: row gets JSON text. Of every kernel that could be "
+      "used with all=True.");
   module.def("build_peak_rss_bound", &build_peak_rss_bound, "The bound that build_engine() keeps, in bytes.");
   module.def(
       "describe",

@@ -1,5 +1,6 @@
 // build_engine(): checkpoint -> plan -> engine directory, with bounded memory.
-#include "plan/plan.h"
+#include "ops/backend.h"
+#include "plan/tune.h"
 
 namespace warpjet {
 namespace {
@@ -9,6 +10,15 @@ constexpr std::int64_t kPeakRssBound = 256ll << 20;
 
 DType kv_dtype(const std::string& name, const Scheme& scheme) {
   return name == "auto" ? scheme.kv : find_scheme(name).kv;
+}
+
+// Values do not matter to time, as long as they are not all the same.
+void tune(Plan& plan, const Catalogs& catalogs, Device& device) {
+  const TuneOptions options = {.choices_only = true};
+  const std::vector<KernelTime> times = time_kernels(plan, make_dummy_weights(plan, device), catalogs, device, options);
+  choose_tactics(plan, times, options.block_size);
+  for (const KernelTime& time : times)
+    WJ_LOG(debug, "timed ", time.step, " rows=", time.rows, " kernel=", time.kernel, " us=", time.us);
 }
 
 }  // namespace
@@ -22,11 +32,14 @@ BuildReport build_engine(const std::filesystem::path& checkpoint_dir, const std:
   const auto start = Clock::now();
   const Checkpoint checkpoint = Checkpoint::open(checkpoint_dir);
   const Scheme& scheme = config.scheme == "auto" ? scheme_for(checkpoint.dtype) : find_scheme(config.scheme);
+  validate(config);
   Catalogs catalogs;
+  register_cuda_backend(catalogs);
   register_reference(catalogs);
-  const auto device = make_cpu_device(1);
+  const auto device = open_device(config.device, 1);
   Plan plan = make_plan(checkpoint.spec, checkpoint.slots, scheme, kv_dtype(config.kv_cache_dtype, scheme), catalogs,
                         device->info());
+  if (device->info().sm > 0) tune(plan, catalogs, *device);
   const std::int64_t weight_bytes = plan.weight_bytes();
   write_engine(checkpoint, std::move(plan), checkpoint_dir, out, config.overwrite, progress);
   return {.scheme = std::string(scheme.name),
