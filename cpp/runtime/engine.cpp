@@ -105,6 +105,7 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
   kv.num_blocks = static_cast<int>(memory.num_blocks);
   const int host_blocks = num_host_blocks(config, memory.block_bytes);
   kv.num_host_blocks = host_blocks > 0 ? host_blocks + 1 : 0;
+  const int logprobs = most_logprobs(config, m, device);
   impl->config.dtype = opened.plan.scheme;
   impl->model = info_of(opened.plan, impl->config.max_model_len);
 
@@ -125,7 +126,7 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
                           .max_seqs = resolved.max_num_seqs,
                           .max_model_len = resolved.max_model_len,
                           .num_slots = num_slots(resolved.max_num_seqs, resolved.max_steps_in_flight),
-                          .max_logprobs = resolved.max_logprobs,
+                          .max_logprobs = logprobs,
                           .max_in_flight = resolved.max_steps_in_flight,
                           .max_graph_tokens = device.sm == 0 || resolved.enforce_eager ? 0 : kMaxGraphTokens},
       std::move(runner), KvCache(kv, impl->catalogs, *impl->device), impl->catalogs, *impl->device);

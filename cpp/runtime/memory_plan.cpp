@@ -30,14 +30,16 @@ void resolve_length(EngineConfig& config, const ModelSpec& model) {
   if (config.max_model_len == 0) config.max_model_len = model.max_positions;
 }
 
-void resolve_logprobs(EngineConfig& config, const ModelSpec& model, const DeviceInfo& device) {
-  constexpr int kGpuLimit = 1024;
-  if (config.max_logprobs == -1 || config.max_logprobs > model.vocab_size) config.max_logprobs = model.vocab_size;
-  WJ_REQUIRE(device.sm == 0 || config.max_logprobs <= kGpuLimit, unsupported, "max_logprobs: ", config.max_logprobs,
-             " most likely tokens, but a GPU reports at most ", kGpuLimit, "; set max_logprobs to that or less");
-}
-
 }  // namespace
+
+int most_logprobs(const EngineConfig& config, const ModelSpec& model, const DeviceInfo& device) {
+  constexpr int kGpuLimit = 1024;
+  const bool all = config.max_logprobs == -1 || config.max_logprobs > model.vocab_size;
+  const int most = all ? model.vocab_size : config.max_logprobs;
+  WJ_REQUIRE(device.sm == 0 || most <= kGpuLimit, unsupported, "max_logprobs: ", most,
+             " most likely tokens, but a GPU reports at most ", kGpuLimit, "; set max_logprobs to that or less");
+  return most;
+}
 
 std::string to_string(const MemoryPlan& plan) {
   return cat("weights ", gib(plan.weights), ", activations ", gib(plan.activations), ", slots ", gib(plan.slots),
@@ -48,7 +50,6 @@ MemoryPlan plan_memory(EngineConfig& config, const Plan& plan, const KvCache::Co
                        const DeviceInfo& device) {
   const bool length_given = config.max_model_len > 0;
   resolve_length(config, plan.model);
-  resolve_logprobs(config, plan.model, device);
   const auto share =
       static_cast<std::int64_t>(config.gpu_memory_utilization * static_cast<double>(device.memory_bytes));
   const std::int64_t slots = num_slots(config.max_num_seqs, config.max_steps_in_flight);
@@ -63,7 +64,7 @@ MemoryPlan plan_memory(EngineConfig& config, const Plan& plan, const KvCache::Co
                Sampler::bytes({.slots = slots,
                                .rows = config.max_num_seqs,
                                .vocab = plan.model.vocab_size,
-                               .max_top = config.max_logprobs}),
+                               .max_top = most_logprobs(config, plan.model, device)}),
       .reserve = device.sm == 0 ? 0 : kGpuReserve,
       .block_bytes = KvCache::bytes_per_block(kv),
   };
