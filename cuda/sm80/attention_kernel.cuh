@@ -123,6 +123,7 @@ WJ_DEVICE void attend(const AttentionArgs<T>& args, AttentionSmem<T, kDim>& shar
 
 template <class T, int kDim>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) attention(AttentionArgs<T> args) {
+  static_assert(sizeof(AttentionSmem<T, kDim>) <= 99 << 10, "what every chip of 8.0 and newer has");
   auto& shared = ptx::smem<AttentionSmem<T, kDim>>();
   ptx::grid_wait();
   Work& work = shared.work;
