@@ -118,7 +118,8 @@ class Queries {
  public:
   static constexpr bool kInRegisters = kDim <= 128;
 
-  WJ_DEVICE explicit Queries(const T* rows) : rows_(rows) {}
+  // `memory` has the rows of all warps.
+  WJ_DEVICE explicit Queries(const T* memory) : memory_(memory) {}
 
   // When the copies have arrived.
   WJ_DEVICE void load() {
@@ -137,11 +138,12 @@ class Queries {
 
  private:
   WJ_DEVICE void load(int k, std::uint32_t (&a)[4]) const {
-    const int lane = own_lane();
-    ptx::load_matrix(a, rows_ + Swizzle<kDim>::step(Swizzle<kDim>::offset(lane % 16, lane / 16), k));
+    const int lane = own_lane(), warp = ptx::recomputed(ptx::warp_id());
+    ptx::load_matrix(
+        a, memory_ + warp * kWarpRows * kDim + Swizzle<kDim>::step(Swizzle<kDim>::offset(lane % 16, lane / 16), k));
   }
 
-  const T* rows_;
+  const T* memory_;
   std::uint32_t fragments_[kInRegisters ? kDim / 16 : 1][4];
 };
 

@@ -86,16 +86,17 @@ WJ_DEVICE void attend(const AttentionArgs<T>& args, AttentionSmem<T, kDim>& shar
   if (split >= 0 && (split < at(item.of_tile.begin) || split >= at(item.of_tile.end))) return;
 
   ItemFeed::sync();  // nobody reads the item before any more
-  const int warp = ptx::recomputed(ptx::warp_id()), warp_tile = kItemThreads > kWarpSize ? warp : 0;
-  set_source(args, item, shared.sources[warp]);
-  Queries<T, kDim> queries(shared.queries[warp]);
+  const auto warp = [] { return ptx::recomputed(ptx::warp_id()); };
+  const auto warp_tile = [&] { return kItemThreads > kWarpSize ? warp() : 0; };
+  set_source(args, item, shared.sources[warp()]);
+  Queries<T, kDim> queries(shared.queries[0]);
   Visible visible;
   {
-    const Rows rows = rows_of(item, warp_tile, args.lengths.group);
-    fetch_queries<T, kDim>(args, rows, shared.queries[warp]);
+    const Rows rows = rows_of(item, warp_tile(), args.lengths.group);
+    fetch_queries<T, kDim>(args, rows, shared.queries[warp()]);
     visible = visible_to(item, rows, args.lengths.window);
   }
-  ItemFeed feed(shared.ring, args.pages, shared.sources[warp]);
+  ItemFeed feed(shared.ring, args.pages, shared.sources[warp()]);
   ptx::copy_wait<kStages - 1>();
   ptx::sync_warp();
   queries.load();
@@ -109,19 +110,20 @@ WJ_DEVICE void attend(const AttentionArgs<T>& args, AttentionSmem<T, kDim>& shar
     if (!last && (tile + kTileKeys) % kSplitKeys != 0) continue;
     WJ_UNROLL for (Stat& row : state.rows) row.sum = quad_sum(row.sum);
     if (at(item.split) < 0)
-      total.add(state, args.totals, rows_of(item, warp_tile, args.lengths.group).count(),
+      total.add(state, args.totals, rows_of(item, warp_tile(), args.lengths.group).count(),
                 tile / kSplitKeys == at(item.of_tile.begin), last);
   }
-  if (at(item.first_row) + warp_tile * kWarpRows >= at(item.shape.rows)) return;
+  if (at(item.first_row) + warp_tile() * kWarpRows >= at(item.shape.rows)) return;
   if (at(item.split) >= 0 && at(item.of_tile.end) - at(item.of_tile.begin) > 1) {
-    publish<T, kDim>(args, item, warp_tile, state);
+    publish<T, kDim>(args, item, warp_tile(), state);
   } else {
-    write_output<T, kDim>(args, rows_of(item, warp_tile, args.lengths.group), state);
+    write_output<T, kDim>(args, rows_of(item, warp_tile(), args.lengths.group), state);
   }
 }
 
 template <class T, int kDim>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) attention(AttentionArgs<T> args) {
+  static_assert(sizeof(AttentionSmem<T, kDim>) <= 99 << 10, "what every chip of 8.0 and newer has");
   auto& shared = ptx::smem<AttentionSmem<T, kDim>>();
   ptx::grid_wait();
   Work& work = shared.work;

@@ -31,6 +31,10 @@ TEST(Threads, EachKnowsItsPlace) {
   EXPECT_EQ(seen, std::vector<int>(seen.size(), 1));
 }
 
+TEST(Threads, RecomputedValuesAreTheSame) {
+  run(kOneWarp, [] { EXPECT_EQ(ptx::recomputed(ptx::lane_id()), ptx::lane_id()); });
+}
+
 TEST(Warp, ShufflesMoveValuesBetweenLanes) {
   run(kOneWarp, [] {
     const int lane = ptx::lane_id();

@@ -43,7 +43,7 @@ __global__ void memory(const void* from, void* to, int* flag, std::uint32_t* wor
   prefetch_l2(from);
   store_release(flag, load_acquire(flag) + 1);
   store(static_cast<Vec<float, 4>*>(to), load_volatile(static_cast<const Vec<float, 4>*>(from)));
-  const int lane = lane_id();
+  const int lane = recomputed(lane_id());
   copy_async<16>(&shared.bytes[lane * 16], from, 7);
   copy_async<16, Cache::weights>(&shared.bytes[3072 + lane * 16], from);
   copy_async<8>(&shared.bytes[1024 + lane * 8], from);
