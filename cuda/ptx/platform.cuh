@@ -21,6 +21,13 @@
 
 #define WJ_DEVICE __device__ __forceinline__
 
+// Before a loop whose counter indexes registers: the compiler leaves long bodies rolled, and arrays in local memory.
+#if defined(__CUDACC__)
+#define WJ_UNROLL _Pragma("unroll")
+#else
+#define WJ_UNROLL
+#endif
+
 namespace warpjet {
 
 struct Dim3 {
