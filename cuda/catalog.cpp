@@ -1,10 +1,11 @@
-// The table of every GPU kernel in the product, one line each. What is in sm90/ stands under #if defined(WARPJET_SM90):
-// a build without architecture 90a has not compiled it.
+// The table of every GPU kernel in the product, one line each. Rows of sm90/ are left out of builds that have not
+// compiled it: those without architecture 90a.
 #include "cuda/catalog.h"
 
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/gemm.h"
 #include "cuda/sm80/rope.h"
+#include "cuda/sm80/sampling.h"
 #include "cuda/sm80/step.h"
 #include "cuda/sm80/token.h"
 #include "cuda/sm90/gemm.h"
@@ -41,12 +42,14 @@ void add_large_gemm(Catalogs& catalogs, std::string_view name) {
 }
 
 template <DType type, int n>
-void add_hopper_gemm(Catalogs& catalogs, std::string_view name) {
+void add_hopper_gemm([[maybe_unused]] Catalogs& catalogs, [[maybe_unused]] std::string_view name) {
+#if defined(WARPJET_SM90)
   catalogs.of<Gemm>().add({.name = name,
                            .sm_min = kHopper,
                            .sm_max = kBlackwell,  // wgmma is Hopper's alone
                            .supports = sm90::supports_gemm<type, n>,
                            .launch = sm90::launch_gemm<type, n>});
+#endif
 }
 
 }  // namespace
@@ -118,6 +121,10 @@ void register_cuda_kernels(Catalogs& catalogs) {
   add<Edit>(catalogs, kAmpere, "sm80.edit", sm80::supports, sm80::launch);
   add<PrepareRows>(catalogs, kAmpere, "sm80.prepare_rows", sm80::supports, sm80::launch);
   add<CopyBlocks>(catalogs, kAmpere, "sm80.copy_blocks", sm80::supports, sm80::launch);
+  add<Penalize>(catalogs, kAmpere, "sm80.penalize", sm80::supports, sm80::launch);
+  add<Select>(catalogs, kAmpere, "sm80.select", sm80::supports, sm80::launch, sm80::workspace);
+  add<Logprob>(catalogs, kAmpere, "sm80.logprob", sm80::supports, sm80::launch, sm80::workspace);
+  add<AppendTokens>(catalogs, kAmpere, "sm80.append_tokens", sm80::supports, sm80::launch);
 }
 
 }  // namespace warpjet

@@ -157,6 +157,33 @@ WJ_DEVICE void store_shared(T* to, const T& value, Site site = Site::here()) {
 #endif
 }
 
+// Whole numbers that many threads of a block change at once, in any order: the result has none. Both return the old
+// value. (atom.relaxed.cta.shared.add.u32 and .and.b32)
+WJ_DEVICE std::uint32_t atomic_add_shared(std::uint32_t* sum, std::uint32_t value, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  std::uint32_t old;
+  asm volatile("atom.relaxed.cta.shared.add.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "r"(shared_address(sum)), "r"(value)
+               : "memory");
+  return old;
+#else
+  return emu::atomic_shared(emu::Atomic::add, sum, value, site);
+#endif
+}
+WJ_DEVICE std::uint32_t atomic_and_shared(std::uint32_t* bits, std::uint32_t value, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  std::uint32_t old;
+  asm volatile("atom.relaxed.cta.shared.and.b32 %0, [%1], %2;"
+               : "=r"(old)
+               : "r"(shared_address(bits)), "r"(value)
+               : "memory");
+  return old;
+#else
+  return emu::atomic_shared(emu::Atomic::bit_and, bits, value, site);
+#endif
+}
+
 // --- Asynchronous copies, global to shared --------------------------------------------------------------------------
 // A thread sees its own copies after copy_wait; the others after that and a barrier.
 

@@ -105,6 +105,15 @@ WJ_DEVICE std::uint32_t ballot(bool predicate, std::uint32_t mask = kFullMask, S
 #endif
 }
 
+// How many bits are set: the lanes of a ballot. (popc.b32)
+WJ_DEVICE int count_bits(std::uint32_t bits) {
+#if defined(__CUDACC__)
+  return __popc(bits);
+#else
+  return __builtin_popcount(bits);
+#endif
+}
+
 // Bit i: lane i's value equals mine. (match.any.sync)
 WJ_DEVICE std::uint32_t match_any(std::uint32_t value, std::uint32_t mask = kFullMask, Site site = Site::here()) {
 #if defined(__CUDACC__)
@@ -189,6 +198,15 @@ WJ_DEVICE int atomic_add(int* counter, int value, Site site = Site::here()) {
   return old;
 #else
   return emu::atomic_add(counter, value, site);
+#endif
+}
+
+// Adds to a sum that is read after a counter or a grid has said that all are in. (red.relaxed.gpu.add.u64)
+WJ_DEVICE void atomic_add(std::uint64_t* sum, std::uint64_t value, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(sum), "l"(value) : "memory");
+#else
+  emu::atomic_add(sum, value, site);
 #endif
 }
 

@@ -102,10 +102,13 @@ void load_volatile(const void* from, void* to, int bytes, Site site);
 void load_flag(const void* from, void* to, Site site);
 void store_flag(void* to, const void* from, Site site);
 int atomic_add(int* counter, int value, Site site);
+void atomic_add(std::uint64_t* sum, std::uint64_t value, Site site);
 void grid_wait();
 
 void load_shared(const void* from, void* to, int bytes, Site site);
 void store_shared(void* to, const void* from, int bytes, Site site);
+enum class Atomic : std::uint8_t { add, bit_and };
+std::uint32_t atomic_shared(Atomic operation, std::uint32_t* word, std::uint32_t value, Site site);  // the old value
 
 void copy_async(void* to, const void* from, int bytes, int valid, Site site);
 void copy_commit();

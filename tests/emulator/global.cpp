@@ -101,11 +101,24 @@ void store_flag(void* to, const void* from, Site site) {
   store_global(to, from, 4, site);
 }
 
-int atomic_add(int* counter, int value, Site site) {
+namespace {
+
+void begin_atomic(const void* address, int bytes, Site site) {
   Machine& machine = Machine::current();
   machine.yield();
   check_written_after_wait(machine, site);
-  check_access(machine, counter, 4, site, "adds to");
+  check_access(machine, address, bytes, site, "adds to");
+}
+
+}  // namespace
+
+void atomic_add(std::uint64_t* sum, std::uint64_t value, Site site) {
+  begin_atomic(sum, sizeof *sum, site);
+  *sum += value;
+}
+
+int atomic_add(int* counter, int value, Site site) {
+  begin_atomic(counter, sizeof *counter, site);
   const int old = *counter;
   *counter = static_cast<int>(static_cast<std::uint32_t>(old) + static_cast<std::uint32_t>(value));
   return old;

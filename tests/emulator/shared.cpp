@@ -95,6 +95,20 @@ void SharedMemory::write(Lane& lane, const void* to, int bytes, Site site) {
   }
 }
 
+void SharedMemory::change(Lane& lane, const void* word, Site site) {
+  const int bytes = 4, offset = place(word, bytes, site, "an atomic change");
+  const Touch touch = {own_time(lane), static_cast<std::uint16_t>(lane.id), number_of(site), 0, 1};
+  for (int i = offset; i < offset + bytes; ++i) {
+    Byte& byte = shadow_[static_cast<std::size_t>(i)];
+    if (byte.state != State::written)
+      Machine::current().fail(site, "changes shared byte " + std::to_string(i) + ", which nobody wrote");
+    expect_unread(byte, i, site);
+    if (!byte.write.atomic) expect_after(lane, byte.write, i, site, "changes", "wrote");
+    expect_after(lane, byte.read, i, site, "changes", "read");
+    byte = {touch, Touch(), State::written, 0};
+  }
+}
+
 void SharedMemory::begin_copy(Lane& lane, const void* to, int bytes, Site site) {
   write(lane, to, bytes, site);
   const auto offset = static_cast<const std::byte*>(to) - data_;
@@ -208,6 +222,16 @@ void store_shared(void* to, const void* from, int bytes, Site site) {
   lane.block->shared->write(lane, to, bytes, site);
   note_access(lane, to, bytes, true, site);
   std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
+std::uint32_t atomic_shared(Atomic operation, std::uint32_t* word, std::uint32_t value, Site site) {
+  Machine& machine = Machine::current();
+  machine.yield();
+  Lane& lane = machine.lane();
+  lane.block->shared->change(lane, word, site);
+  const std::uint32_t old = *word;
+  *word = operation == Atomic::add ? old + value : old & value;
+  return old;
 }
 
 }  // namespace emu

@@ -22,6 +22,7 @@ class SharedMemory {
   // accesses that no barrier orders (a race).
   void read(Lane& lane, const void* from, int bytes, Site site);
   void write(Lane& lane, const void* to, int bytes, Site site);
+  void change(Lane& lane, const void* word, Site site);  // atomically: in no order with other changes of it
   void begin_copy(Lane& lane, const void* to, int bytes, Site site);  // in flight from here on
   void end_copy(Lane& lane, const void* to, int bytes, Site site);    // the lane waited for it
 
@@ -41,8 +42,9 @@ class SharedMemory {
   struct Touch {
     std::uint32_t time = 0;
     std::uint16_t lane = kNobody;  // in the gang
-    std::uint16_t site : 15 = 0;   // in sites_
+    std::uint16_t site : 14 = 0;   // in sites_
     std::uint16_t async : 1 = 0;   // by way of the async proxy
+    std::uint16_t atomic : 1 = 0;
   };
   struct Byte {
     Touch write, read;
