@@ -12,7 +12,7 @@ from warpjet._native import EngineConfig
 _ONE_DEVICE = "one device runs the whole model; start one process per device for more throughput"
 _CHECKPOINT_TYPE = "weights are used in the checkpoint's own floating-point type, or the one that dtype names"
 _NO_HUB = "download the revision you want and pass its directory as model"
-_NO_GRAPHS = "there is nothing to compile or capture on this device"
+_NO_GRAPHS = "kernels are compiled ahead of time and graphs captured when needed; enforce_eager does without graphs"
 
 # name: (values that are accepted, what to do instead)
 _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
@@ -33,8 +33,6 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "enable_expert_parallel": ((False, None), _ONE_DEVICE),
     "enable_lora": ((False, None), "merge the adapter into the checkpoint"),
     "enable_sleep_mode": ((False,), "call shutdown() and open the model again"),
-    "enforce_eager": ((False, True), ""),  # no graphs on this device, so both mean the same
-    "gpu_memory_utilization": ((0.92, None), "the CPU device takes kv_cache_memory_bytes instead"),
     "hf_config_path": ((None,), "config.json is read from the checkpoint directory"),
     "hf_overrides": ((None, {}), "edit config.json in a copy of the checkpoint"),
     "hf_token": ((None,), _NO_HUB),
