@@ -147,6 +147,13 @@ struct Text {
         v(p.kv, length, p.kv_heads * p.head_dim) {
     for (Matrix* matrix : {&q, &k, &v}) matrix->fill(random, 2.0);
   }
+  // Makes the last bits of fp32 visible in 16-bit outputs: queries hardly tell keys apart, and values cancel.
+  void balance() {
+    for (std::int64_t t = 0; t < q.rows(); ++t) {
+      for (std::int64_t c = 0; c < q.columns(); ++c) q.set(t, c, q.get(t, c) / 64);
+      for (std::int64_t c = 0; c < v.columns(); ++c) v.set(t, c, (t % 2 ? 32 : -32) * (1 + v.get(t, c) / 64));
+    }
+  }
   Matrix q, k, v;
 };
 
@@ -349,8 +356,8 @@ TEST_F(EmulatedAttention, EqualsItsReference) {
 TEST_F(EmulatedAttention, DependsOnAQuerysKeysAlone) {
   constexpr std::int64_t kLength = 530;
   for (const auto& row : gpu_.of<Attention>().rows()) {
-    if (row.name.find("bf16") == row.name.npos && row.name != "sm80.attention.f32") continue;
-    const DType type = row.workspace ? DType::bf16 : DType::f32;
+    if (row.name.find("bf16") != row.name.npos) continue;  // would hide more of the last bits of fp32
+    const DType type = row.workspace ? DType::f16 : DType::f32;
     const std::int64_t dim = row.workspace ? dim_of(row) : 40;
     const bool plain = dim % 128 == 0;
     Attention::Problem p = {.heads = 3,
@@ -366,7 +373,9 @@ TEST_F(EmulatedAttention, DependsOnAQuerysKeysAlone) {
                             .sinks = !plain};
     SCOPED_TRACE(cat(row.name, " ", to_string(p)));
     Random random(13);
-    const Text text(p, kLength, random), other(p, 300, random);
+    Text text(p, kLength, random);
+    const Text other(p, 300, random);
+    text.balance();
     emu::set_multiprocessors(2);
     Batch whole(p, {{&text, 0, kLength}});
     const auto want = run(row, whole, 0);
