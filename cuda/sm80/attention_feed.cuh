@@ -90,7 +90,34 @@ class Feed {
     ptx::copy_commit();
   }
 
+  // The 16 keys of a chunk lie in one page, one behind the other. So threads whose number is a multiple of a row's
+  // units copy one column, down a chunk in equal steps, and what they need to know of a step is a constant.
   WJ_DEVICE void copy(int stage, const T* from, std::int64_t stride, int first) {
+    constexpr int kUnits = kDim / kUnit;
+    if constexpr (kThreads % kUnits != 0) {
+      copy_each(stage, from, stride, first);
+    } else {
+      constexpr int kRows = kThreads / kUnits < kChunkKeys ? kThreads / kUnits : kChunkKeys;  // of a step
+      static_assert(kThreads / kUnits <= kChunkKeys, "a step stays in a chunk");
+      const int me = thread(), row = me / kUnits, unit = me % kUnits;
+      const bool inside = unit * kUnit < pages_.head_dim;
+      const int begin = at(source_.begin) - first - row, end = inside ? at(source_.end) - first - row : 0;
+      T* to = memory_ + start_of(stage) + row * kDim;
+      WJ_UNROLL for (int chunk = 0; chunk < kKeys / kChunkKeys; ++chunk) {
+        const int key = first + chunk * kChunkKeys;
+        const std::int64_t block = ptx::shuffle(block_, key / kChunkKeys % kWarpSize);
+        const int in_page = (key & ((1 << pages_.block_shift) - 1)) + row;
+        const T* source = from + block * stride + in_page * pages_.head_dim + unit * kUnit;
+        WJ_UNROLL for (int n = chunk * kChunkKeys; n < (chunk + 1) * kChunkKeys; n += kRows) {
+          const int column = Swizzle<kDim>::unit(n + row, unit) * kUnit;
+          ptx::copy_async<16>(to + n * kDim + column, source, n >= begin && n < end ? 16 : 0);
+          source += kRows * pages_.head_dim;
+        }
+      }
+    }
+  }
+
+  WJ_DEVICE void copy_each(int stage, const T* from, std::int64_t stride, int first) {
     constexpr int kUnits = kDim / kUnit;
     static_assert(kKeys * kUnits % kThreads == 0, "every thread copies as much");
     const int me = thread(), begin = at(source_.begin), end = at(source_.end);

@@ -37,10 +37,10 @@ struct Swizzle {
   static_assert(kUnits % 4 == 0, "whole lines");
   static constexpr int kPeriod = kUnits % 8 == 0 ? 4 : 2;
 
+  // The place of a unit in its row.
+  static WJ_DEVICE int unit(int row, int unit) { return unit ^ (kPeriod == 4 ? row & 7 : row >> 1 & 3); }
   // Where a unit of a row starts, in elements.
-  static WJ_DEVICE int offset(int row, int unit) {
-    return row * kDim + (unit ^ (kPeriod == 4 ? row & 7 : row >> 1 & 3)) * kUnit;
-  }
+  static WJ_DEVICE int offset(int row, int unit) { return row * kDim + Swizzle::unit(row, unit) * kUnit; }
   // Where the unit 2k to the right of one of the first two starts. The blocks' own start may be part of `offset`: it is
   // a multiple of a line. This is one instruction for what would otherwise be a register for every k.
   static WJ_DEVICE int step(int offset, int k) {
