@@ -11,8 +11,8 @@ from warpjet import LLM
 
 @pytest.fixture(scope="session")
 def llm() -> Iterator[LLM]:
-    """The embedded model; requests may ask for the log-probabilities of the whole vocabulary."""
-    with LLM(max_logprobs=-1) as model:
+    """The embedded model; on the CPU, requests may ask for log-probabilities of the whole vocabulary."""
+    with LLM(device="cpu", max_logprobs=-1) as model:
         yield model
 
 
