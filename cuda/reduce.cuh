@@ -2,6 +2,7 @@
 // change from run to run nor with the batch.
 #pragma once
 
+#include "cuda/ptx/math.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/sync.cuh"
 
