@@ -15,7 +15,7 @@ constexpr int kBinsOfAThread = kBins / kThreads;
 
 // What the pieces of one row tell each other, in the workspace.
 struct RowSpace {
-  std::uint64_t weights[kBins];  // zero between ops, as the two counters
+  alignas(kVectorBytes) std::uint64_t weights[kBins];  // zero between ops, as the two counters
   int arrived, num_candidates;
   int last_bin;          // that holds candidates
   float log_sum;         // Logprob's
