@@ -39,9 +39,10 @@ struct LogprobSmem {
 
 // --- Keys -----------------------------------------------------------------------------------------------------------
 
-// Bits in the order of the floats, the largest first. Exact, unlike x = logit - max, of which the bins are made.
+// Bits in the order of the floats, the largest first. Exact, unlike x = logit - max, of which the bins are made. Zeros
+// are equal, whatever their sign: adding one makes -0 the other.
 WJ_DEVICE std::uint32_t key_of(float logit) {
-  const auto bits = bit_cast<std::uint32_t>(logit);
+  const auto bits = bit_cast<std::uint32_t>(ptx::add(logit, 0.0f));
   return bits >> 31 != 0 ? bits : ~bits & 0x7fffffffu;
 }
 WJ_DEVICE float logit_of(std::uint32_t key) {
@@ -53,7 +54,7 @@ struct LogitKeys {  // for WholeRow
 };
 
 WJ_DEVICE std::uint32_t bin_of(float logit, float max) {
-  const float below = logit == kNever ? -kNever : ptx::add(max, -logit);
+  const float below = logit == kNever ? -kNever : ptx::add(ptx::add(max, -logit), 0.0f);
   return bit_cast<std::uint32_t>(below) >> kBinShift;
 }
 

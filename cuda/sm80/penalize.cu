@@ -167,8 +167,7 @@ __global__ void __launch_bounds__(kThreads) penalize(Rows<float> logits, Rows<fl
   }
 }
 
-// --- AppendTokens
-// -------------------------------------------------------------------------------------------------------
+// --- AppendTokens ---------------------------------------------------------------------------------------------------
 
 constexpr int kRowsOfABlock = kThreads / kWarpSize;
 

@@ -15,7 +15,7 @@ constexpr int kBinsOfAThread = kBins / kThreads;
 
 // What the pieces of one row tell each other, in the workspace.
 struct RowSpace {
-  std::uint64_t weights[kBins];  // zero between ops, as the two counters
+  alignas(kVectorBytes) std::uint64_t weights[kBins];  // zero between ops, as the two counters
   int arrived, num_candidates;
   int last_bin;          // that holds candidates
   float log_sum;         // Logprob's
@@ -39,8 +39,7 @@ struct CutSmem {
   std::int32_t ids[kThreads / kWarpSize];
 };
 
-// --- The best of many
-// ---------------------------------------------------------------------------------------------------
+// --- The best of many -----------------------------------------------------------------------------------------------
 
 struct Best {
   float value = kNever;
@@ -117,8 +116,7 @@ __global__ void __launch_bounds__(kThreads)
   ptx::store(&spaces[row].places[ptx::block_idx().x], best.id);
 }
 
-// --- Histograms
-// ---------------------------------------------------------------------------------------------------------
+// --- Histograms -----------------------------------------------------------------------------------------------------
 
 WJ_DEVICE void clear_bins(CutSmem& shared) {
   for (int i = ptx::thread_idx().x; i < kBins; i += kThreads) {
@@ -228,8 +226,7 @@ WJ_DEVICE Found find_bin(const OwnBins& own, std::uint64_t before, std::uint64_t
   return {ptx::load_shared(&shared.bin), ptx::load_shared(&shared.above), ptx::load_shared(&shared.weight)};
 }
 
-// --- Candidates
-// -----------------------------------------------------------------------------------------------------------
+// --- Candidates -----------------------------------------------------------------------------------------------------
 
 // For whole warps.
 WJ_DEVICE void gather(RowSpace& space, bool wanted, std::uint32_t key, std::int32_t id) {
@@ -275,8 +272,7 @@ struct WholeRow {
   }
 };
 
-// --- Cuts
-// -----------------------------------------------------------------------------------------------------------------
+// --- Cuts -----------------------------------------------------------------------------------------------------------
 
 // What is left: lower keys than this one's, and of equal keys the ids up to this.
 struct Cut {

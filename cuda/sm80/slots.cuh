@@ -46,10 +46,9 @@ inline Slots slots_of(const TensorView& slots, const SlotViews& views) {
           .masks = rows_of<const std::uint32_t>(views.masks)};
 }
 
-// --- Rows of logits, in pieces
-// ----------------------------------------------------------------------------------------- One block works on one
-// piece of a row. Pieces depend on the vocabulary alone, and nothing that is made of several of them depends on their
-// order.
+// --- Rows of logits, in pieces --------------------------------------------------------------------------------------
+// One block works on one piece of a row. Pieces depend on the vocabulary alone, and nothing that is made of several of
+// them depends on their order.
 
 constexpr int kThreads = 256, kGroup = 4, kGroups = 4;
 constexpr int kPiece = kThreads * kGroup * kGroups;  // tokens: 16 KiB of logits, four 16-byte loads a thread

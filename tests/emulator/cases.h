@@ -70,6 +70,27 @@ class Guarded {
   emu::GlobalBuffer memory_;
 };
 
+// A list of numbers in guarded memory.
+template <class T>
+class List {
+ public:
+  List(DType dtype, std::int64_t count)
+      : dtype_(dtype), count_(count), memory_(static_cast<std::size_t>(count) * sizeof(T)) {}
+  List(DType dtype, const std::vector<T>& values) : List(dtype, std::ssize(values)) {
+    std::copy(values.begin(), values.end(), memory_.template as<T>());
+  }
+  TensorView view() const { return {memory_.as<>(), dtype_, {count_}}; }
+  TensorView matrix(std::int64_t rows) const { return {memory_.as<>(), dtype_, {rows, count_ / rows}}; }
+  T& operator[](std::int64_t i) const { return memory_.template as<T>()[i]; }
+  std::vector<T> values() const { return {memory_.template as<T>(), memory_.template as<T>() + count_}; }
+
+ private:
+  DType dtype_;
+  std::int64_t count_;
+  emu::GlobalBuffer memory_;
+};
+using Ints = List<std::int32_t>;
+
 void expect_close(const Guarded& got, const Guarded& want, std::int64_t rows, std::int64_t columns, double tolerance) {
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t c = 0; c < columns; ++c) {
@@ -109,6 +130,14 @@ template <>
 inline constexpr bool kHasOwnTest<PrepareRows> = true;
 template <>
 inline constexpr bool kHasOwnTest<CopyBlocks> = true;
+template <>
+inline constexpr bool kHasOwnTest<Penalize> = true;
+template <>
+inline constexpr bool kHasOwnTest<Select> = true;
+template <>
+inline constexpr bool kHasOwnTest<Logprob> = true;
+template <>
+inline constexpr bool kHasOwnTest<AppendTokens> = true;
 
 class EmulatedOps : public testing::Test {
  protected:

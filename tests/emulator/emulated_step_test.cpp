@@ -5,26 +5,6 @@
 namespace warpjet {
 namespace {
 
-// Device memory for a list of numbers.
-template <class T>
-class List {
- public:
-  List(DType dtype, std::int64_t count)
-      : dtype_(dtype), count_(count), memory_(static_cast<std::size_t>(count) * sizeof(T)) {}
-  List(DType dtype, const std::vector<T>& values) : List(dtype, std::ssize(values)) {
-    std::copy(values.begin(), values.end(), memory_.template as<T>());
-  }
-  TensorView view() const { return {memory_.as<>(), dtype_, {count_}}; }
-  TensorView matrix(std::int64_t rows) const { return {memory_.as<>(), dtype_, {rows, count_ / rows}}; }
-  T& operator[](std::int64_t i) const { return memory_.template as<T>()[i]; }
-  std::vector<T> values() const { return {memory_.template as<T>(), memory_.template as<T>() + count_}; }
-
- private:
-  DType dtype_;
-  std::int64_t count_;
-  emu::GlobalBuffer memory_;
-};
-using Ints = List<std::int32_t>;
 using Longs = List<std::int64_t>;
 
 class EmulatedStep : public testing::Test {

@@ -61,6 +61,7 @@ TEST(Warp, PartsOfAWarpMeetOnTheirOwn) {
 TEST(Warp, VotesAndMatches) {
   run(kOneWarp, [] {
     EXPECT_EQ(ptx::ballot(ptx::lane_id() % 2 == 1), 0xaaaaaaaau);
+    EXPECT_EQ(ptx::count_bits(ptx::ballot(ptx::lane_id() > 4)), 27);
     EXPECT_EQ(ptx::match_any(static_cast<std::uint32_t>(ptx::lane_id() / 16)),
               ptx::lane_id() < 16 ? 0xffffu : 0xffff0000u);
   });
@@ -137,15 +138,6 @@ TEST(Block, NamedBarriersJoinProducersAndConsumers) {
     }
   };
   in_every_order({.grid = {1}, .block = {kThreads}, .smem_bytes = sizeof(Smem)}, kernel, [] {});
-}
-
-TEST(Block, TheLastOneToCountIsUnique) {
-  GlobalBuffer counter(sizeof(int), 0);
-  int last = 0;
-  run({.grid = {9}, .block = {32}}, [&] {
-    if (ptx::lane_id() == 0 && ptx::atomic_add(counter.as<int>(), 1) == 8) ++last;
-  });
-  EXPECT_EQ(last, 1);
 }
 
 // --- Memory ---------------------------------------------------------------------------------------------------------

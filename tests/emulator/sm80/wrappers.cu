@@ -51,10 +51,14 @@ __global__ void memory(const void* from, void* to, int* flag, std::uint32_t* wor
   copy_commit();
   copy_wait<0>();
   sync_threads();
+  atomic_add(reinterpret_cast<std::uint64_t*>(to), std::uint64_t{1} << 40);
+  auto* word = reinterpret_cast<std::uint32_t*>(&shared.bytes[0]);
+  words[lane] = atomic_add_shared(word, 1u) + atomic_and_shared(word + 1, ~1u);
+  sync_threads();
   const void* row = &shared.bytes[lane * 16];
-  words[lane] = matrices<1, Matrix::straight>(row) + matrices<2, Matrix::straight>(row) +
-                matrices<4, Matrix::straight>(row) + matrices<1, Matrix::transposed>(row) +
-                matrices<2, Matrix::transposed>(row) + matrices<4, Matrix::transposed>(row);
+  words[lane] += matrices<1, Matrix::straight>(row) + matrices<2, Matrix::straight>(row) +
+                 matrices<4, Matrix::straight>(row) + matrices<1, Matrix::transposed>(row) +
+                 matrices<2, Matrix::transposed>(row) + matrices<4, Matrix::transposed>(row);
   fence_block();
   fence_device();
   fence_system();
@@ -67,6 +71,7 @@ __global__ void arithmetic(const float* in, float* out, int* counter) {
   x = shuffle(x, 3) + shuffle_xor(x, 5) + shuffle_up(x, 1) + shuffle_down(x, 2);
   x += static_cast<float>(ballot(x > 0) + match_any(bit_cast<std::uint32_t>(x)));
   x += static_cast<float>(reduce_add(lane_id()) + reduce_min(warp_id()) + reduce_max(block_dim().x + grid_dim().y));
+  x += static_cast<float>(count_bits(ballot(x > 1)));
   if (warp_id() == 0) barrier_arrive(1, 64);
   if (warp_id() == 1) barrier_sync(1, 64);
   sync_warp();
