@@ -262,14 +262,17 @@ class EngineConfig:
     def __init__(
         self,
         *,
+        device: str = "auto",
         dtype: str = "auto",
         load_format: str = "auto",
         max_model_len: int = 0,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 2048,
         block_size: int = 32,
+        gpu_memory_utilization: float = 0.92,
         kv_cache_memory_bytes: int = 0,
         num_gpu_blocks_override: int = 0,
+        enforce_eager: bool | None = False,
         enable_prefix_caching: bool | None = True,
         enable_chunked_prefill: bool | None = True,
         max_num_queued_reqs: int = 16384,
@@ -310,6 +313,14 @@ class EngineConfig:
     def __getstate__(self) -> dict[str, object]: ...
     def __setstate__(self, state: dict[str, object], /) -> None: ...
     @property
+    def device(self) -> str:
+        """
+        where to run: auto (the first GPU if there is one), cpu, cuda or cuda:N
+        """
+
+    @device.setter
+    def device(self, value: str, /) -> None: ...
+    @property
     def dtype(self) -> str:
         """compute type: auto (the checkpoint's), bfloat16, float16 or float32"""
 
@@ -348,6 +359,14 @@ class EngineConfig:
     @block_size.setter
     def block_size(self, value: int, /) -> None: ...
     @property
+    def gpu_memory_utilization(self) -> float:
+        """
+        share of a GPU's memory that weights, activations and KV cache may take together, in (0, 1]
+        """
+
+    @gpu_memory_utilization.setter
+    def gpu_memory_utilization(self, value: float, /) -> None: ...
+    @property
     def kv_cache_memory_bytes(self) -> int:
         """memory for the KV cache; 0 is chosen"""
 
@@ -359,6 +378,14 @@ class EngineConfig:
 
     @num_gpu_blocks_override.setter
     def num_gpu_blocks_override(self, value: int, /) -> None: ...
+    @property
+    def enforce_eager(self) -> bool:
+        """
+        start every kernel by itself instead of replaying CUDA graphs
+        """
+
+    @enforce_eager.setter
+    def enforce_eager(self, value: bool | None, /) -> None: ...
     @property
     def enable_prefix_caching(self) -> bool:
         """reuse the KV blocks of equal prefixes"""
@@ -484,7 +511,12 @@ class BuildConfig:
     """How a checkpoint is compiled into an engine directory."""
 
     def __init__(
-        self, *, scheme: str = "auto", kv_cache_dtype: str = "auto", overwrite: bool | None = False
+        self,
+        *,
+        device: str = "auto",
+        scheme: str = "auto",
+        kv_cache_dtype: str = "auto",
+        overwrite: bool | None = False,
     ) -> None: ...
     def __repr__(self) -> str: ...
     def __eq__(self, other: object, /) -> bool: ...
@@ -506,6 +538,14 @@ class BuildConfig:
 
     def __getstate__(self) -> dict[str, object]: ...
     def __setstate__(self, state: dict[str, object], /) -> None: ...
+    @property
+    def device(self) -> str:
+        """
+        what the engine will run on, from this machine: auto, cpu, cuda or cuda:N
+        """
+
+    @device.setter
+    def device(self, value: str, /) -> None: ...
     @property
     def scheme(self) -> str:
         """precision of the weights: auto (the checkpoint's), bf16, fp16 or fp32"""
@@ -1020,6 +1060,20 @@ def build_engine(
 ) -> BuildReport:
     """
     Compiles a checkpoint directory into an engine directory; progress gets (bytes done, bytes in all).
+    """
+
+def measure_kernels(
+    model: str | os.PathLike[str],
+    config: EngineConfig,
+    row: Callable[[str], object],
+    *,
+    rows: Sequence[int] = ...,
+    context: int = 1024,
+    all: bool = False,
+) -> None:
+    """
+    Times the kernels of a model's steps on a GPU, one by one: row gets JSON text. Of every kernel that could be used
+    with all=True.
     """
 
 def measure_engine(repeats: int, row: Callable[[str], object]) -> None:

@@ -8,13 +8,13 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from warpjet import __version__
-from warpjet._native import SamplingParams, measure_engine
+from warpjet._native import EngineConfig, SamplingParams, cuda_status, measure_engine, measure_kernels
 from warpjet.llm import LLM
 from warpjet.machine import cpu_count, cpu_name
 from warpjet.session import EMBEDDED_MODEL
@@ -35,7 +35,12 @@ class Workload:
 def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json: bool, output: str | None) -> int:
     """Prints a table or a JSON line, and writes the JSON to a file if one is named."""
     measure, units = _MEASURES[load.what]
-    with LLM(model, **{"enable_prefix_caching": False} | dict(engine)) as llm:
+    # Prompts are token ids, so a directory that has only config.json is enough for random weights.
+    fixed: dict[str, Any] = {
+        "enable_prefix_caching": False,
+        "skip_tokenizer_init": engine.get("load_format") == "dummy",
+    }
+    with LLM(model, **fixed | dict(engine)) as llm:
         rng = random.Random(0)
         measure(llm, load, rng)  # warm-up
         runs = [measure(llm, load, rng) for _ in range(load.repeats)]
@@ -47,7 +52,7 @@ def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json:
         "engine": dict(engine),
         "results": results,
         "runs": [{key: round(value, 3) for key, value in run.items()} for run in runs],
-    } | _circumstances()
+    } | _circumstances(engine.get("device", "auto"))
     if output:
         _write(output, record)
     if as_json:
@@ -84,6 +89,57 @@ def bench_engine(repeats: int, as_json: bool, output: str | None) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a GPU reaches at best, as measured: a device copy, and a product of matrices of 8192 cubed."""
+
+    gb_per_s: float
+    tflops: float
+
+
+_CEILINGS = {"H100": Ceiling(3000, 800), "H200": Ceiling(4300, 790), "A100": Ceiling(1800, 280)}
+
+
+def bench_kernels(
+    model: str,
+    rows: Sequence[int],
+    context: int,
+    every: bool,
+    engine: Mapping[str, Any],
+    as_json: bool,
+    output: str | None,
+) -> int:
+    """The kernels of a model one by one: time, bandwidth, flops, and the share of what the GPU could reach."""
+    found: list[dict[str, Any]] = []
+    gpu = "".join(cuda_status().gpus[:1])
+    ceiling = next((ceiling for name, ceiling in _CEILINGS.items() if name in gpu), None)
+
+    def add(text: str) -> None:
+        row = json.loads(text)
+        row["gb_per_s"] = round(row["bytes"] / row["us"] / 1e3, 1)
+        row["tflops"] = round(row["flops"] / row["us"] / 1e6, 1)
+        if ceiling:
+            least = max(row["bytes"] / ceiling.gb_per_s / 1e3, row["flops"] / ceiling.tflops / 1e6)
+            row["roofline"] = round(least / row["us"], 3)
+        row["us"] = round(row["us"], 2)
+        found.append(row)
+        if as_json:
+            print(json.dumps(row), flush=True)
+
+    measure_kernels(model, EngineConfig(**engine), add, rows=rows, context=context, all=every)
+    if output:
+        results = {f"{row['step']}_{row['rows']}_{row['kernel']}_us": row["us"] for row in found}
+        _write(
+            output,
+            {"bench": "kernels", "model": Path(model).name, "results": results, "rows": found}
+            | _circumstances(engine.get("device", "auto")),
+        )
+    if not as_json:
+        names = ("step", "rows", "kernel", "us", "gb_per_s", "tflops", "roofline")
+        print(table(names, [tuple(row.get(name, "") for name in names) for row in found]))
+    return 0
+
+
 def _engine_results(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The rows by what was measured and its size."""
     results: dict[str, float] = {"step_allocations": sum(row.get("allocations_per_step") or 0 for row in rows)}
@@ -99,9 +155,12 @@ def _engine_results(rows: list[dict[str, Any]]) -> dict[str, float]:
     return results
 
 
-def _circumstances() -> dict[str, object]:
+def _circumstances(device: str = "cpu") -> dict[str, object]:
+    status = cuda_status()
+    on_gpu = device != "cpu" and not status.unavailable_reason
+    index = int(device.partition(":")[2] or 0) if on_gpu else 0
     return {
-        "device": "cpu",
+        "device": status.gpus[index] if on_gpu else "cpu",
         "cpu": cpu_name(),
         "cores": cpu_count(),
         "version": __version__,

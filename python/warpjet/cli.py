@@ -127,21 +127,38 @@ def _fill_doctor(parser: argparse.ArgumentParser) -> None:
 def _fill_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        choices=["latency", "throughput", "engine"],
-        help="one batch at a time; a full queue; or what the engine itself costs, without a model",
+        choices=["latency", "throughput", "engine", "kernels"],
+        help="one batch at a time; a full queue; what the engine itself costs, without a model; or a model's kernels",
     )
     parser.add_argument("--batch", type=int, default=1, help="latency: requests at once (default: %(default)s)")
     parser.add_argument("--num-prompts", type=int, default=32, help="throughput: requests (default: %(default)s)")
     parser.add_argument("--input-len", type=int, default=32, help="prompt tokens (default: %(default)s)")
     parser.add_argument("--output-len", type=int, default=128, help="tokens to generate (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs after a warm-up (default: %(default)s)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[1, 8, 64, 256, 2048],
+        help="kernels: tokens in a step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--context", type=int, default=1024, help="kernels: KV tokens behind each (default: %(default)s)"
+    )
+    parser.add_argument("--all", action="store_true", help="kernels: every one that could be used")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     parser.add_argument("--output", metavar="FILE", help="write the JSON to this file too")
     _add_model_flags(parser)
 
     def run(args: argparse.Namespace) -> int:
-        from warpjet.bench import Workload, bench, bench_engine
+        from warpjet.bench import Workload, bench, bench_engine, bench_kernels
+        from warpjet.session import EMBEDDED_MODEL
 
+        if args.what == "kernels":
+            model = args.model or str(EMBEDDED_MODEL)
+            return bench_kernels(
+                model, args.rows, args.context, args.all, _given(args, "engine"), args.json, args.output
+            )
         if args.what == "engine":
             return bench_engine(args.repeats, args.json, args.output)
         if min(args.batch, args.num_prompts, args.input_len, args.repeats) < 1 or args.output_len < 2:
