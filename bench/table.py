@@ -30,9 +30,28 @@ ROWS = [
     ("its peak memory, MiB", "startup", "first_command_rss_mib", "{:.0f}"),
 ]
 
+# The same on a GPU: Llama-3.1-8B in bf16 with random weights.
+GPU_ROWS = [
+    ("one request, 128 tokens in, 128 out: tokens a second", "latency", "batch_1_tokens_per_s", "{:,.0f}"),
+    ("the same against transformers on the same GPU", "latency", "batch_1_times_transformers", "{:.1f} x"),
+    ("32 requests at once: tokens a second", "latency", "batch_32_tokens_per_s", "{:,.0f}"),
+    ("the same against transformers", "latency", "batch_32_times_transformers", "{:.1f} x"),
+    ("128 requests at once: tokens a second", "latency", "batch_128_tokens_per_s", "{:,.0f}"),
+    ("128 queued, 1000 tokens in, 256 out: output tokens a second", "throughput", "output_tokens_per_s", "{:,.0f}"),
+    ("gate and up, 1 row: share of the roofline", "kernels", "gate_up_1_roofline", "{:.0%}"),
+    ("the same against torch", "kernels", "gate_up_1_times_torch", "{:.2f} x"),
+    ("qkv, 1 row, against torch", "kernels", "qkv_1_times_torch", "{:.2f} x"),
+    ("output head, 1 row, against torch", "kernels", "head_1_times_torch", "{:.2f} x"),
+    ("gate and up, 2048 rows: share of the roofline", "kernels", "gate_up_2048_roofline", "{:.0%}"),
+    ("the same against torch", "kernels", "gate_up_2048_times_torch", "{:.2f} x"),
+    ("attention, 64 decoding at 1024 tokens: share of the roofline", "kernels", "attention_64_roofline", "{:.0%}"),
+    ("attention, one decoding at 1024 tokens: microseconds", "kernels", "attention_1_us", "{:.1f}"),
+    ("attention of a prompt of 2048 against torch", "kernels", "attention_2048_times_torch", "{:.2f} x"),
+]
 
-def newest(kind: str) -> dict[str, Any]:
-    path = max((ROOT / "bench" / "results").glob(f"*-{kind}.json"))
+
+def newest(kind: str, machine: str = "cpu2") -> dict[str, Any]:
+    path = max((ROOT / "bench" / "results").glob(f"*-{machine}-{kind}.json"))
     record: dict[str, Any] = json.loads(path.read_text())
     return record
 
@@ -44,6 +63,11 @@ def table() -> str:
         value = record["results"][key] * (1000 if "milliseconds" in what else 1)
         machine = f"{record['cores']} cores of an {record['cpu']}"
         lines.append(f"| {what} | {form.format(value)} | {machine} | `{record['command']}` |")
+    lines += ["", "Llama-3.1-8B, bf16, random weights, on one H100 80GB:", ""]
+    lines += ["| what | result | command |", "| --- | --: | --- |"]
+    for what, kind, key, form in GPU_ROWS:
+        record = newest(kind, "h100")
+        lines.append(f"| {what} | {form.format(record['results'][key])} | `{record['command']}` |")
     return "\n".join(lines)
 
 
