@@ -1,6 +1,6 @@
 """What torch and transformers take for the problems of `warpjet bench kernels` and `bench latency`: needs a GPU.
 
-python bench/peers.py kernels OUT.json    F.linear (then silu and product), addmm, rms_norm, scaled_dot_product_attention
+python bench/peers.py kernels OUT.json    F.linear (silu, product), addmm, rms_norm, scaled_dot_product_attention
 python bench/peers.py model OUT.json      generate() of a model of random weights, bf16, SDPA, greedy
 
 Shapes are Llama-3.1-8B's. A kernel's time is the median of 20 replays of a CUDA graph over several weights."""
