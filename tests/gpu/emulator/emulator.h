@@ -30,7 +30,7 @@ class GlobalBuffer {
 
 // What only the emulator can do.
 struct Counters {
-  std::int64_t global_read_bytes = 0, global_written_bytes = 0, global_sectors = 0;
+  std::int64_t global_read_bytes = 0, global_written_bytes = 0, global_sectors = 0, shared_bank_conflicts = 0;
 };
 inline Counters counters() {
   return {};
