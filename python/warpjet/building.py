@@ -11,6 +11,7 @@ def build(
     checkpoint: str | Path,
     out: str | Path,
     *,
+    device: str = "auto",
     scheme: str = "auto",
     kv_cache_dtype: str = "auto",
     overwrite: bool = False,
@@ -18,9 +19,10 @@ def build(
 ) -> BuildReport:
     """Compile a Hugging Face directory into an engine directory, which LLM opens like a checkpoint.
 
+    device: what the engine will run on, from this machine; on a GPU, its kernels are timed there.
     progress is called with (bytes done, bytes in all). The directory appears whole or not at all. Raises
     FileNotFoundError, ModelFormatError, ValueError, NotImplementedError or OSError."""
-    config = BuildConfig(scheme=scheme, kv_cache_dtype=kv_cache_dtype, overwrite=overwrite)
+    config = BuildConfig(device=device, scheme=scheme, kv_cache_dtype=kv_cache_dtype, overwrite=overwrite)
     return build_engine(find_model(checkpoint), out, config, progress)
 
 

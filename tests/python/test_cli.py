@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 from checkpoints import TINY, write_checkpoint
 
-from warpjet import LLM, SamplingParams, __version__
+from warpjet import LLM, BuildConfig, SamplingParams, __version__
 
 WARPJET = [sys.executable, "-m", "warpjet"]
 GREEDY = ("--temperature", "0", "--max-tokens", "16")
+BUILD_FLAGS = {
+    "device": ("--device", "cpu"),
+    "scheme": ("--scheme", "fp32"),
+    "kv_cache_dtype": ("--kv-cache-dtype", "fp32"),
+    "overwrite": ("--overwrite",),
+}
 
 
 def warpjet(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -144,6 +150,12 @@ def test_build_writes_an_engine_that_generates_the_same(story: str, tmp_path: Pa
     again = warpjet("build", TINY, "-o", engine)
     assert again.returncode == 2 and "overwrite" in again.stderr
     assert warpjet("build", TINY, "-o", engine, "--overwrite").returncode == 0
+
+
+def test_build_takes_every_field_as_a_flag(tmp_path: Path) -> None:
+    flags = [word for name, *_ in BuildConfig.__fields__ for word in BUILD_FLAGS[name]]
+    done = warpjet("build", TINY, "-o", tmp_path / "engine", *flags)
+    assert done.returncode == 0 and "fp32" in done.stdout
 
 
 def test_info_describes_a_checkpoint_without_weights(tmp_path: Path) -> None:
