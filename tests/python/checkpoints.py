@@ -80,7 +80,12 @@ def tensors_of(config: dict[str, Any], seed: int = 0, scale: float = 0.2) -> dic
 
 
 def write_checkpoint(
-    directory: Path, family: str = "llama", seed: int = 0, tokenizer: bool = False, **changes: Any
+    directory: Path,
+    family: str = "llama",
+    seed: int = 0,
+    scale: float = 0.2,
+    tokenizer: bool = False,
+    **changes: Any,
 ) -> Path:
     """Writes config.json and model.safetensors; with `tokenizer`, the embedded model's (it has 3072 tokens)."""
     if tokenizer:
@@ -88,7 +93,7 @@ def write_checkpoint(
     config = config_of(family, **changes)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
-    save_file(tensors_of(config, seed), directory / "model.safetensors")
+    save_file(tensors_of(config, seed, scale), directory / "model.safetensors")
     if tokenizer:
         copy_tokenizer(directory)
     return directory
