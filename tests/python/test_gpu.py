@@ -214,7 +214,7 @@ def test_alone_is_the_same_as_after_a_prefix_hit(texts: Texts) -> None:
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
 def test_alone_is_the_same_as_after_preemption(mode: str, texts: Texts) -> None:
     tight: dict[str, Any] = {"num_gpu_blocks_override": 14, "block_size": 16, "admission_quantile": 0}
-    params = [params.replace(max_tokens=40) for params in texts.params[:8]]
+    params = [params.replace(max_tokens=100) for params in texts.params[:8]]
     with open_llm(texts.path) as llm:
         prompts = make_prompts(llm.get_model_info().vocab_size, (1, 50, 17, 33, 90, 64, 41, 7))
         alone = facts([llm.generate(p, s, use_tqdm=False)[0] for p, s in zip(prompts, params, strict=True)])
@@ -363,7 +363,7 @@ def test_too_little_memory_is_said_in_numbers() -> None:
     with pytest.raises(ValueError, match=r"does not fit.*GiB.*gpu_memory_utilization"):
         open_llm(TINY, gpu_memory_utilization=1e-4)
     with pytest.raises(ValueError, match=r"KV cache of .* does not fit.*kv_cache_memory_bytes"):
-        open_llm(TINY, kv_cache_memory_bytes=1 << 42)
+        open_llm(TINY, num_gpu_blocks_override=1 << 24)
     with open_llm(TINY) as llm:  # nothing of it stays
         assert llm.generate(PROMPT, SamplingParams(temperature=0, max_tokens=2, ignore_eos=True), use_tqdm=False)
 
@@ -374,12 +374,13 @@ def test_more_log_probabilities_than_a_gpu_reports_are_refused() -> None:
         open_llm(TINY, max_logprobs=-1)
 
 
+@only_on_a_gpu
 def test_gpu_memory_utilization_bounds_the_cache() -> None:
     sizes = []
-    for share in (0.1, 0.02):
-        with open_llm(TINY, gpu_memory_utilization=share, max_num_seqs=4096, max_model_len=1024) as llm:
+    for share in (0.05, 0.02):
+        with open_llm(TINY, gpu_memory_utilization=share, max_num_seqs=2048) as llm:
             sizes.append(llm.get_metrics()["kv_blocks"])
-    assert sizes[0] >= sizes[1] > 0
+    assert sizes[0] > sizes[1] > 0
 
 
 def test_random_weights_need_no_more_than_a_config(tmp_path: Path) -> None:
