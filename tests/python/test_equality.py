@@ -29,7 +29,7 @@ def make_params(count: int) -> list[SamplingParams]:
         {"temperature": 0.8, "top_p": 0.9, "seed": 6, "repetition_penalty": 1.2, "prompt_logprobs": 2},
         {"temperature": 1.2, "top_k": 30, "seed": 7, "n": 2},
     ]
-    return [SamplingParams(max_tokens=20, ignore_eos=True, logprobs=3, **forms[i % len(forms)]) for i in range(count)]
+    return [SamplingParams(max_tokens=48, ignore_eos=True, logprobs=3, **forms[i % len(forms)]) for i in range(count)]
 
 
 def facts(outputs: Sequence[RequestOutput]) -> list[Any]:
@@ -103,7 +103,7 @@ def test_after_prefix_hit(model: Model) -> None:
 
 
 def test_after_preemption(model: Model) -> None:
-    with LLM(model.path, skip_tokenizer_init=True, num_gpu_blocks_override=14, block_size=16) as llm:
+    with LLM(model.path, skip_tokenizer_init=True, num_gpu_blocks_override=10, block_size=16) as llm:
         assert model.run(llm) == model.alone
         assert llm.get_metrics()["preemptions"] > 0 or model.windowed  # which lets go of blocks instead
 
@@ -116,7 +116,7 @@ def test_overlapped(model: Model, depth: int) -> None:
 @pytest.mark.parametrize("mode", ["swap", "recompute"])
 @pytest.mark.parametrize("caching", [True, False])
 def test_after_preemption_with_a_host_tier(model: Model, mode: str, caching: bool) -> None:
-    blocks = 14 if caching else 9
+    blocks = 10 if caching else 9
     tight: dict[str, Any] = {"num_gpu_blocks_override": blocks, "block_size": 16, "admission_quantile": 0}
     options = {"kv_offloading_size": 0.01, "preemption_mode": mode, "enable_prefix_caching": caching}
     with LLM(model.path, skip_tokenizer_init=True, **tight, **options) as llm:
