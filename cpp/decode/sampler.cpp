@@ -29,7 +29,6 @@ struct Sampler::State {
   Buffer allocate(std::int64_t rows, std::int64_t columns) {
     return device.allocate(static_cast<std::size_t>(rows * columns) * sizeof(std::int32_t));
   }
-  std::byte* upload(const TensorView& rows, int slot, std::byte* from, std::int64_t elements);
   SlotViews views(const SlotTexts& texts) const;
   LogprobViews report(TensorView tokens, std::int64_t rows, std::int64_t top) const;
   LogprobViews launch_logprob(TensorView logits, TensorView tokens, std::int64_t top);

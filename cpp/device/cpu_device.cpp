@@ -177,7 +177,7 @@ class CpuDevice final : public Device {
  public:
   explicit CpuDevice(int num_threads) : team_(num_threads) {
     const std::int64_t bytes = usable_memory();
-    info_ = {.name = "CPU", .sm = 0, .cores = num_threads, .memory_bytes = bytes, .free_bytes = bytes};
+    info_ = {.name = "CPU", .id = "cpu", .sm = 0, .cores = num_threads, .memory_bytes = bytes, .free_bytes = bytes};
   }
 
   const DeviceInfo& info() const override { return info_; }

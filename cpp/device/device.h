@@ -16,8 +16,9 @@ namespace warpjet {
 
 struct DeviceInfo {
   std::string name;
-  int sm = 0;     // compute capability times ten; 0 is the CPU
-  int cores = 1;  // of a CPU; multiprocessors of a GPU
+  std::string id;  // as in EngineConfig::device: "cpu", "cuda:0"
+  int sm = 0;      // compute capability times ten; 0 is the CPU
+  int cores = 1;   // of a CPU; multiprocessors of a GPU
   std::int64_t memory_bytes = 0;
   std::int64_t free_bytes = 0;  // when the device was opened
 };

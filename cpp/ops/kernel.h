@@ -24,6 +24,8 @@ struct Kernel {
   // Bytes of Args::workspace that it needs, for this problem or any with fewer rows; null: none. The memory is zero
   // when it is given for the first time; a kernel that counts in it leaves zeros. Kernels of one stream share it.
   std::int64_t (*workspace)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
+  // How long it takes, about, in units that all rows of the op share: neighbouring rows that say so compete by it.
+  double (*cost)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
   void (*launch)(const typename Op::Args&, Stream&) = nullptr;
 };
 
@@ -39,11 +41,16 @@ class Catalog {
 
   std::span<const Kernel<Op>> rows() const { return rows_; }
 
-  // The first row that runs on this device and supports the problem; throws unsupported.
+  // The first row that runs on this device and supports the problem; of neighbours with a cost the cheapest. Throws
+  // unsupported.
   const Kernel<Op>& select(const typename Op::Problem& problem, const DeviceInfo& device) const {
+    const Kernel<Op>* best = nullptr;
     for (const auto& row : rows_) {
-      if (device.sm >= row.sm_min && device.sm < row.sm_max && row.supports(problem)) return row;
+      if (device.sm < row.sm_min || device.sm >= row.sm_max || !row.supports(problem)) continue;
+      if (!row.cost) return best ? *best : row;
+      if (!best || row.cost(problem, device) < best->cost(problem, device)) best = &row;
     }
+    if (best) return *best;
     WJ_FAIL(unsupported, "no kernel for ", Op::name, to_string(problem), " on ", device.name);
   }
 

@@ -27,7 +27,7 @@ Json steps_json(const Plan& plan, const GpuSpec& gpu, const DescribeOptions& opt
     const double us = std::max(cost.bytes / (gpu.gb_per_s * 1e3), cost.flops / (gpu.bf16_tflops * 1e6));
     total_us += us;
     steps.push(Json::Object{{"name", plan.steps[i].name},
-                            {"kernel", plan.steps[i].tactics.front().kernel},
+                            {"kernel", plan.steps[i].kernel_for(options.tokens)},
                             {"bytes", cost.bytes},
                             {"flops", cost.flops},
                             {"roofline_us", us}});

@@ -128,6 +128,12 @@ struct Step {
   std::string name;             // "layers.3.qkv"
   std::vector<Tactic> tactics;  // by max_rows; the last takes any number
   StepOp op;
+
+  const std::string& kernel_for(std::int64_t rows) const {
+    auto tactic = tactics.begin();
+    while (tactic->max_rows < rows) ++tactic;
+    return tactic->kernel;
+  }
 };
 
 // Steps before `first_sampled` run over all tokens of a step; those from there on (gather, last norm, output head) run

@@ -140,12 +140,6 @@ std::vector<std::string> kernels_for(const Plan& plan, int index, const StepSize
       plan.steps[index].op);
 }
 
-const std::string& tactic_for(const Step& step, std::int64_t rows) {
-  auto tactic = step.tactics.begin();
-  while (tactic->max_rows < rows) ++tactic;
-  return tactic->kernel;
-}
-
 }  // namespace
 
 std::vector<KernelTime> time_kernels(const Plan& plan, Weights weights, const Catalogs& catalogs, Device& device,
@@ -165,7 +159,7 @@ std::vector<KernelTime> time_kernels(const Plan& plan, Weights weights, const Ca
       if (steps[0] >= plan.first_sampled && rows > kMostSampled) continue;
       std::vector<std::string> kernels = kernels_for(plan, steps[0], bench.sizes(), catalogs, device.info());
       if (options.choices_only && kernels.size() < 2) continue;
-      if (!options.alternatives) kernels = {tactic_for(first, rows)};
+      if (!options.alternatives) kernels = {first.kernel_for(rows)};
       for (const std::string& kernel : kernels) {
         const auto run = [&](int launch) {
           runner.run_step(steps[launch % steps.size()], kernel, catalogs, bench.inputs(), bench.kv(), bench.sampled());

@@ -89,6 +89,7 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
   register_reference(impl->catalogs);
   impl->device = open_device(config.device, config.num_threads);
   const DeviceInfo& device = impl->device->info();
+  impl->config.device = device.id;
   impl->config.num_threads = device.sm == 0 ? device.cores : 0;
 
   OpenedModel opened =

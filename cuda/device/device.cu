@@ -47,6 +47,7 @@ class GpuDevice final : public Device {
     std::size_t free = 0, total = 0;
     WJ_CUDA(cudaMemGetInfo(&free, &total));
     info_ = {.name = properties.name,
+             .id = cat("cuda:", index),
              .sm = 10 * properties.major + properties.minor,
              .cores = properties.multiProcessorCount,
              .memory_bytes = static_cast<std::int64_t>(total),

@@ -75,14 +75,13 @@ std::string look_for_gpus(CudaStatus& status) {
                ") sees no GPU; is CUDA_VISIBLE_DEVICES set, or the container started without GPUs?");
   if (found != cudaSuccess) return cat("the NVIDIA driver cannot be used: ", error_text(found));
   std::string complaints;
-  bool usable = false;
   for (int index = 0; index < count; ++index) {
     status.gpus.push_back(gpu_text(index));
     const std::string complaint = gpu_complaint(index);
-    usable |= complaint.empty();
+    if (complaint.empty() && status.usable < 0) status.usable = index;
     complaints += cat(complaints.empty() ? "" : "; ", complaint);
   }
-  return usable ? "" : complaints;
+  return status.usable >= 0 ? "" : complaints;
 }
 
 }  // namespace

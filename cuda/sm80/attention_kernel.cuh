@@ -157,12 +157,13 @@ std::int64_t total_bytes(int multiprocessors) {
   return std::int64_t{multiprocessors} * kBlocksPerMultiprocessor * kWarps * kWarpRows * kRowBytes<kDim>;
 }
 
-// Whatever the batch, for graphs are captured once. 64 K rows are 16 K splits of a decoding sequence with four heads to
-// a kv head: 0.5 M positions with eight kv heads.
+// Whatever the batch, for graphs are captured once. The counters are as many for every head dimension, so that kernels
+// that share a workspace find them in the same place, and zero. 64 K rows are 16 K splits of a decoding sequence with
+// four heads to a kv head: 0.5 M positions with eight kv heads.
+constexpr std::int64_t kMostRows = 64 << 10;
 template <DType type, int kDim>
 std::int64_t workspace(const Attention::Problem&, const DeviceInfo& device) {
-  constexpr std::int64_t kRows = 64 << 10;
-  return kRows * (sizeof(int) + kRowBytes<kDim>)+total_bytes<kDim>(device.cores);
+  return kMostRows * (sizeof(int) + kRowBytes<kDim>)+total_bytes<kDim>(device.cores);
 }
 
 template <DType type, int kDim>
@@ -175,7 +176,7 @@ void launch(const Attention::Args& args, Stream& stream) {
   WJ_CHECK(room >= totals, "attention has a workspace of ", room, " bytes, needs ", totals);
   constexpr std::int64_t kAlignment = 8;  // counters: a sector
   const std::int64_t capacity =
-      std::min<std::int64_t>((room - totals) / (sizeof(int) + kRowBytes<kDim>) / kAlignment * kAlignment, 1 << 20);
+      std::min<std::int64_t>((room - totals) / (sizeof(int) + kRowBytes<kDim>) / kAlignment * kAlignment, kMostRows);
   auto* counters = args.workspace.as<int>();
   auto* parts = reinterpret_cast<float*>(counters + capacity);
   const int block_shift = p.block_size == 16 ? 4 : p.block_size == 32 ? 5 : 6;

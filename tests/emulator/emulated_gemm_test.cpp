@@ -155,5 +155,27 @@ TEST_F(EmulatedGemm, SmallKernelsReadWeightsOnceAndWithoutBankConflicts) {
   }
 }
 
+// Without timing the cost chooses; here against what timing chose on an H100, for the products of a Llama of 8 B.
+TEST_F(EmulatedGemm, ChoosesTilesThatFitTheProblem) {
+  struct Choice {
+    std::int64_t m, n, k;
+    std::string_view kernel;
+  };
+  const auto expect = [&](const DeviceInfo& device, std::initializer_list<Choice> choices) {
+    for (const Choice& c : choices) {
+      const Gemm::Problem p = {.m = c.m, .n = c.n, .k = c.k, .a = DType::bf16, .b = DType::bf16, .d = DType::bf16};
+      EXPECT_EQ(gpu_.of<Gemm>().select(p, device).name, c.kernel) << to_string(p);
+    }
+  };
+  expect({.name = "H100", .sm = 90, .cores = 132}, {{1, 4096, 4096, "sm80.gemm.bf16.16x8"},
+                                                    {64, 6144, 4096, "sm80.gemm.bf16.64x64"},
+                                                    {128, 6144, 4096, "sm90.gemm.bf16.128x128x64"},
+                                                    {256, 4096, 14336, "sm90.gemm.bf16.128x128x64"},
+                                                    {2048, 4096, 14336, "sm90.gemm.bf16.128x256x64"},
+                                                    {2048, 6144, 4096, "sm90.gemm.bf16.128x256x64"}});
+  expect({.name = "A100", .sm = 80, .cores = 108},
+         {{128, 4096, 4096, "sm80.gemm.bf16.64x64x32"}, {2048, 28672, 4096, "sm80.gemm.bf16.64x128x32"}});
+}
+
 }  // namespace
 }  // namespace warpjet

@@ -14,6 +14,7 @@ WJ_API std::string cuda_architectures();
 struct CudaStatus {
   std::string driver;  // the newest CUDA that the NVIDIA driver knows, "13.0"; "" without one and without the backend
   std::vector<std::string> gpus;   // one text each, in the order of device "cuda:0", "cuda:1", ...
+  int usable = -1;                 // the index of the first that can be used
   std::string unavailable_reason;  // why none of them can be used, and what to do; "" when one can
 };
 
