@@ -1,6 +1,7 @@
-"""Writes the README's table of numbers from bench/results: python bench/table.py [--check]"""
+"""Writes the README's tables of numbers from bench/results: python bench/table.py [--check]"""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,23 @@ ROWS = [
     ("its peak memory, MiB", "startup", "first_command_rss_mib", "{:.0f}"),
 ]
 
-# The same on a GPU: Llama-3.1-8B in bf16 with random weights.
+# The same for each GPU: Llama-3.1-8B in bf16 with random weights, by bench/gpu.py. What was not measured has no row.
 GPU_ROWS = [
     ("one request, 128 tokens in, 128 out: tokens a second", "latency", "batch_1_tokens_per_s", "{:,.0f}"),
     ("the same against transformers on the same GPU", "latency", "batch_1_times_transformers", "{:.1f} x"),
     ("32 requests at once: tokens a second", "latency", "batch_32_tokens_per_s", "{:,.0f}"),
     ("the same against transformers", "latency", "batch_32_times_transformers", "{:.1f} x"),
     ("128 requests at once: tokens a second", "latency", "batch_128_tokens_per_s", "{:,.0f}"),
+    (
+        "prompts of 1024 tokens, one request: milliseconds to the first token",
+        "latency",
+        "input_1024_batch_1_ttft_ms",
+        "{:.0f}",
+    ),
+    ("the same, 32 requests at once", "latency", "input_1024_batch_32_ttft_ms", "{:.0f}"),
     ("128 queued, 1000 tokens in, 256 out: output tokens a second", "throughput", "output_tokens_per_s", "{:,.0f}"),
+    ("from starting a process to its first token, seconds", "startup", "total_s", "{:.2f}"),
+    ("of that, opening the model", "startup", "open_s", "{:.2f}"),
     ("gate and up, 1 row: share of the roofline", "kernels", "gate_up_1_roofline", "{:.0%}"),
     ("the same against torch", "kernels", "gate_up_1_times_torch", "{:.2f} x"),
     ("qkv, 1 row, against torch", "kernels", "qkv_1_times_torch", "{:.2f} x"),
@@ -51,9 +61,27 @@ GPU_ROWS = [
 
 
 def newest(kind: str, machine: str = "cpu2") -> dict[str, Any]:
-    path = max((ROOT / "bench" / "results").glob(f"*-{machine}-{kind}.json"))
-    record: dict[str, Any] = json.loads(path.read_text())
+    """Nothing if it was not measured there."""
+    paths = list((ROOT / "bench" / "results").glob(f"*-{machine}-{kind}.json"))
+    record: dict[str, Any] = json.loads(max(paths).read_text()) if paths else {}
     return record
+
+
+def gpus() -> list[str]:
+    """The short names in the names of files."""
+    found = (re.match(r"\d+-\d+-\d+-(\w+)-", path.name) for path in (ROOT / "bench" / "results").glob("*.json"))
+    return sorted({match[1] for match in found if match and not match[1].startswith("cpu")})
+
+
+def gpu_table(gpu: str) -> list[str]:
+    lines, name = [], gpu
+    for what, kind, key, form in GPU_ROWS:
+        record = newest(kind, gpu)
+        if key in record.get("results", {}):
+            name = record["device"].partition(",")[0].removeprefix("NVIDIA ")
+            lines.append(f"| {what} | {form.format(record['results'][key])} | `{record['command']}` |")
+    head = ["", f"Llama-3.1-8B, bf16, random weights, on one {name}:", ""]
+    return [*head, "| what | result | command |", "| --- | --: | --- |", *lines]
 
 
 def table() -> str:
@@ -63,11 +91,8 @@ def table() -> str:
         value = record["results"][key] * (1000 if "milliseconds" in what else 1)
         machine = f"{record['cores']} cores of an {record['cpu']}"
         lines.append(f"| {what} | {form.format(value)} | {machine} | `{record['command']}` |")
-    lines += ["", "Llama-3.1-8B, bf16, random weights, on one H100 80GB:", ""]
-    lines += ["| what | result | command |", "| --- | --: | --- |"]
-    for what, kind, key, form in GPU_ROWS:
-        record = newest(kind, "h100")
-        lines.append(f"| {what} | {form.format(record['results'][key])} | `{record['command']}` |")
+    for gpu in gpus():
+        lines += gpu_table(gpu)
     return "\n".join(lines)
 
 

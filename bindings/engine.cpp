@@ -308,6 +308,7 @@ void bind_backend(nb::module_& module) {
       .def_ro("driver", &CudaStatus::driver, "the newest CUDA that the driver knows, or nothing")
       .def_prop_ro(
           "gpus", [](const CudaStatus& self) { return self.gpus; }, nb::sig("def gpus(self) -> list[str]"))
+      .def_ro("usable", &CudaStatus::usable, "the index of the first that can be used; -1 when none can")
       .def_ro("unavailable_reason", &CudaStatus::unavailable_reason, "why none can be used; empty when one can");
   module.def(
       "cuda_status",

@@ -1100,6 +1100,10 @@ class CudaStatus:
     @property
     def gpus(self) -> list[str]: ...
     @property
+    def usable(self) -> int:
+        """the index of the first that can be used; -1 when none can"""
+
+    @property
     def unavailable_reason(self) -> str:
         """why none can be used; empty when one can"""
 

@@ -1,22 +1,18 @@
 """warpjet bench: medians over repeats after a warm-up, on random tokens."""
 
-import datetime
 import json
 import random
 import re
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from warpjet import __version__
-from warpjet._native import EngineConfig, SamplingParams, cuda_status, measure_engine, measure_kernels
+from warpjet._native import EngineConfig, SamplingParams, describe, measure_engine, measure_kernels
 from warpjet.llm import LLM
-from warpjet.machine import cpu_count, cpu_name
+from warpjet.records import circumstances, device_name, engine_options, write_record
 from warpjet.session import EMBEDDED_MODEL
 from warpjet.tables import table
 
@@ -35,12 +31,8 @@ class Workload:
 def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json: bool, output: str | None) -> int:
     """Prints a table or a JSON line, and writes the JSON to a file if one is named."""
     measure, units = _MEASURES[load.what]
-    # Prompts are token ids, so a directory that has only config.json is enough for random weights.
-    fixed: dict[str, Any] = {
-        "enable_prefix_caching": False,
-        "skip_tokenizer_init": engine.get("load_format") == "dummy",
-    }
-    with LLM(model, **fixed | dict(engine)) as llm:
+    options: dict[str, Any] = engine_options(engine)
+    with LLM(model, **options) as llm:
         rng = random.Random(0)
         measure(llm, load, rng)  # warm-up
         runs = [measure(llm, load, rng) for _ in range(load.repeats)]
@@ -52,9 +44,9 @@ def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json:
         "engine": dict(engine),
         "results": results,
         "runs": [{key: round(value, 3) for key, value in run.items()} for run in runs],
-    } | _circumstances(engine.get("device", "auto"))
+    } | circumstances(engine.get("device", "auto"))
     if output:
-        _write(output, record)
+        write_record(output, record)
     if as_json:
         print(json.dumps(record))
     else:
@@ -73,7 +65,7 @@ def bench_engine(repeats: int, as_json: bool, output: str | None) -> int:
 
     measure_engine(repeats, show)
     if output:
-        _write(output, {"bench": "engine", "results": _engine_results(rows), "rows": rows} | _circumstances())
+        write_record(output, {"bench": "engine", "results": _engine_results(rows), "rows": rows} | circumstances())
     if not as_json:
         names = ("bench", "batch", "host_us")
         cells = [
@@ -89,15 +81,14 @@ def bench_engine(repeats: int, as_json: bool, output: str | None) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """What a GPU reaches at best, as measured: a device copy, and a product of matrices of 8192 cubed."""
-
-    gb_per_s: float
-    tflops: float
-
-
-_CEILINGS = {"H100": Ceiling(3000, 800), "H200": Ceiling(4300, 790), "A100": Ceiling(1800, 280)}
+def _ceilings(model: str, gpu: str) -> dict[str, Any]:
+    """What this GPU reaches at best, from the library's table; nothing if it does not know the GPU."""
+    name = re.search(r"\b[A-Z]+\d+\b", gpu)
+    try:
+        found: dict[str, Any] = json.loads(describe(model, gpu=name[0] if name else gpu))["gpu"]
+    except ValueError:
+        return {}
+    return found
 
 
 def bench_kernels(
@@ -111,15 +102,14 @@ def bench_kernels(
 ) -> int:
     """The kernels of a model one by one: time, bandwidth, flops, and the share of what the GPU could reach."""
     found: list[dict[str, Any]] = []
-    gpu = "".join(cuda_status().gpus[:1])
-    ceiling = next((ceiling for name, ceiling in _CEILINGS.items() if name in gpu), None)
+    ceiling = _ceilings(model, device_name(engine.get("device", "auto")))
 
     def add(text: str) -> None:
         row = json.loads(text)
         row["gb_per_s"] = round(row["bytes"] / row["us"] / 1e3, 1)
         row["tflops"] = round(row["flops"] / row["us"] / 1e6, 1)
         if ceiling:
-            least = max(row["bytes"] / ceiling.gb_per_s / 1e3, row["flops"] / ceiling.tflops / 1e6)
+            least = max(row["bytes"] / ceiling["gb_per_s"] / 1e3, row["flops"] / ceiling["bf16_tflops"] / 1e6)
             row["roofline"] = round(least / row["us"], 3)
         row["us"] = round(row["us"], 2)
         found.append(row)
@@ -129,10 +119,10 @@ def bench_kernels(
     measure_kernels(model, EngineConfig(**engine), add, rows=rows, context=context, all=every)
     if output:
         results = {f"{row['step']}_{row['rows']}_{row['kernel']}_us": row["us"] for row in found}
-        _write(
+        write_record(
             output,
             {"bench": "kernels", "model": Path(model).name, "results": results, "rows": found}
-            | _circumstances(engine.get("device", "auto")),
+            | circumstances(engine.get("device", "auto")),
         )
     if not as_json:
         names = ("step", "rows", "kernel", "us", "gb_per_s", "tflops", "roofline")
@@ -153,24 +143,6 @@ def _engine_results(rows: list[dict[str, Any]]) -> dict[str, float]:
             size = {"step": "batch", "schedule": "waiting", "match": "tokens"}[what]
             results[f"{what}_{row[size]}_us"] = us
     return results
-
-
-def _circumstances(device: str = "cpu") -> dict[str, object]:
-    status = cuda_status()
-    on_gpu = device != "cpu" and not status.unavailable_reason
-    index = int(device.partition(":")[2] or 0) if on_gpu else 0
-    return {
-        "device": status.gpus[index] if on_gpu else "cpu",
-        "cpu": cpu_name(),
-        "cores": cpu_count(),
-        "version": __version__,
-        "command": "warpjet " + re.sub(r" --output[= ]\S+", "", shlex.join(sys.argv[1:])),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _write(path: str, record: Mapping[str, object]) -> None:
-    Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _prompts(llm: LLM, load: Workload, rng: random.Random) -> list[dict[str, list[int]]]:

@@ -127,8 +127,9 @@ def _fill_doctor(parser: argparse.ArgumentParser) -> None:
 def _fill_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        choices=["latency", "throughput", "engine", "kernels"],
-        help="one batch at a time; a full queue; what the engine itself costs, without a model; or a model's kernels",
+        choices=["latency", "throughput", "startup", "engine", "kernels"],
+        help="one batch at a time; a full queue; from this process's start to its first token; what the engine itself "
+        "costs, without a model; or a model's kernels",
     )
     parser.add_argument("--batch", type=int, default=1, help="latency: requests at once (default: %(default)s)")
     parser.add_argument("--num-prompts", type=int, default=32, help="throughput: requests (default: %(default)s)")
@@ -163,6 +164,10 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
             return bench_engine(args.repeats, args.json, args.output)
         if min(args.batch, args.num_prompts, args.input_len, args.repeats) < 1 or args.output_len < 2:
             raise ValueError("bench needs at least 1 request, input token and repeat, and 2 output tokens")
+        if args.what == "startup":
+            from warpjet.startup import bench_startup
+
+            return bench_startup(args.model, args.input_len, _given(args, "engine"), args.json, args.output)
         requests = args.batch if args.what == "latency" else args.num_prompts
         workload = Workload(args.what, requests, args.input_len, args.output_len, args.repeats)
         return bench(args.model, workload, _given(args, "engine"), args.json, args.output)

@@ -118,6 +118,10 @@ class LLM:
         """Architecture, sizes and limits of the model."""
         return self._session.engine.model
 
+    def get_load_report(self) -> dict[str, int | float | str]:
+        """How the weights were loaded: source, bytes, threads, seconds."""
+        return self._session.engine.load_report
+
     def get_metrics(self) -> dict[str, int]:
         """Counters and gauges of the engine: steps, tokens, preemptions, queue and KV blocks."""
         return self._session.engine.stats()

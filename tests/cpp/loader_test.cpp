@@ -13,25 +13,13 @@
 
 #include "error_kit.h"
 #include "load_kit.h"
+#include "temporary_directory.h"
 
 namespace warpjet {
 namespace {
 
 namespace fs = std::filesystem;
 const fs::path kTiny = fs::path(WARPJET_MODELS) / "tiny";
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() : path_(fs::temp_directory_path() / cat("warpjet_loader_test_", ::getpid(), "_", count_++)) {
-    fs::create_directories(path_);
-  }
-  ~TemporaryDirectory() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
- private:
-  inline static int count_ = 0;
-  fs::path path_;
-};
 
 // --- A device that is late ------------------------------------------------------------------------------------------
 

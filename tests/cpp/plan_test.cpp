@@ -2,6 +2,8 @@
 #include "plan/plan.h"
 
 #include <gtest/gtest.h>
+
+#include "temporary_directory.h"
 #include <unistd.h>
 
 #include <fstream>
@@ -21,19 +23,6 @@ struct Opened {
   Catalogs catalogs;
   std::unique_ptr<Device> device = make_cpu_device(1);
   Checkpoint checkpoint = Checkpoint::open(kTiny);
-};
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() : path_(fs::temp_directory_path() / cat("warpjet_plan_test_", ::getpid(), "_", count_++)) {
-    fs::create_directories(path_);
-  }
-  ~TemporaryDirectory() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
- private:
-  inline static int count_ = 0;
-  fs::path path_;
 };
 
 ErrorCode code_of(const std::function<void()>& action, std::string* message = nullptr) {
