@@ -4,6 +4,11 @@
 #include "cuda/device/stream.h"
 #include "ops/backend.h"
 
+#include <pthread.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 namespace warpjet {
@@ -35,9 +40,21 @@ void free_host(void* data, std::size_t) {
   log_failure(cudaFreeHost(data), "cudaFreeHost");
 }
 
+// A forked child can neither use the driver nor end it: the driver's own exit handlers would wait for threads that are
+// not there, or crash. So a child of a process that has opened a GPU leaves without exit handlers.
+void leave_without_driver(int status, void*) {
+  std::fflush(nullptr);
+  _exit(status);
+}
+void mind_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { on_exit(leave_without_driver, nullptr); });
+  WJ_CHECK(registered == 0, "pthread_atfork: error ", registered);
+}
+
 class GpuDevice final : public Device {
  public:
   explicit GpuDevice(int index) : index_(index) {
+    mind_forks();
     // Waits spin: they are for work that ends within microseconds, and a sleeping thread takes longer than that to
     // wake.
     WJ_CUDA(cudaInitDevice(index, cudaDeviceScheduleSpin, cudaInitDeviceFlagsAreValid));

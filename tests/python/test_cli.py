@@ -184,6 +184,29 @@ def test_bench_reports_and_writes(what: str, tmp_path: Path) -> None:
     assert "median" in warpjet("bench", what, *shape).stdout
 
 
+@pytest.mark.parametrize("what", ["latency", "throughput", "startup"])
+def test_bench_of_random_weights_needs_no_more_than_a_config(what: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((TINY / "config.json").read_text())
+    shape = ("--input-len", 8, "--output-len", 4, "--num-prompts", 3, "--repeats", 1)
+    done = warpjet("bench", what, "--model", tmp_path, "--load-format", "dummy", *shape, "--json")
+    record = json.loads(done.stdout)
+    assert record["engine"] == {"load_format": "dummy"}
+    assert all(value > 0 for value in record["results"].values())
+
+
+def test_bench_startup_adds_up() -> None:
+    record = json.loads(warpjet("bench", "startup", "--json").stdout)
+    assert record["load"]["source"] == "checkpoint" and record["load"]["bytes"] > 0
+    results = record["results"]
+    stages = sum(results[key] for key in ("import_s", "open_s", "first_token_s"))
+    assert stages == pytest.approx(results["total_s"], abs=1e-3) and results["weights_s"] <= results["open_s"]
+
+
+def test_bench_kernels_needs_a_gpu() -> None:
+    done = warpjet("bench", "kernels", "--device", "cpu")
+    assert done.returncode != 0 and "GPU" in done.stderr and done.stdout == ""
+
+
 def test_version() -> None:
     assert warpjet("--version").stdout == f"warpjet {__version__}\n"
 

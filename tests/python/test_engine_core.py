@@ -12,7 +12,7 @@ import pytest
 from checkpoints import TINY
 
 from warpjet import LLM, SamplingParams
-from warpjet._native import Engine, EngineConfig, OutputQueue
+from warpjet._native import Engine, EngineConfig, OutputQueue, cuda_status
 
 PROMPT = "Once upon a time"
 
@@ -184,3 +184,11 @@ def test_an_idle_engine_uses_no_processor(llm: LLM) -> None:
     before = time.process_time()
     time.sleep(1.0)
     assert time.process_time() - before < 0.01
+
+
+def test_the_configuration_says_which_device_it_is() -> None:
+    config = EngineConfig(device="cpu", max_num_seqs=2)
+    assert Engine.open(TINY, config).config.device == "cpu"
+    status = cuda_status()
+    found = Engine.open(TINY, EngineConfig(max_num_seqs=2)).config.device
+    assert found == (f"cuda:{status.usable}" if status.usable >= 0 else "cpu")
