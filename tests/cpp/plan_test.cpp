@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include "temporary_directory.h"
 #include <unistd.h>
+#include "temporary_directory.h"
 
 #include <fstream>
 
