@@ -86,7 +86,6 @@ bool StepLoop::State::turn() {
 }
 
 void StepLoop::State::run_turn() {
-  now_ = now();
   take_commands();
   if (!deadlines_.empty()) expire();
   if (!unread_.empty()) watch_readers();
@@ -101,6 +100,7 @@ void StepLoop::State::run_turn() {
 // A command stays in the inbox until it has been obeyed: when that fails, so does the engine, and answers it.
 void StepLoop::State::take_commands() {
   inbox_.receive();
+  now_ = now();  // not before any of these was submitted
   for (; !inbox_.empty(); inbox_.pop(), ++commands_) {
     obey(inbox_.front());
     if (config_.check) scheduler_.check();
@@ -132,7 +132,7 @@ void StepLoop::State::obey(Command& command) {
 bool StepLoop::State::plan_ahead() {
   bool planned = false;
   while (scheduler_.num_in_flight() < config_.engine.max_steps_in_flight) {
-    const Micros start = now();
+    const Micros start = now_ = now();
     if (!scheduler_.schedule(plan_, start)) break;
     if (config_.check) scheduler_.check();
     launches_[plan_.step % launches_.size()] = {.planned = start,

@@ -129,6 +129,7 @@ class User {
   }
 
   void read(std::chrono::nanoseconds timeout) {
+    if (!failure_.empty()) return;  // what follows from it would hide it
     try {
       ledger_.take(queue_->poll(timeout));
     } catch (const Error& error) {
