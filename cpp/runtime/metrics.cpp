@@ -20,6 +20,8 @@ constexpr double kRequestSeconds[] = {0.001, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 0
                                       10,    15,    20,   30,   40,  50,  60,  120, 240, 480, 960, 1920, 7680};
 constexpr double kStepSeconds[] = {1e-6,  5e-6, 1e-5,  2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025,
                                    0.005, 0.01, 0.025, 0.05,   0.1,  0.25, 0.5,    1,    2.5,   10};
+constexpr double kIdleSeconds[] = {1e-6, 2e-6, 3e-6, 4e-6, 6e-6,   8e-6, 1e-5, 1.5e-5, 2e-5, 3e-5,
+                                   4e-5, 5e-5, 1e-4, 2e-4, 0.0005, 1e-3, 0.01, 0.1,    1,    10};
 constexpr double kStepTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
 constexpr double kRequestTokens[] = {1,    2,    5,     10,    20,    50,     100,    200,    500,    1000,
                                      2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000};
@@ -45,7 +47,7 @@ struct Measured {
       decode{kRequestSeconds}, inference{kRequestSeconds}, preempted{kRequestSeconds}, paused{kRequestSeconds};
   Histogram prompt_tokens{kRequestTokens}, output_tokens{kRequestTokens}, max_tokens{kRequestTokens}, n{kSamples};
   Histogram step_tokens{kStepTokens}, step_seqs{kStepTokens};
-  Histogram step_device{kStepSeconds}, step_host{kStepSeconds}, step_idle{kStepSeconds};
+  Histogram step_device{kStepSeconds}, step_host{kStepSeconds}, step_idle{kIdleSeconds};
   CountersByFinish finished{.label = "finished_reason"};
   CountersByError rejected{.label = "reason"};
 };
@@ -208,7 +210,7 @@ void Metrics::step(int tokens, int seqs, double device_us, double host_us, doubl
   state_->step_seqs.add(seqs);
   state_->step_device.add(device_us * 1e-6);
   state_->step_host.add(host_us * 1e-6);
-  state_->step_idle.add(idle_us * 1e-6);
+  if (idle_us >= 0) state_->step_idle.add(idle_us * 1e-6);
 }
 
 void Metrics::first_token(double ttft_s) {

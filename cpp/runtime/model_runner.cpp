@@ -81,13 +81,12 @@ struct ModelRunner::State {
     Flight(Device& device, const Config& config, std::size_t staging_bytes)
         : staging(device, staging_bytes),
           begin(device.make_event()),
-          end(device.make_event()),
           tokens(device, DType::i32, config.max_seqs),
           logprobs(device, config.max_seqs, config.max_logprobs) {
       wanted.reserve(config.max_seqs);
     }
     Staging staging;
-    std::unique_ptr<Event> begin, end;
+    std::unique_ptr<Event> begin;
     HostArray tokens;
     HostLogprobs logprobs;
     std::vector<int> wanted;  // most likely tokens to report with each sample; -1: no log-probabilities
@@ -135,7 +134,10 @@ struct ModelRunner::State {
   std::vector<std::int32_t> sent_header, next_header;  // what the device has, and what it should have
   TensorView drawn;                                    // the sampler's tokens
 
-  std::vector<Flight> flights;  // a ring
+  Event& end_of(std::uint64_t step) const { return *ends[step % ends.size()]; }
+
+  std::vector<Flight> flights;               // a ring
+  std::vector<std::unique_ptr<Event>> ends;  // of the steps in flight, and of the one before them
   std::uint64_t started = 0, finished = 0;
   std::map<int, std::unique_ptr<Graph>> forward_graphs;                         // by tokens
   std::map<std::tuple<int, bool, bool>, std::unique_ptr<Graph>> sample_graphs;  // by samples and needs
@@ -150,7 +152,7 @@ void ModelRunner::start(const StepPlan& plan, StepResult& result) {
 }
 bool ModelRunner::done() {
   State& s = *state_;
-  return s.flights[s.finished % s.flights.size()].end->done();
+  return s.end_of(s.finished).done();
 }
 void ModelRunner::finish() {
   state_->finish();
@@ -200,6 +202,7 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
   for (int i = 0; i < config.max_in_flight; ++i) {
     flights.emplace_back(device, config, std::max(kStagingBytes, 2 * text_bytes));
   }
+  for (int i = 0; i <= config.max_in_flight; ++i) ends.push_back(device.make_event());
   if (config.max_graph_tokens > 0) warm_up();
 }
 
@@ -236,14 +239,15 @@ void ModelRunner::State::start(const StepPlan& plan, StepResult& result) {
     flight.tokens.copy_from({drawn.data, DType::i32, {sizes.samples}}, stream);
     if (flight.needs.logprobs) flight.logprobs.copy_from(sampler.logprobs(sizes.samples), stream);
   }
-  stream.record(*flight.end);
+  stream.record(end_of(started));
   ++started;
 }
 
 void ModelRunner::State::finish() {
   WJ_CHECK(finished < started, "no step is in flight");
-  Flight& flight = flights[finished++ % flights.size()];
-  flight.end->wait();
+  const std::uint64_t step = finished++;
+  Flight& flight = flights[step % flights.size()];
+  end_of(step).wait();
   StepResult& result = *flight.result;
   const auto samples = static_cast<std::int64_t>(flight.wanted.size());
   const std::int32_t* tokens = flight.tokens.list(samples).as<std::int32_t>();
@@ -254,7 +258,8 @@ void ModelRunner::State::finish() {
     out.logprobs.clear();
     if (flight.wanted[i] >= 0) out.logprobs = read_logprobs(flight.logprobs.views(samples), i, flight.wanted[i]);
   }
-  result.us = flight.end->microseconds_since(*flight.begin);
+  result.us = end_of(step).microseconds_since(*flight.begin);
+  result.idle_us = step > 0 ? std::max(0.0, flight.begin->microseconds_since(end_of(step - 1))) : -1;
 }
 
 void ModelRunner::State::copy_blocks(const StepPlan& plan, Staging& staging) {

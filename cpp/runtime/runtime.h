@@ -44,6 +44,7 @@ struct StepResult {
   std::vector<SampledRow> scored;        // one per prompt token that follows a token of a chunk with prompt_logprobs
   std::vector<std::size_t> scored_ends;  // of each chunk of the plan: where its rows end in `scored`
   double us = 0;                         // how long the device worked on it
+  double idle_us = -1;                   // the device had no work before it; negative: unknown
   std::exception_ptr error;              // the step failed; the rest is meaningless
 };
 

@@ -193,13 +193,10 @@ void StepLoop::State::retire(StepResult& result) {
 
 void StepLoop::State::record_step(const StepResult& result, std::size_t num_rows, Micros start) {
   const Launch& launch = launches_[retired_ % launches_.size()];
-  const Micros device_us = static_cast<Micros>(result.us), began = start - device_us;
-  const Micros idle_us = device_free_ > 0 ? std::max<Micros>(0, began - device_free_) : 0;
-  device_free_ = start;
+  const Micros device_us = static_cast<Micros>(result.us);
   const Micros end = now();
   const Micros host_us = launch.launched - launch.planned + end - start;
-  metrics_.step(launch.tokens, static_cast<int>(num_rows), result.us, static_cast<double>(host_us),
-                static_cast<double>(idle_us));
+  metrics_.step(launch.tokens, static_cast<int>(num_rows), result.us, static_cast<double>(host_us), result.idle_us);
   counters_.device_us += device_us;
   counters_.host_us += host_us;
   if (trace_) {

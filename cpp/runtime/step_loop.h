@@ -222,7 +222,6 @@ class StepLoop::State {
   StepPlan plan_;
   std::vector<std::int32_t> tokens_;
   Micros started_ = 0, now_ = 0;  // the engine; this turn
-  Micros device_free_ = 0;
   std::uint64_t turn_ = 1;
   std::uint64_t launched_ = 0, retired_ = 0;
   std::uint64_t commands_ = 0;

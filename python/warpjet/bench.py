@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import EngineConfig, SamplingParams, describe, measure_engine, measure_kernels
+from warpjet.histograms import quantile
 from warpjet.llm import LLM
 from warpjet.records import circumstances, device_name, engine_options, write_record
 from warpjet.session import EMBEDDED_MODEL
@@ -157,9 +158,10 @@ def _params(load: Workload) -> SamplingParams:
 
 
 def _latency(llm: LLM, load: Workload, rng: random.Random) -> dict[str, float]:
+    prompts, before = _prompts(llm, load, rng), llm.get_prometheus_metrics()
     start = time.perf_counter()
     first: dict[str, float] = {}
-    for output in llm.stream(_prompts(llm, load, rng), _params(load)):
+    for output in llm.stream(prompts, _params(load)):
         first.setdefault(output.request_id, time.perf_counter() - start)
     end = time.perf_counter() - start
     ttft = max(first.values())
@@ -169,6 +171,7 @@ def _latency(llm: LLM, load: Workload, rng: random.Random) -> dict[str, float]:
         "step_ms": step * 1e3,
         "tokens_per_s": load.requests / step,
         "total_ms": end * 1e3,
+        "idle_us": 1e6 * quantile(before, llm.get_prometheus_metrics(), "device_idle_between_steps_seconds", 0.5),
     }
 
 
@@ -194,6 +197,7 @@ _MEASURES: dict[str, tuple[_Measure, dict[str, str]]] = {
             "step_ms": "ms between tokens after that",
             "tokens_per_s": "tokens generated a second after that",
             "total_ms": "ms for all",
+            "idle_us": "us that the device has no work between two steps",
         },
     ),
     "throughput": (

@@ -126,6 +126,10 @@ class LLM:
         """Counters and gauges of the engine: steps, tokens, preemptions, queue and KV blocks."""
         return self._session.engine.stats()
 
+    def get_prometheus_metrics(self) -> str:
+        """Counters, gauges and histograms in Prometheus' text format."""
+        return self._session.engine.metrics()
+
     def reset_prefix_cache(self) -> bool:
         """Forgets the KV blocks of finished requests."""
         self._session.engine.reset_prefix_cache()

@@ -6,6 +6,8 @@
 #include "emulator/emulator.h"
 #include "kit.h"
 
+#include <cstdio>
+#include <map>
 #include <set>
 
 namespace warpjet {
@@ -139,6 +141,32 @@ inline constexpr bool kHasOwnTest<Logprob> = true;
 template <>
 inline constexpr bool kHasOwnTest<AppendTokens> = true;
 
+// What rows moved through global memory, against bytes() of their problem, the least that must be moved: a line a row,
+// for its largest problem. Nothing where the emulator does not count.
+class Traffic {
+ public:
+  // Of the launch that has just ended.
+  void note(std::string_view row, double least_bytes) {
+    const double moved = static_cast<double>(emu::counters().global_read_bytes + emu::counters().global_written_bytes);
+    Largest& largest = rows_[row];
+    if (least_bytes > largest.least_bytes) largest = {least_bytes, moved};
+  }
+  double ratio(std::string_view row) const { return rows_.at(row).moved / rows_.at(row).least_bytes; }
+  ~Traffic() {
+    if (emu::kOnGpu) return;
+    for (const auto& [row, largest] : rows_) {
+      std::printf("[  traffic ] %-40.*s %6.2f x of %.0f bytes\n", static_cast<int>(row.size()), row.data(), ratio(row),
+                  largest.least_bytes);
+    }
+  }
+
+ private:
+  struct Largest {
+    double least_bytes = 0, moved = 0;
+  };
+  std::map<std::string_view, Largest> rows_;
+};
+
 class EmulatedOps : public testing::Test {
  protected:
   EmulatedOps() : device_(make_cpu_device(1)) {
@@ -163,15 +191,21 @@ class EmulatedOps : public testing::Test {
         Guarded got(type, l.rows, l.width, l.padding, l.offset);
         args.*output = got.view();
         row.launch(args, device_->stream());
+        traffic_.note(row.name, Op::bytes(problem));
         expect_close(got, want, l.rows, l.width, kit::tolerance(type, terms));
         EXPECT_TRUE(got.padding_is_untouched());
       }
     });
-    for (const Kernel<Op>& row : gpu_.of<Op>().rows()) EXPECT_TRUE(ran.contains(row.name)) << row.name << " never ran";
+    constexpr double kMostRatio = 3;  // tiles read operands again, and these problems are a few tiles
+    for (const Kernel<Op>& row : gpu_.of<Op>().rows()) {
+      EXPECT_TRUE(ran.contains(row.name)) << row.name << " never ran";
+      EXPECT_LE(traffic_.ratio(row.name), kMostRatio) << row.name << " moves more than it should";
+    }
   }
 
   Catalogs gpu_, reference_;
   std::unique_ptr<Device> device_;
+  Traffic traffic_;
 };
 
 }  // namespace

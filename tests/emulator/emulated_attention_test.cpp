@@ -203,6 +203,20 @@ class Batch {
     return out;
   }
 
+  // As Attention::bytes(), with what each chunk sees.
+  double least_bytes() const {
+    Attention::Problem chunk = p;
+    chunk.seqs = 1;
+    double bytes = 0;
+    for (const Chunk& c : chunks_) {
+      chunk.tokens = c.count;
+      chunk.max_context = c.count > 0 ? std::max<std::int64_t>(0, c.begin + c.count) : 0;
+      chunk.window = p.window > 0 ? p.window + c.count - 1 : 0;
+      bytes += Attention::bytes(chunk);
+    }
+    return bytes;
+  }
+
   Attention::Problem p;
 
  private:
@@ -288,6 +302,7 @@ class EmulatedAttention : public EmulatedOps {
   // Within rounding of the largest output of the row: what flash attention with 16-bit probabilities gives.
   void check(const Kernel<Attention>& row, Batch& batch) {
     const auto got = run(row, batch, 2000, 2);
+    traffic_.note(row.name, batch.least_bytes());
     const auto want = batch.run(reference_.of<Attention>().rows().front(), device_->stream(), {}, DType::f32);
     const double tolerance = batch.p.out == DType::f32 ? 1e-5 : batch.p.out == DType::f16 ? 1e-3 : 6e-3;
     for (std::int64_t t = 0; t < batch.p.tokens; ++t) {

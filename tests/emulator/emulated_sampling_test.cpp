@@ -42,6 +42,7 @@ class EmulatedSampling : public testing::Test {
   std::unique_ptr<Device> device_;
   std::int64_t most_ = 0;
   std::unique_ptr<emu::GlobalBuffer> workspace_;  // kernels leave zeros where they count: all of a test share it
+  Traffic traffic_;
 };
 
 // --- Penalize -------------------------------------------------------------------------------------------------------
@@ -86,6 +87,7 @@ TEST_F(EmulatedSampling, PenalizedLogitsEqualTheReference) {
     const Penalized want(b, slots, reference<Penalize>(), device_->stream());
     for_each_kernel<Penalize>({b.rows, b.vocab}, [&](auto& row) {
       const Penalized got(b, slots, row, device_->stream());
+      traffic_.note(row.name, Penalize::bytes({.rows = b.rows, .vocab = b.vocab}));
       expect_same(got.logits, want.logits, b);
       for (std::int64_t r = 0; r < b.rows; ++r) EXPECT_EQ(got.raw.row_bytes(r), want.raw.row_bytes(r)) << "row " << r;
       EXPECT_EQ(slots.bytes(), before);
@@ -128,6 +130,7 @@ TEST_F(EmulatedSampling, SelectedTokensEqualTheReferenceAloneToo) {
         return select(b, slots, row, device_->stream(), workspace(), first, count);
       };
       EXPECT_EQ(got(0, b.rows), want);
+      traffic_.note(row.name, Select::bytes({.rows = b.rows, .vocab = b.vocab}));
       EXPECT_EQ(got(0, b.rows), want) << "for the second time";
       for (std::int64_t r = 0; r < b.rows; ++r)
         EXPECT_EQ(got(r, 1), Selected({{want.tokens[r]}, {want.scored[r]}})) << "row " << r << " alone";
@@ -203,7 +206,9 @@ TEST_F(EmulatedSampling, LogprobsRanksAndTopsEqualTheReferenceAndTheirOwnAlone) 
       const auto run = [&](std::int64_t first, std::int64_t count) {
         return score(b, tokens, top, row, device_->stream(), workspace(), first, count);
       };
-      const auto got = run(0, b.rows), again = run(0, b.rows);
+      const auto got = run(0, b.rows);
+      traffic_.note(row.name, Logprob::bytes({.rows = b.rows, .vocab = b.vocab, .top = top}));
+      const auto again = run(0, b.rows);
       expect_scores(*got, *want, tokens, b.rows, top);
       for (std::int64_t r = 0; r < b.rows; ++r) {
         EXPECT_EQ(again->row_bytes(r), got->row_bytes(r)) << "row " << r << " for the second time";
