@@ -38,6 +38,7 @@ namespace {
 // Python's own exceptions where one says the same, ours where the caller wants to tell them apart.
 struct ErrorTypes {
   PyObject* engine_error;
+  PyObject* device;
   PyObject* queue_full;
   PyObject* model_format;
 };
@@ -59,6 +60,7 @@ PyObject* error_type(ErrorCode code, const ErrorTypes& types) {
     case ErrorCode::corrupt:
       return types.model_format;
     case ErrorCode::device:
+      return types.device;
     case ErrorCode::peer:
     case ErrorCode::closed:
     case ErrorCode::internal:
@@ -97,6 +99,8 @@ NB_MODULE(_native, module) {
   static ErrorTypes types{};
   types.engine_error =
       add_error(module, "EngineError", PyExc_RuntimeError, "The engine failed, is closed, or met a bug in warpjet.");
+  types.device = add_error(module, "DeviceError", types.engine_error,
+                           "The device that was asked for cannot be used here, or failed.");
   types.queue_full = add_error(module, "QueueFullError", PyExc_RuntimeError,
                                "A queue limit is reached; try again when requests have finished.");
   types.model_format =

@@ -17,7 +17,7 @@ CudaStatus cuda_status() {
 }
 
 std::unique_ptr<Device> make_cuda_device(int) {
-  WJ_FAIL(unsupported, cuda_status().unavailable_reason);
+  WJ_FAIL(device, cuda_status().unavailable_reason);
 }
 
 void register_cuda_backend(Catalogs&) {}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from warpjet._native import (
         BuildConfig,
         BuildReport,
+        DeviceError,
         EngineConfig,
         EngineError,
         ModelFormatError,
@@ -27,6 +28,7 @@ __all__ = [
     "BuildConfig",
     "BuildReport",
     "CompletionOutput",
+    "DeviceError",
     "EngineConfig",
     "EngineError",
     "Logprob",

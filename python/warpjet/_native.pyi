@@ -10,6 +10,9 @@ __version__: str
 class EngineError(RuntimeError):
     """The engine failed, is closed, or met a bug in warpjet."""
 
+class DeviceError(EngineError):
+    """The device that was asked for cannot be used here, or failed."""
+
 class QueueFullError(RuntimeError):
     """A queue limit is reached; try again when requests have finished."""
 

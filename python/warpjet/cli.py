@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-_USAGE_ERROR, _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 1, 130, 141
+_FAILURE, _USAGE_ERROR, _NO_DEVICE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 3, 130, 141
 
 # Sampling fields that make no sense for text on a terminal.
 _NO_FLAG = {"output_kind", "detokenize", "logprobs", "prompt_logprobs", "bad_words_token_ids"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 for a failure while running, 2 for bad input, 130 after Ctrl-C."""
+    """Exit code: 0, 1 for a failure while running, 2 for bad input, 3 without the device asked for, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
     args = parser.parse_args(arguments)
@@ -27,8 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"warpjet: error: {error}", file=sys.stderr)
         return _USAGE_ERROR
     except (RuntimeError, MemoryError) as error:
+        from warpjet._native import DeviceError
+
         print(f"warpjet: failed: {error}", file=sys.stderr)
-        return _FAILURE
+        return _NO_DEVICE if isinstance(error, DeviceError) else _FAILURE
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

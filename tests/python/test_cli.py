@@ -13,6 +13,7 @@ import pytest
 from checkpoints import TINY, write_checkpoint
 
 from warpjet import LLM, BuildConfig, SamplingParams, __version__
+from warpjet._native import cuda_status
 
 WARPJET = [sys.executable, "-m", "warpjet"]
 GREEDY = ("--temperature", "0", "--max-tokens", "16")
@@ -105,6 +106,13 @@ def test_a_malformed_model_is_exit_code_2(tmp_path: Path) -> None:
     (directory / "model.safetensors").write_bytes(b"\0" * 64)
     done = warpjet("generate", "x", "--model", directory)
     assert done.returncode == 2 and "model.safetensors" in done.stderr
+
+
+@pytest.mark.skipif(cuda_status().usable >= 0, reason="there is a GPU")
+def test_R1_no_gpu_is_exit_code_3_and_says_what_to_do() -> None:
+    done = warpjet("generate", "--device", "cuda", "Hello")
+    assert done.returncode == 3
+    assert done.stderr.startswith("warpjet: failed: ") and cuda_status().unavailable_reason in done.stderr
 
 
 def test_ctrl_c_is_exit_code_130() -> None:
