@@ -28,6 +28,8 @@ from warpjet.serve.settings import Settings
 
 _log = logging.getLogger("warpjet.serve")
 
+# What the kernel holds for a client that does not read; more would let its request run far ahead of it.
+_SEND_BUFFER_BYTES = 256 << 10
 _FAILED_SECONDS = 5.0  # a failed engine's server still tells why for so long
 
 
@@ -274,6 +276,7 @@ def _tcp_socket(host: str, port: int) -> socket.socket:
         raise OSError(f"host {host!r} is no address: {error.strerror}") from None
     one = socket.socket(family, kind)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     try:
         one.bind(address)
     except OSError as error:

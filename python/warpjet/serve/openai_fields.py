@@ -124,10 +124,10 @@ def structured_outputs(body: Mapping[str, Any]) -> "StructuredOutputsParams | No
         raise bad_request(
             "response_format.type must be text, json_object, json_schema or structural_tag", "response_format"
         )
-    param = "structured_outputs" if given else "response_format"
+    param = "structured_outputs" if given is not None else "response_format"
     if given and kind not in (None, "text"):
         raise bad_request("response_format and structured_outputs are two constraints; send one", param)
-    if not constraint:
+    if not constraint and given is None:
         return None
     from warpjet.structured import StructuredOutputsParams
 
