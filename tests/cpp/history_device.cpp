@@ -38,6 +38,9 @@ void ToyDevice::apply(const SlotChange& change, const StepPlan& plan) {
       return set_block(slot(change.slot), change.a, change.b);
     case SlotChange::Kind::token:
       return rewrite(slot(change.slot), change.a, change.b);
+    case SlotChange::Kind::mask:
+      WJ_CHECK(slot(change.slot).sampling->guide_mask, "slot ", change.slot, " has no mask");
+      return;
     case SlotChange::Kind::decode:
       WJ_CHECK(slot(change.slot).decode_index < 0, "slot ", change.slot, " decodes already");
       slot(change.slot).decode_index = static_cast<int>(decoding_.size());
