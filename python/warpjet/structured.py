@@ -14,7 +14,7 @@ _JSON_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whi
 class StructuredOutputsParams:
     """Exactly one of the first six, for SamplingParams(structured_outputs=...).
 
-    json: a JSON schema as a dict, as text, or a pydantic model class (which becomes its schema). regex: the whole text
+    json: a JSON schema as a dict (or True or False), as text, or a pydantic model class (which becomes its schema). regex: the whole text
     matches it. choice: the text is one of these. grammar: Lark, or GBNF (EBNF with `::=`), which begins with the rule
     start or root. json_object: True for any JSON object. structural_tag: a dict or JSON text of the form
     {"structures": [{"begin", "schema", "end"}], "triggers": [...]}: free text in which each begin is followed by JSON of
@@ -22,7 +22,7 @@ class StructuredOutputsParams:
     For json and json_object: disable_any_whitespace; whitespace_pattern, a regex for what may stand between tokens;
     disable_additional_properties, where the schema does not say. Raises ValueError or TypeError naming the field."""
 
-    json: dict[str, Any] | str | type | None = None
+    json: dict[str, Any] | bool | str | type | None = None
     regex: str | None = None
     choice: Sequence[str] | None = None
     grammar: str | None = None
@@ -45,7 +45,7 @@ class StructuredOutputsParams:
             if schema is None:
                 raise TypeError(f"json must be a dict, a str or a pydantic model class, got {self.json.__name__}")
             set_field(self, "json", schema())
-        _require("json", self.json, (str, dict))
+        _require("json", self.json, (str, dict, bool))
         _require("structural_tag", self.structural_tag, (str, dict))
         for name in ("regex", "grammar", "whitespace_pattern"):
             _require(name, getattr(self, name), (str,))
