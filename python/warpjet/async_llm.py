@@ -171,7 +171,7 @@ class AsyncLLM:
         session, hub = self._session, self._current_hub()
         name = session.next_request_id() if request_id is None else request_id
         params = session.default_params if sampling_params is None else sampling_params
-        native = session.native_params(params)
+        native = await session.native_params_async(params)
         if name in self._by_name:
             raise ValueError(f"request_id {name!r} is live already")
         native_id = session.submit(prompt, native, hub.queue, priority, tenant)
