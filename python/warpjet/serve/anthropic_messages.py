@@ -1,0 +1,189 @@
+"""Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from warpjet.serve.anthropic_content import system_text, to_messages, to_tool_choice, to_tools
+from warpjet.serve.anthropic_events import Event, MessageWriter
+from warpjet.serve.conversation import ChatRequest, Serving
+from warpjet.serve.errors import ServeError, bad_request, from_exception
+from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, to_json
+from warpjet.serve.models import check_model
+from warpjet.serve.response_items import new_id
+from warpjet.serve.schema import Endpoint, Field, Schema
+from warpjet.structured import StructuredOutputsParams
+
+_ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "max_tokens")
+
+
+async def create(serving: Serving, request: HttpRequest) -> Response | EventStream:
+    """Answers a conversation, whole or as events."""
+    body = request.body
+    if body["max_tokens"] < 1:
+        raise bad_request("max_tokens must be at least 1", "max_tokens")
+    chat = _chat_request(serving, request)
+    show = (body.get("thinking") or {}).get("display") != "omitted"
+    writer = MessageWriter(chat.request_id or "", body["model"], show)
+    if body["stream"]:
+        return EventStream(_stream(serving, chat, writer))
+    chat.sampling = chat.sampling.replace(output_kind="final_only")
+    async with aclosing(serving.answer(chat)) as stream:
+        async for happened in stream:
+            writer.write(happened)
+    if writer.error:
+        raise ServeError(500, writer.error)
+    return json_response(writer.message)
+
+
+async def count_tokens(serving: Serving, request: HttpRequest) -> Response:
+    """How many tokens the conversation is as a prompt."""
+    prompt = await serving.prepare_chat(_chat_request(serving, request))
+    return json_response({"input_tokens": len(prompt.token_ids or ())})
+
+
+async def _stream(serving: Serving, chat: ChatRequest, writer: MessageWriter) -> AsyncIterator[bytes]:
+    begun = False
+    try:
+        async with aclosing(serving.answer(chat)) as stream:
+            async for happened in stream:
+                if events := writer.write(happened):
+                    begun = True
+                    yield b"".join(map(_sse, events))
+        if writer.error:
+            raise ServeError(500, writer.error)
+    except Exception as error:
+        if not begun:
+            raise  # nothing was sent, so it has a status of its own
+        yield _sse(error_body(from_exception(error)))
+
+
+def _sse(event: Event) -> bytes:
+    return b"event: " + event["type"].encode() + b"\ndata: " + to_json(event) + b"\n\n"
+
+
+# --- What is asked for -----------------------------------------------------------------------------------------------
+
+
+def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
+    body = request.body
+    check_model(serving, body["model"])
+    messages = to_messages(body["messages"])
+    if (system := system_text(body.get("system"))) is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    tool_choice, parallel = to_tool_choice(body.get("tool_choice"))
+    continues = messages[-1]["role"] == "assistant"
+    if continues and (messages[-1].get("tool_calls") or not messages[-1]["content"]):
+        raise bad_request(
+            "the last message is the assistant's, so it must be text that the answer goes on from", "messages"
+        )
+    sampling = serving.llm.get_default_sampling_params().replace(
+        **{name: body[name] for name in _SAMPLING_FIELDS if name in body},
+        stop=body.get("stop_sequences"),
+    )
+    output = _OUTPUT.parse(body.get("output_config") or {}, serving.settings.strict)
+    return ChatRequest(
+        messages=messages,
+        sampling=sampling,
+        tools=to_tools(body.get("tools")),
+        tool_choice=tool_choice,
+        parallel_tool_calls=parallel,
+        structured=_structured(output.get("format")),
+        chat_template_kwargs=_template_kwargs(body.get("thinking"), output.get("effort")),
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+        include_reasoning=(body.get("thinking") or {}).get("type") != "disabled",
+        request_id=new_id("msg"),
+        tenant=request.tenant,
+    )
+
+
+def _structured(output_format: dict[str, Any] | None) -> StructuredOutputsParams | None:
+    if output_format is None:
+        return None
+    if output_format.get("type") != "json_schema" or not isinstance(output_format.get("schema"), dict):
+        raise bad_request('output_config.format must be {"type": "json_schema", "schema": {...}}', "output_config")
+    return StructuredOutputsParams(json=output_format["schema"])
+
+
+def _template_kwargs(thinking: dict[str, Any] | None, effort: str | None) -> dict[str, Any] | None:
+    """What chat templates know of thinking. A budget is a target that they may tell the model; max_tokens is the
+    limit."""
+    kwargs: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
+    if thinking is None:
+        return kwargs or None
+    kind, budget = thinking.get("type"), thinking.get("budget_tokens")
+    if kind not in ("enabled", "disabled", "adaptive"):
+        raise bad_request(f"thinking.type must be enabled, disabled or adaptive, got {kind!r}", "thinking")
+    if thinking.get("display") not in (None, "omitted"):
+        raise bad_request(
+            "thinking.display may only be 'omitted': there are no summaries, it is shown in full", "thinking"
+        )
+    if kind != "adaptive":
+        kwargs["enable_thinking"] = kind == "enabled"
+    if kind == "enabled":
+        if type(budget) is not int or budget < 1:
+            raise bad_request("thinking.budget_tokens must be an integer of at least 1", "thinking")
+        kwargs["thinking_budget"] = budget
+    return kwargs
+
+
+# --- Errors and routes -----------------------------------------------------------------------------------------------
+
+
+def error_body(error: ServeError) -> dict[str, Any]:
+    """Anthropic's error object."""
+    kind = _ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+_OUTPUT = Schema(
+    "AnthropicOutputConfig",
+    [
+        Field("effort", "string", "how much to think", choices=("low", "medium", "high", "xhigh", "max")),
+        Field("format", "object", 'what the answer must be: {"type": "json_schema", "schema": {...}}'),
+    ],
+)
+_CONVERSATION = [
+    Field("model", "string", "name of the model", required=True),
+    Field("messages", "objects", "the conversation; an assistant's at the end is gone on with", required=True, low=1),
+    Field("system", "string or list", "the system message, or text blocks"),
+    Field("tools", "objects", "what the model may call: name, description, input_schema"),
+    Field("tool_choice", "object", 'of type "auto", "any", "tool" (with name) or "none"'),
+    Field("thinking", "object", 'of type "enabled" (with budget_tokens, a target), "disabled" or "adaptive"'),
+    Field("output_config", "object", "effort, format"),
+    Field("cache_control", "object", "prefixes are cached in any case"),
+    Field("mcp_servers", "list", only=([],)),
+    Field("context_management", "object", only=()),
+    Field("container", "any", only=()),
+]
+_COUNT = Schema("AnthropicCountTokensRequest", _CONVERSATION)
+_CREATE = Schema(
+    "AnthropicMessagesRequest",
+    [
+        *_CONVERSATION,
+        Field("max_tokens", "integer", "tokens to generate at most", required=True),
+        Field("stop_sequences", "strings", "texts that end the answer"),
+        Field("stream", "boolean", "answer with events", default=False),
+        Field("temperature", "number", "0 is greedy"),
+        Field("top_p", "number", "above 0, at most 1"),
+        Field("top_k", "integer", "0 is off"),
+        Field("metadata", "object", "not looked at"),
+        Field("service_tier", "string", only=("auto", "standard_only")),
+        Field("inference_geo", "string", only=()),
+        Field("speed", "string", only=("standard",)),
+    ],
+)
+
+ROUTES = [
+    Endpoint("POST", "/v1/messages", create, _CREATE, "Answer a conversation (Anthropic)"),
+    Endpoint("POST", "/v1/messages/count_tokens", count_tokens, _COUNT, "Count the tokens of a conversation"),
+]
