@@ -129,7 +129,9 @@ class Batch:
     async def _answer(self, endpoint: Endpoint, given: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
         """Status and body, as the server would answer."""
         try:
-            body = endpoint.request_schema.parse(given, self._serving.settings.strict) if endpoint.request_schema else {}
+            body = (
+                endpoint.request_schema.parse(given, self._serving.settings.strict) if endpoint.request_schema else {}
+            )
             while (response := await self._handle(endpoint, dict(body), request_id)) is None:
                 await asyncio.sleep(_BUSY_SECONDS)
             return response.status, json.loads(response.body)

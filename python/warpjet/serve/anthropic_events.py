@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
@@ -13,10 +13,10 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool
 
 
 class MessageWriter:
-    """Turns what happens into events, and keeps `message` as they leave it. Blocks of thinking are left empty unless
-    shown. error: why there is no good answer, once it ended so."""
+    """Turns what happens into events, and keeps `message` as they leave it. thinking: how its blocks are shown, full,
+    empty or none. error: why there is no good answer, once it ended so."""
 
-    def __init__(self, message_id: str, model: str, show_thinking: bool = True) -> None:
+    def __init__(self, message_id: str, model: str, thinking: Literal["full", "empty", "none"] = "full") -> None:
         self.message: dict[str, Any] = {
             "id": message_id,
             "type": "message",
@@ -28,7 +28,7 @@ class MessageWriter:
             "usage": {},
         }
         self.error: str | None = None
-        self._show_thinking = show_thinking
+        self._thinking = thinking
         self._events: list[Event] = []  # not given out yet
         self._open_kind: str | int | None = None  # text, thinking, or the index of a call
         self._pieces: list[str] = []
@@ -56,9 +56,9 @@ class MessageWriter:
         self._events += [{"type": "message_start", "message": shown}, {"type": "ping"}]
 
     def _delta(self, delta: Delta) -> None:
-        if delta.reasoning:
+        if delta.reasoning and self._thinking != "none":
             self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            if self._show_thinking:
+            if self._thinking == "full":
                 self._grow(delta.reasoning, "thinking_delta", "thinking")
         if delta.content:
             self._open("text", {"type": "text", "text": ""})

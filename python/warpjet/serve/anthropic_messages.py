@@ -2,17 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warpjet.serve.anthropic_content import system_text, to_messages, to_tool_choice, to_tools
 from warpjet.serve.anthropic_events import Event, MessageWriter
+from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
+from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, to_json
 from warpjet.serve.models import check_model
+from warpjet.serve.openai_fields import MAX_STOP_STRINGS, sampling_params
 from warpjet.serve.response_items import new_id
 from warpjet.serve.schema import Endpoint, Field, Schema
-from warpjet.structured import StructuredOutputsParams
+
+if TYPE_CHECKING:
+    from warpjet.structured import StructuredOutputsParams
 
 _ERROR_TYPES = {
     401: "authentication_error",
@@ -22,7 +27,6 @@ _ERROR_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "max_tokens")
 
 
 async def create(serving: Serving, request: HttpRequest) -> Response | EventStream:
@@ -31,11 +35,11 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
     if body["max_tokens"] < 1:
         raise bad_request("max_tokens must be at least 1", "max_tokens")
     chat = _chat_request(serving, request)
-    show = (body.get("thinking") or {}).get("display") != "omitted"
-    writer = MessageWriter(chat.request_id or "", body["model"], show)
+    thinking = body.get("thinking") or {}
+    shown = "none" if thinking.get("type") == "disabled" else "empty" if thinking.get("display") else "full"
+    writer = MessageWriter(chat.request_id or "", body["model"], shown)
     if body["stream"]:
         return EventStream(_stream(serving, chat, writer))
-    chat.sampling = chat.sampling.replace(output_kind="final_only")
     async with aclosing(serving.answer(chat)) as stream:
         async for happened in stream:
             writer.write(happened)
@@ -79,47 +83,49 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     messages = to_messages(body["messages"])
     if (system := system_text(body.get("system"))) is not None:
         messages.insert(0, {"role": "system", "content": system})
+    check_messages(messages)
+    tools = to_tools(body.get("tools"))
     tool_choice, parallel = to_tool_choice(body.get("tool_choice"))
+    check_tool_choice(tool_choice, check_tools(tools or []))
     continues = messages[-1]["role"] == "assistant"
     if continues and (messages[-1].get("tool_calls") or not messages[-1]["content"]):
         raise bad_request(
             "the last message is the assistant's, so it must be text that the answer goes on from", "messages"
         )
-    sampling = serving.llm.get_default_sampling_params().replace(
-        **{name: body[name] for name in _SAMPLING_FIELDS if name in body},
-        stop=body.get("stop_sequences"),
-    )
+    own = {"stop": body.get("stop_sequences"), "max_tokens": body.get("max_tokens", 1)}
+    sampling = sampling_params(serving, {"stream": False, **body, "use_beam_search": False}, **own)
     output = _OUTPUT.parse(body.get("output_config") or {}, serving.settings.strict)
     return ChatRequest(
         messages=messages,
         sampling=sampling,
-        tools=to_tools(body.get("tools")),
+        tools=tools,
         tool_choice=tool_choice,
         parallel_tool_calls=parallel,
         structured=_structured(output.get("format")),
-        chat_template_kwargs=_template_kwargs(body.get("thinking"), output.get("effort")),
+        chat_template_kwargs=serving.settings.default_chat_template_kwargs
+        | _template_kwargs(body.get("thinking"), output.get("effort"))
+        or None,
         add_generation_prompt=not continues,
         continue_final_message=continues,
-        include_reasoning=(body.get("thinking") or {}).get("type") != "disabled",
         request_id=new_id("msg"),
         tenant=request.tenant,
     )
 
 
-def _structured(output_format: dict[str, Any] | None) -> StructuredOutputsParams | None:
+def _structured(output_format: dict[str, Any] | None) -> "StructuredOutputsParams | None":
     if output_format is None:
         return None
     if output_format.get("type") != "json_schema" or not isinstance(output_format.get("schema"), dict):
         raise bad_request('output_config.format must be {"type": "json_schema", "schema": {...}}', "output_config")
-    return StructuredOutputsParams(json=output_format["schema"])
+    return constrain("output_config.format", json=output_format["schema"])
 
 
-def _template_kwargs(thinking: dict[str, Any] | None, effort: str | None) -> dict[str, Any] | None:
+def _template_kwargs(thinking: dict[str, Any] | None, effort: str | None) -> dict[str, Any]:
     """What chat templates know of thinking. A budget is a target that they may tell the model; max_tokens is the
     limit."""
     kwargs: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
     if thinking is None:
-        return kwargs or None
+        return kwargs
     kind, budget = thinking.get("type"), thinking.get("budget_tokens")
     if kind not in ("enabled", "disabled", "adaptive"):
         raise bad_request(f"thinking.type must be enabled, disabled or adaptive, got {kind!r}", "thinking")
@@ -171,12 +177,12 @@ _CREATE = Schema(
     [
         *_CONVERSATION,
         Field("max_tokens", "integer", "tokens to generate at most", required=True),
-        Field("stop_sequences", "strings", "texts that end the answer"),
+        Field("stop_sequences", "strings", "texts that end the answer", high=MAX_STOP_STRINGS),
         Field("stream", "boolean", "answer with events", default=False),
         Field("temperature", "number", "0 is greedy"),
         Field("top_p", "number", "above 0, at most 1"),
         Field("top_k", "integer", "0 is off"),
-        Field("metadata", "object", "not looked at"),
+        Field("metadata", "object", "labels; they change nothing"),
         Field("service_tier", "string", only=("auto", "standard_only")),
         Field("inference_geo", "string", only=()),
         Field("speed", "string", only=("standard",)),

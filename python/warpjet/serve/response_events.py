@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from warpjet.outputs import Logprob
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
+from warpjet.serve.openai_logprobs import chat_logprobs
 from warpjet.serve.response_items import new_id, seal
 
 Event = dict[str, Any]
@@ -31,11 +31,11 @@ class _Growing:
 class ResponseWriter:
     """Turns what happens into events, and keeps `response` as they leave it.
 
-    with_logprobs: text comes with log-probabilities. with_sealed: reasoning comes with encrypted_content."""
+    top_logprobs: text comes with log-probabilities, and those of so many alternatives. with_sealed: reasoning comes with encrypted_content."""
 
-    def __init__(self, response: dict[str, Any], with_logprobs: bool = False, with_sealed: bool = False) -> None:
+    def __init__(self, response: dict[str, Any], top_logprobs: int | None = None, with_sealed: bool = False) -> None:
         self.response = response
-        self._with_logprobs = with_logprobs
+        self._top_logprobs = top_logprobs
         self._with_sealed = with_sealed
         self._events: list[Event] = []  # not given out yet
         self._number = 0
@@ -81,7 +81,7 @@ class ResponseWriter:
         if delta.reasoning:
             self._text("reasoning", "response.reasoning_text.delta", delta.reasoning, {})
         if delta.content:
-            rows = [_logprob_row(row) for row in delta.logprobs or ()] if self._with_logprobs else []
+            rows = self._logprobs(delta)
             growing = self._text("message", "response.output_text.delta", delta.content, {"logprobs": rows})
             growing.item["content"][0]["logprobs"] += rows
         for call in delta.tool_calls:
@@ -96,6 +96,11 @@ class ResponseWriter:
         growing.pieces.append(text)
         self._emit(event, **growing.place, content_index=0, delta=text, **extra)
         return growing
+
+    def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
+        if self._top_logprobs is None or delta.logprobs is None:
+            return []
+        return chat_logprobs(delta.token_ids, delta.logprobs, self._top_logprobs, as_ids=False)
 
     def _call(self, call: ToolCallDelta) -> None:
         growing = self._growing
@@ -184,15 +189,3 @@ def _new_item(kind: str) -> dict[str, Any]:
 def _new_call(call: ToolCallDelta) -> dict[str, Any]:
     names = {"call_id": call.id or new_id("call"), "name": call.name or ""}
     return {"id": new_id("fc"), "type": "function_call", "status": "in_progress", **names, "arguments": ""}
-
-
-def _logprob_row(row: dict[int, Logprob]) -> dict[str, Any]:
-    """The first entry is the token itself."""
-    entries = [_logprob(entry) for entry in row.values()]
-    by_rank = sorted(zip(row.values(), entries, strict=True), key=lambda pair: pair[0].rank or 0)
-    return {**entries[0], "top_logprobs": [entry for _, entry in by_rank]}
-
-
-def _logprob(entry: Logprob) -> dict[str, Any]:
-    token = entry.decoded_token or ""
-    return {"token": token, "bytes": list(token.encode("utf-8", "replace")), "logprob": entry.logprob}

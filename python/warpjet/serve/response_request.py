@@ -2,19 +2,25 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
+from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
+from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import bad_request
 from warpjet.serve.exchange import HttpRequest
-from warpjet.serve.models import check_model
+from warpjet.serve.openai_fields import SAMPLING_FIELDS, sampling_params
 from warpjet.serve.response_items import new_id, parse_items, to_messages
 from warpjet.serve.response_store import StoredResponse
 from warpjet.serve.schema import Field, Schema
-from warpjet.structured import StructuredOutputsParams
+
+if TYPE_CHECKING:
+    from warpjet.structured import StructuredOutputsParams
 
 _INCLUDES = ("message.output_text.logprobs", "reasoning.encrypted_content")
+
+_NOT_HERE = {"n", "max_tokens", "use_beam_search", "prompt_logprobs", "length_penalty"}
 
 _TEXT = Schema(
     "ResponseText",
@@ -38,7 +44,7 @@ _STREAM_OPTIONS = Schema("ResponseStreamOptions", [Field("include_obfuscation", 
 CREATE = Schema(
     "CreateResponseRequest",
     [
-        Field("model", "string", "name of the model"),
+        Field("model", "string", "one of /v1/models; the first if not given"),
         Field("input", "string or list", "what the user says, or items", required=True, low=1),
         Field("instructions", "string", "the system message"),
         Field("previous_response_id", "string", "a response that is kept, to go on from"),
@@ -48,8 +54,7 @@ CREATE = Schema(
         Field("text", "object", "format of the answer"),
         Field("reasoning", "object", "effort"),
         Field("max_output_tokens", "integer", "tokens to generate at most", low=1),
-        Field("temperature", "number", "0 is greedy"),
-        Field("top_p", "number", "above 0, at most 1"),
+        *(field for field in SAMPLING_FIELDS if field.name not in _NOT_HERE),
         Field("top_logprobs", "integer", "alternatives to tell of each token", low=0),
         Field("include", "strings", ", ".join(_INCLUDES)),
         Field("metadata", "object", "up to 16 texts, given back with the response", high=16),
@@ -57,9 +62,18 @@ CREATE = Schema(
         Field("stream", "boolean", "answer with events", default=False),
         Field("stream_options", "object", "include_obfuscation: false"),
         Field("background", "boolean", "run it whether anybody waits or not", default=False),
-        Field("user", "string", "not looked at"),
-        Field("safety_identifier", "string", "not looked at"),
-        Field("prompt_cache_key", "string", "prefixes are cached in any case"),
+        Field(
+            "priority",
+            "integer",
+            "lower runs first, under the policies priority and fair",
+            low=-(2**31),
+            high=2**31 - 1,
+        ),
+        Field("cache_salt", "string", "requests share cached prefixes only if this is equal", low=1, high=1024),
+        Field("chat_template_kwargs", "object", "variables of the chat template"),
+        Field("user", "string", "a label; it changes nothing"),
+        Field("safety_identifier", "string", "a label; it changes nothing"),
+        Field("prompt_cache_key", "string", "a label; equal prefixes share their cache without it"),
         Field("max_tool_calls", "integer", "of tools that the server runs, of which there are none"),
         Field("truncation", "string", only=("disabled",)),
         Field("service_tier", "string", only=("auto", "default")),
@@ -81,14 +95,15 @@ def context_of(body: Mapping[str, Any], previous: StoredResponse | None) -> list
 def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mapping[str, Any]]) -> ChatRequest:
     """The conversation to answer. Raises ServeError naming the field."""
     body = request.body
-    check_model(serving, body.get("model"))
     _check_rest(body)
     strict = serving.settings.strict
     effort = _REASONING.parse(body.get("reasoning") or {}, strict).get("effort")
     messages = to_messages(context)
     if instructions := body.get("instructions"):
         messages.insert(0, {"role": "system", "content": instructions})
+    check_messages(messages)
     tools, tool_choice = _tools(body.get("tools") or [], body["tool_choice"])
+    check_tool_choice(tool_choice, check_tools(tools))
     return ChatRequest(
         messages=messages,
         sampling=_sampling(serving, body),
@@ -96,9 +111,17 @@ def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mappi
         tool_choice=tool_choice,
         parallel_tool_calls=body["parallel_tool_calls"],
         structured=_structured(_TEXT.parse(body.get("text") or {}, strict).get("format")),
-        chat_template_kwargs=None if effort is None else {"reasoning_effort": effort},
+        chat_template_kwargs=_template_kwargs(serving, body, effort) or None,
+        priority=body.get("priority", 0),
+        cache_salt=body.get("cache_salt", ""),
         tenant=request.tenant,
     )
+
+
+def _template_kwargs(serving: Serving, body: Mapping[str, Any], effort: str | None) -> dict[str, Any]:
+    """What the chat template is told beside the conversation."""
+    given = serving.settings.default_chat_template_kwargs | body.get("chat_template_kwargs", {})
+    return given if effort is None else given | {"reasoning_effort": effort}
 
 
 def _check_rest(body: Mapping[str, Any]) -> None:
@@ -114,20 +137,16 @@ def _check_rest(body: Mapping[str, Any]) -> None:
 
 
 def _sampling(serving: Serving, body: Mapping[str, Any]) -> SamplingParams:
-    changes = {name: body[name] for name in ("temperature", "top_p") if name in body}
+    own: dict[str, Any] = {"max_tokens": body.get("max_output_tokens"), "logprobs": None}
     if "top_logprobs" in body or _INCLUDES[0] in body.get("include", ()):
-        changes["logprobs"] = body.get("top_logprobs", 0)
-    return serving.llm.get_default_sampling_params().replace(max_tokens=body.get("max_output_tokens"), **changes)
+        own["logprobs"] = body.get("top_logprobs", 0)
+    return sampling_params(serving, {**body, "use_beam_search": False}, **own)
 
 
 def _tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> tuple[list[dict[str, Any]], str | dict[str, Any]]:
     """Function tools and OpenAI's tool_choice, as chat has them."""
     functions = [_function(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
     if isinstance(choice, str):
-        if choice not in ("auto", "none", "required"):
-            raise bad_request(
-                f"tool_choice must be auto, none, required or an object, got {choice[:64]!r}", "tool_choice"
-            )
         return functions, choice
     kind, name = choice.get("type"), choice.get("name")
     if kind == "function" and isinstance(name, str):
@@ -148,26 +167,22 @@ def _function(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     if tool.get("type") != "function":
         kind = str(tool.get("type"))[:64]
         raise bad_request(f"{where}: tools of type {kind!r} are not supported, only functions", where)
-    if not isinstance(tool.get("name"), str) or not tool["name"]:
-        raise bad_request(f"{where}.name must be a string", where)
-    if not isinstance(tool.get("parameters") or {}, dict):
-        raise bad_request(f"{where}.parameters must be an object", where)
     known = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
     return {"type": "function", "function": known}
 
 
-def _structured(text_format: Mapping[str, Any] | None) -> StructuredOutputsParams | None:
+def _structured(text_format: Mapping[str, Any] | None) -> "StructuredOutputsParams | None":
     kind = text_format.get("type") if text_format else "text"
     if kind == "text":
         return None
     if kind == "json_object":
-        return StructuredOutputsParams(json_object=True)
+        return constrain("text.format", json_object=True)
     if text_format and kind == "json_schema" and isinstance(text_format.get("schema"), dict):
-        return StructuredOutputsParams(json=text_format["schema"])
+        return constrain("text.format", json=text_format["schema"])
     raise bad_request("text.format must be of type text, json_object, or json_schema with a schema", "text.format")
 
 
-def new_response(body: Mapping[str, Any], chat: ChatRequest) -> dict[str, Any]:
+def new_response(body: Mapping[str, Any], chat: ChatRequest, model: str) -> dict[str, Any]:
     """The response object before it is answered."""
     reasoning = body.get("reasoning") or {}
     return {
@@ -183,7 +198,7 @@ def new_response(body: Mapping[str, Any], chat: ChatRequest) -> dict[str, Any]:
         "max_output_tokens": body.get("max_output_tokens"),
         "max_tool_calls": body.get("max_tool_calls"),
         "metadata": body.get("metadata", {}),
-        "model": body["model"],
+        "model": model,
         "output": [],
         "parallel_tool_calls": body["parallel_tool_calls"],
         "previous_response_id": body.get("previous_response_id"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, to_json
+from warpjet.serve.models import check_model
 from warpjet.serve.response_events import Event, ResponseWriter
 from warpjet.serve.response_request import CREATE, chat_request, context_of, new_response
 from warpjet.serve.response_store import MAX_RUNNING, ResponseStore, StoredResponse
@@ -35,13 +36,14 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
     background, stream = body["background"], body["stream"]
     if background and not body["store"]:
         raise bad_request("background needs store: what is not kept cannot be fetched", "background")
+    model = check_model(serving, body.get("model"))
     context = context_of(body, _previous(store, request))
     chat = chat_request(serving, request, context)
-    response = new_response(body, chat)
+    response = new_response(body, chat, model)
     chat.request_id = response["id"]
     include = body.get("include", ())
-    writer = ResponseWriter(response, chat.sampling.logprobs is not None, "reasoning.encrypted_content" in include)
-    stored = StoredResponse(response, context, events=[] if background else None)
+    writer = ResponseWriter(response, chat.sampling.logprobs, "reasoning.encrypted_content" in include)
+    stored = StoredResponse(response, context, events=[] if background and stream else None)
     run = _Run(serving, chat, writer, stored, store if body["store"] else None, request.tenant)
     if background:
         await serving.prepare_chat(chat)  # what cannot run is refused now
@@ -49,7 +51,6 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
         return EventStream(_sse(stored.watch(-1))) if stream else json_response(response)
     if stream:
         return EventStream(_sse(_events(run)))
-    chat.sampling = chat.sampling.replace(output_kind="final_only")
     async for _ in _events(run):
         pass
     return json_response(response)

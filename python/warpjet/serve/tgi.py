@@ -4,16 +4,20 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warpjet import __version__
 from warpjet._native import SamplingParams
+from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
+from warpjet.serve.openai_fields import MAX_STOP_STRINGS
 from warpjet.serve.schema import Endpoint, Field, Schema
 from warpjet.serve.tgi_tokens import TokenWriter, finish_reason, prefill
-from warpjet.structured import StructuredOutputsParams
+
+if TYPE_CHECKING:
+    from warpjet.structured import StructuredOutputsParams
 
 _SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "repetition_penalty", "frequency_penalty")
 _ERROR_TYPES = {429: "overloaded", 503: "overloaded", 500: "generation"}
@@ -101,7 +105,7 @@ async def info(serving: Serving, request: HttpRequest) -> Response:
             "model_sha": None,
             "model_pipeline_tag": "text-generation",
             "max_best_of": 1,
-            "max_stop_sequences": 4,
+            "max_stop_sequences": MAX_STOP_STRINGS,
             "max_input_tokens": serving.max_model_len - 1,
             "max_total_tokens": serving.max_model_len,
             "router": "warpjet",
@@ -157,7 +161,7 @@ _PARAMETERS = Schema(
         Field("repetition_penalty", "number", "above 0, 1 is off"),
         Field("frequency_penalty", "number", "-2 to 2"),
         Field("seed", "integer", low=0),
-        Field("stop", "strings", "texts that end the completion; they stay part of it"),
+        Field("stop", "strings", "texts that end the completion; they stay part of it", high=MAX_STOP_STRINGS),
         Field("truncate", "integer", "keep the last so many tokens of the input", low=1),
         Field("return_full_text", "boolean", "the text begins with the input", default=False),
         Field("details", "boolean", "tell about each token", default=False),
@@ -210,16 +214,16 @@ def _sampling(given: Mapping[str, Any]) -> SamplingParams:
     )
 
 
-def _structured(grammar: Mapping[str, Any] | None) -> StructuredOutputsParams | None:
+def _structured(grammar: Mapping[str, Any] | None) -> "StructuredOutputsParams | None":
     if grammar is None:
         return None
     kind, value = grammar.get("type"), grammar.get("value")
     if kind == "json" and isinstance(value, (str, dict)):
-        return StructuredOutputsParams(json=value)
+        return constrain("grammar", json=value)
     if kind == "json_schema" and isinstance(value, dict) and isinstance(value.get("schema"), dict):
-        return StructuredOutputsParams(json=value["schema"])
+        return constrain("grammar", json=value["schema"])
     if kind == "regex" and isinstance(value, str):
-        return StructuredOutputsParams(regex=value)
+        return constrain("grammar", regex=value)
     raise bad_request('grammar must be {"type": "json" or "regex", "value": ...}', "grammar")
 
 

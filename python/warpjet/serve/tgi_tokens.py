@@ -8,6 +8,7 @@ from warpjet.outputs import Logprob
 from warpjet.serve.conversation import Delta, Ended, Started
 from warpjet.tokenizer import Tokenizer
 
+_LOWEST = -9999.0  # in JSON there is no -inf
 _FINISH_REASONS = {"length": "length", "stop": "eos_token"}
 
 
@@ -40,7 +41,7 @@ class TokenWriter:
         return len(rows)
 
     def _token(self, token: int, entry: Logprob, text: str) -> dict[str, Any]:
-        return {"id": token, "text": text, "logprob": entry.logprob, "special": self.tokenizer.is_special(token)}
+        return {"id": token, "text": text, "logprob": max(entry.logprob, _LOWEST), "special": self.tokenizer.is_special(token)}
 
     def event(self, index: int) -> dict[str, Any]:
         """What a stream says of a token that is not the last."""
@@ -60,7 +61,7 @@ def prefill(started: Started, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     rows: list[Mapping[int, Logprob] | None] = list(started.prompt_logprobs or [])
     out: list[dict[str, Any]] = []
     for token, row in zip(started.prompt_token_ids, rows, strict=True):
-        logprob = row[token].logprob if row else None
+        logprob = max(row[token].logprob, _LOWEST) if row else None
         out.append({"id": token, "text": tokenizer.piece(token), "logprob": logprob})
     return out
 
