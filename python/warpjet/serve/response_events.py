@@ -31,7 +31,8 @@ class _Growing:
 class ResponseWriter:
     """Turns what happens into events, and keeps `response` as they leave it.
 
-    top_logprobs: text comes with log-probabilities, and those of so many alternatives. with_sealed: reasoning comes with encrypted_content."""
+    top_logprobs: text comes with log-probabilities, and those of so many alternatives. with_sealed: reasoning comes
+    with encrypted_content."""
 
     def __init__(self, response: dict[str, Any], top_logprobs: int | None = None, with_sealed: bool = False) -> None:
         self.response = response

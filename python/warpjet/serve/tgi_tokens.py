@@ -41,7 +41,12 @@ class TokenWriter:
         return len(rows)
 
     def _token(self, token: int, entry: Logprob, text: str) -> dict[str, Any]:
-        return {"id": token, "text": text, "logprob": max(entry.logprob, _LOWEST), "special": self.tokenizer.is_special(token)}
+        return {
+            "id": token,
+            "text": text,
+            "logprob": max(entry.logprob, _LOWEST),
+            "special": self.tokenizer.is_special(token),
+        }
 
     def event(self, index: int) -> dict[str, Any]:
         """What a stream says of a token that is not the last."""
