@@ -1,4 +1,4 @@
-"""What a request that cannot be answered gets: a status, and OpenAI's error object without paths, addresses or traces."""
+"""What a request that cannot be answered gets: a status, and OpenAI's error object without paths or traces."""
 
 import re
 from typing import Any
@@ -37,6 +37,7 @@ class ServeError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,6 +46,11 @@ class ServeError(Exception):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
+        if status == 401:
+            self.headers["www-authenticate"] = "Bearer"
 
     def envelope(self) -> dict[str, Any]:
         """OpenAI's error object."""
