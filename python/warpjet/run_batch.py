@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,9 @@ from warpjet.serve.conversation import Serving
 from warpjet.serve.embeddings import ROUTES as EMBEDDINGS
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import HttpRequest, Response
+from warpjet.serve.flags import Plan
 from warpjet.serve.json_body import parse_json
+from warpjet.serve.launch import open_serving
 from warpjet.serve.openai_chat import ROUTES as CHAT
 from warpjet.serve.openai_completions import ROUTES as COMPLETIONS
 from warpjet.serve.responses import ROUTES as RESPONSES
@@ -27,6 +30,36 @@ _ENDPOINTS: dict[str, Endpoint] = {
     for endpoint in (*CHAT, *COMPLETIONS, *EMBEDDINGS, *RESPONSES)
     if endpoint.method == "POST" and "{" not in endpoint.path
 }
+
+
+def run_batch(plan: Plan, source: str, out: str) -> int:
+    """Answers every line, with a progress bar. Exit code 0, also when some lines failed: the output says which. Raises
+    OSError or ValueError for files that cannot be, before the model loads, and what keeps that from loading."""
+    for path in (source, out):
+        if "://" in path:
+            raise ValueError(f"{path} is no local file; nothing is fetched or sent")
+    with open(source, "rb") as file:
+        total = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    output = Output(out)
+    try:
+        serving = open_serving(plan)
+        batch = Batch(serving)
+        try:
+            with _progress_bar(total) as bar:
+                asyncio.run(batch.run(source, output.file, bar))
+        finally:
+            serving.close()
+        output.complete()
+    finally:
+        output.discard()
+    print(f"{batch.succeeded} answered, {batch.failed} failed: {out}", file=sys.stderr)
+    return 0
+
+
+def _progress_bar(total: int) -> Any:
+    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+    return tqdm(total=total, desc="requests", unit="request", disable=None, delay=1)
 
 
 class Output:

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
-from warpjet.serve.app import App, all_endpoints
-from warpjet.serve.auth import Keys
-from warpjet.serve.counters import HttpMetrics
-from warpjet.serve.settings import Settings
 
 from warpjet.async_llm import AsyncLLM
 from warpjet.parsing.events import ToolCallDelta
-from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, ParserNames, Serving, Started
+from warpjet.serve.app import App, all_endpoints
+from warpjet.serve.auth import Keys
+from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, Serving, Started
 from warpjet.serve.errors import ServeError
+from warpjet.serve.parsers import ParserNames
+from warpjet.serve.settings import Settings
 
 MODEL = "tiny"
 KEY, OTHER_KEY = "key-of-ann", "key-of-bob"
@@ -52,9 +52,9 @@ class _Scripted(Serving):
 @contextlib.contextmanager
 def api_server(**settings: Any) -> Iterator[tuple[str, Serving]]:
     """Its address without a path, and what it serves. Keys are KEY and OTHER_KEY, of two tenants."""
-    serving = _Scripted(AsyncLLM(device="cpu"), Settings(**settings), [MODEL], ParserNames("auto", "hermes"))
+    serving = _Scripted(AsyncLLM(device="cpu"), Settings(**settings), [MODEL], ParserNames(None, "hermes"))
     keys = Keys((f"ann:{KEY}", f"bob:{OTHER_KEY}"))
-    app: Any = App(serving, all_endpoints(), keys, HttpMetrics())
+    app: Any = App(serving, all_endpoints(), keys, serving.http_metrics)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

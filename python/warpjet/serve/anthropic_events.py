@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
@@ -13,10 +13,10 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool
 
 
 class MessageWriter:
-    """Turns what happens into events, and keeps `message` as they leave it. thinking: how its blocks are shown, full,
-    empty or none. error: why there is no good answer, once it ended so."""
+    """Turns what happens into events, and keeps `message` as they leave it. with_thinking: it has blocks of
+    thinking; not in_full: they are empty. error: why there is no good answer, once it ended so."""
 
-    def __init__(self, message_id: str, model: str, thinking: Literal["full", "empty", "none"] = "full") -> None:
+    def __init__(self, message_id: str, model: str, with_thinking: bool = True, in_full: bool = True) -> None:
         self.message: dict[str, Any] = {
             "id": message_id,
             "type": "message",
@@ -28,7 +28,8 @@ class MessageWriter:
             "usage": {},
         }
         self.error: str | None = None
-        self._thinking = thinking
+        self._with_thinking = with_thinking
+        self._in_full = in_full
         self._events: list[Event] = []  # not given out yet
         self._open_kind: str | int | None = None  # text, thinking, or the index of a call
         self._pieces: list[str] = []
@@ -56,9 +57,9 @@ class MessageWriter:
         self._events += [{"type": "message_start", "message": shown}, {"type": "ping"}]
 
     def _delta(self, delta: Delta) -> None:
-        if delta.reasoning and self._thinking != "none":
+        if delta.reasoning and self._with_thinking:
             self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            if self._thinking == "full":
+            if self._in_full:
                 self._grow(delta.reasoning, "thinking_delta", "thinking")
         if delta.content:
             self._open("text", {"type": "text", "text": ""})

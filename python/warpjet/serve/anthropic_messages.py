@@ -10,7 +10,7 @@ from warpjet.serve.chat_messages import check_messages, check_tool_choice, check
 from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
-from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, to_json
+from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.models import check_model
 from warpjet.serve.openai_fields import MAX_STOP_STRINGS, sampling_params
 from warpjet.serve.response_items import new_id
@@ -36,8 +36,8 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
         raise bad_request("max_tokens must be at least 1", "max_tokens")
     chat = _chat_request(serving, request)
     thinking = body.get("thinking") or {}
-    shown = "none" if thinking.get("type") == "disabled" else "empty" if thinking.get("display") else "full"
-    writer = MessageWriter(chat.request_id or "", body["model"], shown)
+    wanted = thinking.get("type") != "disabled"
+    writer = MessageWriter(chat.request_id or "", body["model"], wanted, in_full=thinking.get("display") != "omitted")
     if body["stream"]:
         return EventStream(_stream(serving, chat, writer))
     async with aclosing(serving.answer(chat)) as stream:
@@ -71,7 +71,7 @@ async def _stream(serving: Serving, chat: ChatRequest, writer: MessageWriter) ->
 
 
 def _sse(event: Event) -> bytes:
-    return b"event: " + event["type"].encode() + b"\ndata: " + to_json(event) + b"\n\n"
+    return f"event: {event['type']}\n".encode() + sse(event)
 
 
 # --- What is asked for -----------------------------------------------------------------------------------------------
@@ -190,6 +190,8 @@ _CREATE = Schema(
 )
 
 ROUTES = [
-    Endpoint("POST", "/v1/messages", create, _CREATE, "Answer a conversation (Anthropic)"),
-    Endpoint("POST", "/v1/messages/count_tokens", count_tokens, _COUNT, "Count the tokens of a conversation"),
+    Endpoint(
+        "POST", "/v1/messages", create, _CREATE, "answer a conversation, as Anthropic does", error_body=error_body
+    ),
+    Endpoint("POST", "/v1/messages/count_tokens", count_tokens, _COUNT, "its tokens", error_body=error_body),
 ]

@@ -40,7 +40,7 @@ def _message(item: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise bad_request(f"{where}.role must be one of {', '.join(_ROLES)}, got {role!r}", f"{where}.role")
     kind = "output_text" if role == "assistant" else "input_text"
     text = _text_of(item.get("content"), f"{where}.content")
-    extra = {"annotations": [], "logprobs": []} if role == "assistant" else {}
+    extra: dict[str, Any] = {"annotations": [], "logprobs": []} if role == "assistant" else {}
     content = [{"type": kind, "text": text, **extra}]
     return {"id": _id(item, "msg"), "type": "message", "status": "completed", "role": role, "content": content}
 

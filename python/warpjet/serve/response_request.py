@@ -120,7 +120,7 @@ def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mappi
 
 def _template_kwargs(serving: Serving, body: Mapping[str, Any], effort: str | None) -> dict[str, Any]:
     """What the chat template is told beside the conversation."""
-    given = serving.settings.default_chat_template_kwargs | body.get("chat_template_kwargs", {})
+    given: dict[str, Any] = serving.settings.default_chat_template_kwargs | body.get("chat_template_kwargs", {})
     return given if effort is None else given | {"reasoning_effort": effort}
 
 
@@ -152,15 +152,11 @@ def _tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> tuple[list[dict[s
     if kind == "function" and isinstance(name, str):
         return functions, {"type": "function", "function": {"name": name}}
     if kind == "allowed_tools" and choice.get("mode") in ("auto", "required") and isinstance(choice.get("tools"), list):
-        allowed = {tool.get("name") for tool in choice["tools"] if isinstance(tool, dict) and _is_name(tool)}
+        allowed = {str(tool["name"]) for tool in choice["tools"] if isinstance(tool, dict) and "name" in tool}
         if missing := allowed - {function["function"]["name"] for function in functions}:
             raise bad_request(f"tool_choice allows {min(missing)!r}, which is not in tools", "tool_choice")
         return [function for function in functions if function["function"]["name"] in allowed], choice["mode"]
     raise bad_request(f"tool_choice of type {kind!r} is not supported, or lacks its parts", "tool_choice")
-
-
-def _is_name(tool: Mapping[str, Any]) -> bool:
-    return tool.get("type") == "function" and isinstance(tool.get("name"), str)
 
 
 def _function(tool: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
-from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, to_json
+from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.models import check_model
 from warpjet.serve.response_events import Event, ResponseWriter
 from warpjet.serve.response_request import CREATE, chat_request, context_of, new_response
@@ -201,15 +201,15 @@ async def _sse(batches: AsyncIterator[list[Event]]) -> AsyncIterator[bytes]:
     async with aclosing(batches) as stream:  # type: ignore[type-var]
         async for events in stream:
             if events:
-                yield b"".join(b"event: " + e["type"].encode() + b"\ndata: " + to_json(e) + b"\n\n" for e in events)
+                yield b"".join(f"event: {e['type']}\n".encode() + sse(e) for e in events)
 
 
 _ONE = "/v1/responses/{response_id}"
 
 ROUTES = [
-    Endpoint("POST", "/v1/responses", create, CREATE, "Answer a conversation"),
-    Endpoint("GET", _ONE, fetch, None, "Fetch a response, or watch it"),
-    Endpoint("DELETE", _ONE, delete, None, "Forget a response"),
+    Endpoint("POST", "/v1/responses", create, CREATE, "answer a conversation, and keep it"),
+    Endpoint("GET", _ONE, fetch, None, "a response, or its events"),
+    Endpoint("DELETE", _ONE, delete, None, "forget a response"),
     Endpoint("POST", _ONE + "/cancel", cancel, None, "End a response that runs in the background"),
-    Endpoint("GET", _ONE + "/input_items", input_items, None, "List what a response answers"),
+    Endpoint("GET", _ONE + "/input_items", input_items, None, "what a response answers"),
 ]

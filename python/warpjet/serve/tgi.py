@@ -10,7 +10,7 @@ from warpjet import __version__
 from warpjet._native import SamplingParams
 from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started
-from warpjet.serve.errors import ServeError, bad_request, from_exception
+from warpjet.serve.errors import ServeError, bad_request
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.openai_fields import MAX_STOP_STRINGS
 from warpjet.serve.schema import Endpoint, Field, Schema
@@ -131,19 +131,14 @@ async def _events(serving: Serving, job: _Job) -> AsyncIterator[bytes]:
     """The last token's event has the whole text, so a token is told when the next one is there."""
     answer = _Answer(job, tokens := TokenWriter(serving.tokenizer, job.top_n))
     told = 0
-    try:
-        async with aclosing(serving.complete(job.completion)) as stream:
-            async for happened in stream:
-                answer.take(happened)
-                if told < len(tokens.tokens) - 1:
-                    fresh = range(told, len(tokens.tokens) - 1)
-                    told = fresh.stop
-                    yield b"".join(sse(tokens.event(index)) for index in fresh)
-        yield sse({**tokens.event(told), "generated_text": answer.text(), "details": answer.summary()})
-    except Exception as error:
-        if told == 0:
-            raise  # nothing was sent, so it has a status of its own
-        yield sse(error_body(from_exception(error)))
+    async with aclosing(serving.complete(job.completion)) as stream:
+        async for happened in stream:
+            answer.take(happened)
+            if told < len(tokens.tokens) - 1:
+                fresh = range(told, len(tokens.tokens) - 1)
+                told = fresh.stop
+                yield b"".join(sse(tokens.event(index)) for index in fresh)
+    yield sse({**tokens.event(told), "generated_text": answer.text(), "details": answer.summary()})
 
 
 # --- What is asked for -----------------------------------------------------------------------------------------------
@@ -242,8 +237,8 @@ _BODY = Schema("TgiRequest", [_INPUTS, _REST])
 _COMPATIBLE = Schema("TgiCompatibleRequest", [_INPUTS, _REST, Field("stream", "boolean", default=False)])
 
 ROUTES = [
-    Endpoint("POST", "/generate", generate, _BODY, "Complete a text (Text Generation Inference)"),
-    Endpoint("POST", "/generate_stream", generate_stream, _BODY, "Complete a text, token by token"),
-    Endpoint("POST", "/", compatible, _COMPATIBLE, "Complete a text, whole or token by token"),
-    Endpoint("GET", "/info", info, None, "What is served"),
+    Endpoint("POST", "/generate", generate, _BODY, "complete a text, as TGI does", error_body=error_body),
+    Endpoint("POST", "/generate_stream", generate_stream, _BODY, "the same, token by token", error_body=error_body),
+    Endpoint("POST", "/", compatible, _COMPATIBLE, "either of these, by stream", error_body=error_body),
+    Endpoint("GET", "/info", info, None, "what TGI tells of a model", error_body=error_body),
 ]
