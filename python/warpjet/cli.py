@@ -177,9 +177,12 @@ def _fill_run_batch(parser: argparse.ArgumentParser) -> None:
         given = given_flags(vars(args))
         if args.model_tag is not None:
             given["model"] = args.model_tag
-        from warpjet.run_batch import run_batch
-
-        return run_batch(plan(given), args.source, args.out)
+        configuration = plan(given)
+        try:
+            from warpjet.run_batch import run_batch
+        except ModuleNotFoundError as error:
+            raise ValueError(f"run-batch needs {error.name}: pip install 'warpjet[server]'") from None
+        return run_batch(configuration, args.source, args.out)
 
     parser.set_defaults(run=run, advice=lambda words: "".join(near(w.lstrip("-").replace("-", "_")) for w in words))
 

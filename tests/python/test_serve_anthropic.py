@@ -18,7 +18,7 @@ TOOLS: Any = [
     {"name": "weather", "description": "The weather in a city.", "input_schema": SCHEMA},
     {"name": "time", "input_schema": {"type": "object", "properties": {}}},
 ]
-ASK: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 12}
+ASK: dict[str, Any] = {"model": MODEL, "max_tokens": 12, "extra_body": {"temperature": 0}}
 
 
 @pytest.fixture(scope="module")

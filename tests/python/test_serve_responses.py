@@ -13,6 +13,7 @@ import pytest
 from api_server import KEY, MODEL, OTHER_KEY, api_server
 
 from warpjet import LLM, SamplingParams
+from warpjet.serve.auth import Keys
 from warpjet.serve.conversation import Serving
 
 WEATHER = {
@@ -232,7 +233,7 @@ def test_logprobs_come_when_asked_for(client: openai.OpenAI) -> None:
     assert all(len(entry.top_logprobs) == 2 and entry.logprob <= 0 for entry in part.logprobs)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="needs llguidance")
+@pytest.mark.skipif(importlib.util.find_spec("warpjet.structured") is None, reason="needs llguidance")
 def test_text_follows_a_json_schema(client: openai.OpenAI) -> None:
     schema = {
         "type": "object",
@@ -306,3 +307,11 @@ def test_pages_that_cannot_be_are_refused(served: tuple[str, Serving], client: o
     url = f"{served[0]}/v1/responses/{response.id}/input_items?{query}"
     answer = httpx.get(url, headers={"authorization": f"Bearer {KEY}"})
     assert answer.status_code in (400, 404) and answer.json()["error"]["message"]
+
+
+def test_every_key_is_a_tenant() -> None:
+    keys = Keys(("one", "two", "ann:three", "ann:four"))
+    one, two, three, four = (
+        keys.tenant({"authorization": f"Bearer {key}"}, "user") for key in ("one", "two", "three", "four")
+    )
+    assert one != two and "" not in (one, two) and three == four == "ann"

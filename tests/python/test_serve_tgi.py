@@ -109,7 +109,7 @@ def test_info_tells_the_limits(http: httpx.Client) -> None:
     assert info["model_id"] == MODEL and info["max_total_tokens"] == 1024 and info["max_input_tokens"] < 1024
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="needs llguidance")
+@pytest.mark.skipif(importlib.util.find_spec("warpjet.structured") is None, reason="needs llguidance")
 def test_a_grammar_is_followed(http: httpx.Client) -> None:
     digits = generate(http, grammar={"type": "regex", "value": "[0-9]{4}"})
     assert digits["generated_text"].isdigit() and len(digits["generated_text"]) == 4

@@ -1,5 +1,6 @@
 """What the model does, told as each API tells it: no server, no model."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -181,7 +182,10 @@ def test_stop_reasons_have_anthropics_names(ended: Ended, reason: str, sequence:
 
 
 def stored(name: str, size: int = 10, status: str = "completed") -> StoredResponse:
-    return StoredResponse({"id": name, "status": status, "text": "x" * size}, [])
+    one = StoredResponse({"id": name, "status": status, "text": "x" * size}, b"[]")
+    if status == "completed":
+        one.end()
+    return one
 
 
 def test_the_store_forgets_what_was_not_used_for_longest() -> None:
@@ -194,14 +198,13 @@ def test_the_store_forgets_what_was_not_used_for_longest() -> None:
 
 
 def test_the_store_is_bounded_in_bytes_for_each_tenant_alone() -> None:
-    store = ResponseStore(max_bytes=5000)
+    store = ResponseStore(max_bytes=10000)
     store.put("you", stored("mine", 3000))
     for number in range(10):
-        store.put("me", stored(f"r{number}", 1000))
+        store.put("me", stored(f"r{number}", 2000))
     assert store.get("you", "mine") is not None and store.get("me", "mine") is None
-    kept = [n for n in range(10) if store.get("me", f"r{n}")]
-    assert kept == [6, 7, 8, 9] or kept == [7, 8, 9]
-    store.put("me", stored("huge", 9000))
+    assert [n for n in range(10) if store.get("me", f"r{n}")] == [7, 8, 9]
+    store.put("me", stored("huge", 12000))
     assert store.get("me", "huge") is None
 
 
@@ -211,5 +214,39 @@ def test_what_runs_is_kept_and_what_was_removed_stays_removed() -> None:
     store.put("me", stored("new"))
     assert store.get("me", "runs") is running
     store.remove("me", "runs")
-    store.grown("me", running)
+    store.ended("me", running)
     assert store.get("me", "runs") is None
+
+
+def test_a_tenant_may_run_only_so_many_in_the_background() -> None:
+    store = ResponseStore()
+    for number in range(64):
+        store.put("me", stored(f"r{number}", status="queued"))
+    with pytest.raises(ServeError, match="64 responses run") as caught:
+        store.put("me", stored("more", status="queued"))
+    assert caught.value.status == 429
+    store.put("you", large := stored("r", status="queued"))
+    large.request_bytes = 32 << 20
+    with pytest.raises(ServeError):
+        store.put("you", StoredResponse({"id": "x", "status": "queued"}, b"", request_bytes=1))
+    store.put("me", stored("done"))
+
+
+def test_a_watcher_hears_what_was_and_what_comes_to_the_end() -> None:
+    async def main() -> list[bytes]:
+        one = StoredResponse({"id": "r", "status": "in_progress"}, b"", events=[b"0", b"1"])
+        heard: list[bytes] = []
+
+        async def listen() -> None:
+            async for pieces in one.watch(0):
+                heard.append(pieces)
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        one.record([b"2", b"3"])
+        await asyncio.sleep(0)
+        one.end()
+        await asyncio.wait_for(task, 1)
+        return heard
+
+    assert asyncio.run(main()) == [b"1", b"23"]

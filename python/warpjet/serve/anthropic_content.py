@@ -144,10 +144,11 @@ def to_tool_choice(value: Any, where: str = "tool_choice") -> tuple[str | dict[s
         return "auto", True
     if not isinstance(value, Mapping):
         raise bad_request(f"{where} must be an object with a type", where)
-    parallel = not value.get("disable_parallel_tool_use", False)
+    if not isinstance(alone := value.get("disable_parallel_tool_use") or False, bool):
+        raise bad_request(f"{where}.disable_parallel_tool_use must be true or false", where)
     kind = value.get("type")
     if kind == "tool":
-        return {"type": "function", "function": {"name": _string(value, "name", where)}}, parallel
+        return {"type": "function", "function": {"name": _string(value, "name", where)}}, not alone
     if not isinstance(kind, str) or kind not in _TOOL_CHOICES:
         raise bad_request(f"{where}.type must be auto, any, tool or none, got {kind!r}", f"{where}.type")
-    return _TOOL_CHOICES[kind], parallel
+    return _TOOL_CHOICES[kind], not alone

@@ -1,5 +1,6 @@
 """Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from warpjet.serve.schema import Endpoint, Field, Schema
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
 
+_LARGE = 256 << 10  # bytes of a body
 _ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -34,7 +36,7 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
     body = request.body
     if body["max_tokens"] < 1:
         raise bad_request("max_tokens must be at least 1", "max_tokens")
-    chat = _chat_request(serving, request)
+    chat = await _chat_request(serving, request)
     thinking = body.get("thinking") or {}
     wanted = thinking.get("type") != "disabled"
     writer = MessageWriter(chat.request_id or "", body["model"], wanted, in_full=thinking.get("display") != "omitted")
@@ -50,7 +52,7 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
 
 async def count_tokens(serving: Serving, request: HttpRequest) -> Response:
     """How many tokens the conversation is as a prompt."""
-    prompt = await serving.prepare_chat(_chat_request(serving, request))
+    prompt = await serving.prepare_chat(await _chat_request(serving, request))
     return json_response({"input_tokens": len(prompt.token_ids or ())})
 
 
@@ -77,7 +79,14 @@ def _sse(event: Event) -> bytes:
 # --- What is asked for -----------------------------------------------------------------------------------------------
 
 
-def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
+async def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
+    """What the request says. A thread reads it when it is large."""
+    if len(request.raw) > _LARGE:
+        return await asyncio.to_thread(_read, serving, request)
+    return _read(serving, request)
+
+
+def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
     body = request.body
     check_model(serving, body["model"])
     messages = to_messages(body["messages"])

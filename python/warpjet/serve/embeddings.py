@@ -50,12 +50,11 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
     """Every vector, in the order of the inputs."""
     body = request.body
     model = check_model(serving, body.get("model"))
-    width = serving.llm.session.engine.model.hidden_size
-    if body.get("dimensions", width) != width:
-        raise bad_request(f"the model's vectors have {width} dimensions, and only they can be asked for", "dimensions")
     requests = [_request(given, request, serving) for given in _inputs(body["input"], serving.settings.max_prompts)]
     prompts = [await serving.prepare(one) for one in requests]
     vectors = await _embed(serving, prompts, body["pooling"], requests[0])
+    if body.get("dimensions", len(vectors[0])) != len(vectors[0]):
+        raise bad_request(f"dimensions may only be {len(vectors[0])}, which the model's vectors have", "dimensions")
     encode = _base64 if body["encoding_format"] == "base64" else list
     data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
     tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)

@@ -1,5 +1,6 @@
 """What a request to the Responses API asks for."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,8 @@ CREATE = Schema(
 
 def context_of(body: Mapping[str, Any], previous: StoredResponse | None) -> list[dict[str, Any]]:
     """The items to answer: those that the previous response answered, its output, and what is new."""
-    before = [*previous.context, *previous.response["output"]] if previous else []
-    return before + parse_items(body["input"])
+    before = json.loads(previous.context) + json.loads(previous.body)["output"] if previous else []
+    return [*before, *parse_items(body["input"])]
 
 
 def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mapping[str, Any]]) -> ChatRequest:

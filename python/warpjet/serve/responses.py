@@ -1,111 +1,121 @@
 """OpenAI's Responses API: create, watch, fetch, cancel and delete responses."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
-from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
+from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse, to_json
 from warpjet.serve.models import check_model
 from warpjet.serve.response_events import Event, ResponseWriter
 from warpjet.serve.response_request import CREATE, chat_request, context_of, new_response
-from warpjet.serve.response_store import MAX_RUNNING, ResponseStore, StoredResponse
+from warpjet.serve.response_store import ResponseStore, StoredResponse
 from warpjet.serve.schema import Endpoint
 
 _PAGE, _MAX_PAGE = 20, 100  # input items
+_LARGE = 256 << 10  # bytes of JSON that a thread makes a conversation of
 _ERROR_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded", 503: "rate_limit_exceeded"}
 
 
 @dataclass(slots=True)
 class _Run:
-    """A response on its way. store: None when it shall not be kept."""
+    """A response on its way. kept: it can be asked for later."""
 
-    serving: Serving
     chat: ChatRequest
     writer: ResponseWriter
     stored: StoredResponse
-    store: ResponseStore | None
-    tenant: str
+    kept: bool
 
 
 async def create(serving: Serving, request: HttpRequest) -> Response | EventStream:
     """Answers: whole, as events, or in the background."""
-    body, store = request.body, serving.responses
-    background, stream = body["background"], body["stream"]
-    if background and not body["store"]:
+    body = request.body
+    if body["background"] and not body["store"]:
         raise bad_request("background needs store: what is not kept cannot be fetched", "background")
+    previous = _previous(serving.responses, request)
+    large = len(request.raw) + (len(previous.context) if previous else 0) > _LARGE
+    run = await asyncio.to_thread(_plan, serving, request, previous) if large else _plan(serving, request, previous)
+    if body["background"]:
+        await serving.prepare_chat(run.chat)  # what cannot run is refused now
+        _start(serving, run)
+        return EventStream(run.stored.watch(-1)) if body["stream"] else Response(run.stored.body)
+    if body["stream"]:
+        return EventStream(_events(serving, run))
+    async for _ in _events(serving, run):
+        pass
+    return Response(run.stored.body)
+
+
+def _plan(serving: Serving, request: HttpRequest, previous: StoredResponse | None) -> _Run:
+    """Everything that the request says. Raises ServeError."""
+    body = request.body
     model = check_model(serving, body.get("model"))
-    context = context_of(body, _previous(store, request))
+    context = context_of(body, previous)
     chat = chat_request(serving, request, context)
     response = new_response(body, chat, model)
     chat.request_id = response["id"]
-    include = body.get("include", ())
-    writer = ResponseWriter(response, chat.sampling.logprobs, "reasoning.encrypted_content" in include)
-    stored = StoredResponse(response, context, events=[] if background and stream else None)
-    run = _Run(serving, chat, writer, stored, store if body["store"] else None, request.tenant)
-    if background:
-        await serving.prepare_chat(chat)  # what cannot run is refused now
-        _start(run, store)
-        return EventStream(_sse(stored.watch(-1))) if stream else json_response(response)
-    if stream:
-        return EventStream(_sse(_events(run)))
-    async for _ in _events(run):
-        pass
-    return json_response(response)
+    sealed = "reasoning.encrypted_content" in body.get("include", ())
+    stored = StoredResponse(
+        response,
+        to_json(context) if body["store"] else b"",
+        events=[] if body["background"] and body["stream"] else None,
+        request_bytes=len(request.raw),
+    )
+    return _Run(chat, ResponseWriter(response, chat.sampling.logprobs, sealed), stored, body["store"])
 
 
-async def _events(run: _Run) -> AsyncIterator[list[Event]]:
+async def _events(serving: Serving, run: _Run) -> AsyncIterator[bytes]:
     """Runs while somebody reads. What goes wrong before anything was told is raised, later it is an event."""
-    begun = False
+    writer, begun = run.writer, False
     try:
-        async with aclosing(run.serving.answer(run.chat)) as stream:
+        async with aclosing(serving.answer(run.chat)) as stream:
             async for happened in stream:
-                before = [] if begun else run.writer.begin()
+                events = ([] if begun else writer.begin()) + writer.write(happened)
                 begun = True
-                yield before + run.writer.write(happened)
+                if events:
+                    yield b"".join(map(_sse, events))
     except Exception as error:
         if not begun:
             raise
-        yield _failure(run, error)
-    if run.store:
-        run.store.put(run.tenant, run.stored)
+        yield b"".join(map(_sse, _failure(writer, error)))
+    run.stored.end()
+    if run.kept:
+        serving.responses.put(run.chat.tenant, run.stored)
 
 
-def _start(run: _Run, store: ResponseStore) -> None:
+def _start(serving: Serving, run: _Run) -> None:
     """Runs in a task of its own."""
-    if store.running(run.tenant) >= MAX_RUNNING:
-        raise ServeError(
-            429, f"{MAX_RUNNING} responses run in the background already", param="background", retry_after=1
-        )
-    run.stored.record(run.writer.begin())
-    run.stored.task = task = asyncio.get_running_loop().create_task(_in_background(run))
-    store.put(run.tenant, run.stored)
+    store, tenant, stored = serving.responses, run.chat.tenant, run.stored
+    store.put(tenant, stored)
+    stored.record([*map(_sse, run.writer.begin())])
+    stored.task = asyncio.get_running_loop().create_task(_in_background(serving, run))
 
-    def ended(_: asyncio.Task[None]) -> None:  # also a task that was cancelled before it began
-        run.writer.cancel()
-        run.stored.record([])
-        store.grown(run.tenant, run.stored)
+    def ended(_: asyncio.Task[None]) -> None:
+        run.writer.cancel()  # unless it has another end; a task may be cancelled before it begins
+        stored.end()
+        store.ended(tenant, stored)
 
-    task.add_done_callback(ended)
+    stored.task.add_done_callback(ended)
 
 
-async def _in_background(run: _Run) -> None:
-    begun = False
+async def _in_background(serving: Serving, run: _Run) -> None:
+    writer, begun = run.writer, False
     try:
-        async with aclosing(run.serving.answer(run.chat)) as stream:
+        async with aclosing(serving.answer(run.chat)) as stream:
             async for happened in stream:
-                before = [] if begun else run.writer.run()
+                events = ([] if begun else writer.run()) + writer.write(happened)
                 begun = True
-                run.stored.record(before + run.writer.write(happened))
+                run.stored.record([*map(_sse, events)])
     except Exception as error:
-        run.stored.record(_failure(run, error))
+        run.stored.record([*map(_sse, _failure(writer, error))])
 
 
-def _failure(run: _Run, error: Exception) -> list[Event]:
+def _failure(writer: ResponseWriter, error: Exception) -> list[Event]:
     said = from_exception(error)
-    return run.writer.fail(said.message, _ERROR_CODES.get(said.status, "server_error"))
+    return writer.fail(said.message, _ERROR_CODES.get(said.status, "server_error"))
 
 
 # --- Responses that are kept -----------------------------------------------------------------------------------------
@@ -116,10 +126,10 @@ async def fetch(serving: Serving, request: HttpRequest) -> Response | EventStrea
     stored = _find(serving.responses, request)
     query = _query(request, "stream", "starting_after")
     if query.get("stream", "false") == "false":
-        return json_response(stored.response)
+        return Response(stored.body)
     if stored.events is None:
         raise bad_request("only responses that run in the background can be watched", "stream")
-    return EventStream(_sse(stored.watch(_integer(query, "starting_after", -1))))
+    return EventStream(stored.watch(_integer(query, "starting_after", -1)))
 
 
 async def cancel(serving: Serving, request: HttpRequest) -> Response:
@@ -130,7 +140,7 @@ async def cancel(serving: Serving, request: HttpRequest) -> Response:
     stored.task.cancel()
     await asyncio.wait([stored.task])
     await asyncio.sleep(0)  # until its callback has run
-    return json_response(stored.response)
+    return Response(stored.body)
 
 
 async def delete(serving: Serving, request: HttpRequest) -> Response:
@@ -145,7 +155,7 @@ async def delete(serving: Serving, request: HttpRequest) -> Response:
 async def input_items(serving: Serving, request: HttpRequest) -> Response:
     """A page of the items that a response answers, the last first unless order=asc."""
     query = _query(request, "after", "limit", "order")
-    items = list(_find(serving.responses, request).context)
+    items = json.loads(_find(serving.responses, request).context)
     if (order := query.get("order", "desc")) not in ("asc", "desc"):
         raise bad_request(f"order must be asc or desc, got {order[:32]!r}", "order")
     if order == "desc":
@@ -176,8 +186,10 @@ def _previous(store: ResponseStore, request: HttpRequest) -> StoredResponse | No
     if (stored := store.get(request.tenant, name)) is None:
         message = f"there is no response {name[:64]!r}"
         raise ServeError(404, message, param="previous_response_id", code="previous_response_not_found")
-    if stored.response["status"] not in ("completed", "incomplete"):
-        message = f"the previous response is {stored.response['status']}, so it cannot be gone on from"
+    if stored.running or stored.status not in ("completed", "incomplete"):
+        message = (
+            f"the previous response is {'running' if stored.running else stored.status}, so it cannot be gone on from"
+        )
         raise bad_request(message, "previous_response_id")
     return stored
 
@@ -197,11 +209,8 @@ def _integer(query: dict[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-async def _sse(batches: AsyncIterator[list[Event]]) -> AsyncIterator[bytes]:
-    async with aclosing(batches) as stream:  # type: ignore[type-var]
-        async for events in stream:
-            if events:
-                yield b"".join(f"event: {e['type']}\n".encode() + sse(e) for e in events)
+def _sse(event: Event) -> bytes:
+    return f"event: {event['type']}\n".encode() + sse(event)
 
 
 _ONE = "/v1/responses/{response_id}"
