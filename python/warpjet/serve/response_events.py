@@ -43,6 +43,11 @@ class ResponseWriter:
         self._growing: _Growing | None = None
         self._started = Started(0, 0, [])
 
+    @property
+    def ended(self) -> bool:
+        """Nothing more happens to the response."""
+        return self.response["status"] not in ("queued", "in_progress")
+
     def begin(self) -> list[Event]:
         """The response exists, queued or in progress."""
         self._lifecycle("response.created")
@@ -160,7 +165,7 @@ class ResponseWriter:
         self._emit("response.output_item.done", output_index=growing.index, item=copy.deepcopy(item))
 
     def _finish(self, status: str, **changes: Any) -> None:
-        if self.response["status"] in ("queued", "in_progress"):
+        if not self.ended:
             self._close("completed" if status == "completed" else "incomplete")
             self.response.update(status=status, **changes)
             self._lifecycle(f"response.{status}")

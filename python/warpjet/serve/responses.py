@@ -68,22 +68,30 @@ def _plan(serving: Serving, request: HttpRequest, previous: StoredResponse | Non
 
 
 async def _events(serving: Serving, run: _Run) -> AsyncIterator[bytes]:
-    """Runs while somebody reads. What goes wrong before anything was told is raised, later it is an event."""
+    """Runs while somebody reads. What goes wrong before anything was told is raised, later it is an event. It is kept
+    before its end is told."""
     writer, begun = run.writer, False
     try:
         async with aclosing(serving.answer(run.chat)) as stream:
             async for happened in stream:
                 events = ([] if begun else writer.begin()) + writer.write(happened)
                 begun = True
+                _keep_ended(serving, run)
                 if events:
                     yield b"".join(map(_sse, events))
     except Exception as error:
         if not begun:
             raise
-        yield b"".join(map(_sse, _failure(writer, error)))
-    run.stored.end()
-    if run.kept:
-        serving.responses.put(run.chat.tenant, run.stored)
+        events = _failure(writer, error)
+        _keep_ended(serving, run)
+        yield b"".join(map(_sse, events))
+
+
+def _keep_ended(serving: Serving, run: _Run) -> None:
+    if run.writer.ended:
+        run.stored.end()
+        if run.kept:
+            serving.responses.put(run.chat.tenant, run.stored)
 
 
 def _start(serving: Serving, run: _Run) -> None:

@@ -233,12 +233,13 @@ def error_body(error: ServeError) -> dict[str, Any]:
 
 _INPUTS = Field("inputs", "string", "text to go on from", required=True, low=1)
 _REST = Field("parameters", "object", "how")
-_BODY = Schema("TgiRequest", [_INPUTS, _REST])
-_COMPATIBLE = Schema("TgiCompatibleRequest", [_INPUTS, _REST, Field("stream", "boolean", default=False)])
+_WHOLE = Schema("TgiRequest", [_INPUTS, _REST, Field("stream", "boolean", "use /generate_stream", only=(False,))])
+_STREAM = Schema("TgiStreamRequest", [_INPUTS, _REST, Field("stream", "boolean", "use /generate", only=(True,))])
+_EITHER = Schema("TgiEitherRequest", [_INPUTS, _REST, Field("stream", "boolean", default=False)])
 
 ROUTES = [
-    Endpoint("POST", "/generate", generate, _BODY, "complete a text, as TGI does", error_body=error_body),
-    Endpoint("POST", "/generate_stream", generate_stream, _BODY, "the same, token by token", error_body=error_body),
-    Endpoint("POST", "/", compatible, _COMPATIBLE, "either of these, by stream", error_body=error_body),
+    Endpoint("POST", "/generate", generate, _WHOLE, "complete a text, as TGI does", error_body=error_body),
+    Endpoint("POST", "/generate_stream", generate_stream, _STREAM, "the same, token by token", error_body=error_body),
+    Endpoint("POST", "/", compatible, _EITHER, "either of these, by stream", error_body=error_body),
     Endpoint("GET", "/info", info, None, "what TGI tells of a model", error_body=error_body),
 ]
