@@ -108,6 +108,15 @@ def test_logprobs_come_with_the_text_they_belong_to() -> None:
     assert [entry["token"] for entry in told[0]["top_logprobs"]] == ["a", "b"]
 
 
+def test_logprobs_of_text_that_was_held_back_come_with_it() -> None:
+    writer = ResponseWriter(response := new_response(), top_logprobs=0)
+    rows = [{token: Logprob(-1.0, 1, text)} for token, text in ((1, "<"), (2, "b"), (3, ""))]
+    writer.write([Started(1, 0, [1]), Delta(0, token_ids=[1], logprobs=rows[:1])])
+    writer.write([Delta(0, content="<b", token_ids=[2], logprobs=rows[1:2])])
+    writer.write([Delta(0, token_ids=[3], logprobs=rows[2:]), Ended(0, "stop")])
+    assert [entry["token"] for entry in response["output"][0]["content"][0]["logprobs"]] == ["<", "b"]
+
+
 def test_items_come_back_as_the_conversation_they_were() -> None:
     writer = ResponseWriter(response := new_response(), with_sealed=True)
     for happened in THINK_SAY_CALL:

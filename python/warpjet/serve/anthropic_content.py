@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warpjet.serve.errors import bad_request
+from warpjet.serve.parts import parse_part
+from warpjet.serve.schema import Field, Schema
 
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -114,27 +116,34 @@ def _string(block: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-def to_tools(value: Any, where: str = "tools") -> list[dict[str, Any]] | None:
+_TOOL = Schema(
+    "AnthropicTool",
+    [
+        Field("type", "string", "of tools with an input_schema", only=("custom",)),
+        Field("name", "string", required=True),
+        Field("description", "string"),
+        Field("input_schema", "object", "a JSON schema", required=True),
+        Field("strict", "boolean", "calls follow the schema"),
+        Field("cache_control", "object", "prefixes are cached in any case"),
+        Field("eager_input_streaming", "boolean", "input is always streamed as it comes"),
+        Field("defer_loading", "boolean", "every tool is told to the model", only=(False,)),
+        Field("allowed_callers", "strings", "the model calls", only=(["direct"],)),
+        Field("input_examples", "objects", "say them in the description", only=([],)),
+    ],
+)
+
+
+def to_tools(value: list[dict[str, Any]] | None, strict: bool) -> list[dict[str, Any]] | None:
     """Function tools; None without any. Raises ServeError for tools that the server would have to run or know."""
-    if value is None or value == []:
-        return None
-    if not isinstance(value, list):
-        raise bad_request(f"{where} must be a list", where)
-    return [_tool(tool, f"{where}[{index}]") for index, tool in enumerate(value)]
+    return [_tool(tool, f"tools[{index}]", strict) for index, tool in enumerate(value or ())] or None
 
 
-def _tool(tool: Any, where: str) -> dict[str, Any]:
-    if not isinstance(tool, Mapping):
-        raise bad_request(f"{where} must be an object", where)
+def _tool(tool: Mapping[str, Any], where: str, strict: bool) -> dict[str, Any]:
     if (kind := tool.get("type")) not in (None, "custom"):
-        raise bad_request(f"{where}: tools of type {kind!r} are not supported, only those with an input_schema", where)
-    if not isinstance(schema := tool.get("input_schema"), Mapping):
-        raise bad_request(f"{where}.input_schema must be an object", f"{where}.input_schema")
-    function = {"name": _string(tool, "name", where), "parameters": dict(schema)}
-    if tool.get("description") is not None:
-        function["description"] = _string(tool, "description", where)
-    if tool.get("strict") is not None:
-        function["strict"] = tool["strict"]
+        raise bad_request(f"{where}: tools of type {str(kind)[:64]!r} are not supported, only custom ones", where)
+    given = parse_part(_TOOL, tool, where, strict)
+    function = {"name": given["name"], "parameters": given["input_schema"]}
+    function |= {key: given[key] for key in ("description", "strict") if key in given}
     return {"type": "function", "function": function}
 
 

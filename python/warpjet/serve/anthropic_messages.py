@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from warpjet.serve.anthropic_content import system_text, to_messages, to_tool_choice, to_tools
 from warpjet.serve.anthropic_events import Event, MessageWriter
 from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
-from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.models import check_model
 from warpjet.serve.openai_fields import MAX_STOP_STRINGS, sampling_params
+from warpjet.serve.parts import constrain, parse_part
 from warpjet.serve.response_items import new_id
 from warpjet.serve.schema import Endpoint, Field, Schema
 
@@ -93,7 +93,7 @@ def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
     if (system := system_text(body.get("system"))) is not None:
         messages.insert(0, {"role": "system", "content": system})
     check_messages(messages)
-    tools = to_tools(body.get("tools"))
+    tools = to_tools(body.get("tools"), serving.settings.strict)
     tool_choice, parallel = to_tool_choice(body.get("tool_choice"))
     check_tool_choice(tool_choice, check_tools(tools or []))
     continues = messages[-1]["role"] == "assistant"
@@ -103,7 +103,7 @@ def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
         )
     own = {"stop": body.get("stop_sequences"), "max_tokens": body.get("max_tokens", 1)}
     sampling = sampling_params(serving, {"stream": False, **body, "use_beam_search": False}, **own)
-    output = _OUTPUT.parse(body.get("output_config") or {}, serving.settings.strict)
+    output = parse_part(_OUTPUT, body.get("output_config"), "output_config", serving.settings.strict)
     return ChatRequest(
         messages=messages,
         sampling=sampling,
@@ -126,7 +126,7 @@ def _structured(output_format: dict[str, Any] | None) -> "StructuredOutputsParam
         return None
     if output_format.get("type") != "json_schema" or not isinstance(output_format.get("schema"), dict):
         raise bad_request('output_config.format must be {"type": "json_schema", "schema": {...}}', "output_config")
-    return constrain("output_config.format", json=output_format["schema"])
+    return constrain("output_config", json=output_format["schema"])
 
 
 def _template_kwargs(thinking: dict[str, Any] | None, effort: str | None) -> dict[str, Any]:

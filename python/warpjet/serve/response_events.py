@@ -42,6 +42,7 @@ class ResponseWriter:
         self._number = 0
         self._growing: _Growing | None = None
         self._started = Started(0, 0, [])
+        self._held: list[dict[str, Any]] = []  # log-probabilities of tokens that have no text yet
 
     @property
     def ended(self) -> bool:
@@ -86,8 +87,8 @@ class ResponseWriter:
     def _delta(self, delta: Delta) -> None:
         if delta.reasoning:
             self._text("reasoning", "response.reasoning_text.delta", delta.reasoning, {})
+        rows = self._logprobs(delta)
         if delta.content:
-            rows = self._logprobs(delta)
             growing = self._text("message", "response.output_text.delta", delta.content, {"logprobs": rows})
             growing.item["content"][0]["logprobs"] += rows
         for call in delta.tool_calls:
@@ -104,9 +105,12 @@ class ResponseWriter:
         return growing
 
     def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
+        """Of the tokens of the content, those before it included whose text was held back."""
         if self._top_logprobs is None or delta.logprobs is None:
             return []
-        return chat_logprobs(delta.token_ids, delta.logprobs, self._top_logprobs, as_ids=False)
+        rows = self._held + chat_logprobs(delta.token_ids, delta.logprobs, self._top_logprobs, as_ids=False)
+        self._held = [] if delta.content or delta.reasoning or delta.tool_calls else rows
+        return rows
 
     def _call(self, call: ToolCallDelta) -> None:
         growing = self._growing

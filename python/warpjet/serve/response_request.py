@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
 from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
-from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import bad_request
 from warpjet.serve.exchange import HttpRequest
 from warpjet.serve.openai_fields import SAMPLING_FIELDS, sampling_params
+from warpjet.serve.parts import constrain, parse_part
 from warpjet.serve.response_items import new_id, parse_items, to_messages
 from warpjet.serve.response_store import StoredResponse
 from warpjet.serve.schema import Field, Schema
@@ -38,6 +38,21 @@ _REASONING = Schema(
         Field("generate_summary", "string", "reasoning comes in full", only=("auto",)),
         Field("context", "string", only=("auto",)),
         Field("mode", "string", only=("standard",)),
+    ],
+)
+_FUNCTION_KEYS = ("name", "description", "parameters", "strict")
+_FUNCTION = Schema(
+    "ResponseFunction",
+    [
+        Field("type", "string", "function"),
+        Field("name", "string", required=True),
+        Field("description", "string"),
+        Field("parameters", "object", "a JSON schema"),
+        Field("strict", "boolean", "calls follow the schema"),
+        Field("defer_loading", "boolean", "every tool is told to the model", only=(False,)),
+        Field("allowed_callers", "strings", "the model calls", only=(["direct"],)),
+        Field("output_schema", "object", "say it in the description", only=()),
+        Field("async", "boolean", "calls are the client's", only=(False,)),
     ],
 )
 _STREAM_OPTIONS = Schema("ResponseStreamOptions", [Field("include_obfuscation", "boolean", only=(False,))])
@@ -96,14 +111,14 @@ def context_of(body: Mapping[str, Any], previous: StoredResponse | None) -> list
 def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mapping[str, Any]]) -> ChatRequest:
     """The conversation to answer. Raises ServeError naming the field."""
     body = request.body
-    _check_rest(body)
     strict = serving.settings.strict
-    effort = _REASONING.parse(body.get("reasoning") or {}, strict).get("effort")
+    _check_rest(body, strict)
+    effort = parse_part(_REASONING, body.get("reasoning"), "reasoning", strict).get("effort")
     messages = to_messages(context)
     if instructions := body.get("instructions"):
         messages.insert(0, {"role": "system", "content": instructions})
     check_messages(messages)
-    tools, tool_choice = _tools(body.get("tools") or [], body["tool_choice"])
+    tools, tool_choice = _tools(body.get("tools") or [], body["tool_choice"], strict)
     check_tool_choice(tool_choice, check_tools(tools))
     return ChatRequest(
         messages=messages,
@@ -111,7 +126,7 @@ def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mappi
         tools=tools or None,
         tool_choice=tool_choice,
         parallel_tool_calls=body["parallel_tool_calls"],
-        structured=_structured(_TEXT.parse(body.get("text") or {}, strict).get("format")),
+        structured=_structured(parse_part(_TEXT, body.get("text"), "text", strict).get("format")),
         chat_template_kwargs=_template_kwargs(serving, body, effort) or None,
         priority=body.get("priority", 0),
         cache_salt=body.get("cache_salt", ""),
@@ -125,8 +140,8 @@ def _template_kwargs(serving: Serving, body: Mapping[str, Any], effort: str | No
     return given if effort is None else given | {"reasoning_effort": effort}
 
 
-def _check_rest(body: Mapping[str, Any]) -> None:
-    _STREAM_OPTIONS.parse(body.get("stream_options") or {})
+def _check_rest(body: Mapping[str, Any], strict: bool) -> None:
+    parse_part(_STREAM_OPTIONS, body.get("stream_options"), "stream_options", strict)
     if "stream_options" in body and not body["stream"]:
         raise bad_request("stream_options needs stream: true", "stream_options")
     for name in body.get("include", ()):
@@ -144,9 +159,11 @@ def _sampling(serving: Serving, body: Mapping[str, Any]) -> SamplingParams:
     return sampling_params(serving, {**body, "use_beam_search": False}, **own)
 
 
-def _tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> tuple[list[dict[str, Any]], str | dict[str, Any]]:
+def _tools(
+    tools: Sequence[Mapping[str, Any]], choice: Any, strict: bool
+) -> tuple[list[dict[str, Any]], str | dict[str, Any]]:
     """Function tools and OpenAI's tool_choice, as chat has them."""
-    functions = [_function(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+    functions = [_function(tool, f"tools[{index}]", strict) for index, tool in enumerate(tools)]
     if isinstance(choice, str):
         return functions, choice
     kind, name = choice.get("type"), choice.get("name")
@@ -160,12 +177,12 @@ def _tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> tuple[list[dict[s
     raise bad_request(f"tool_choice of type {kind!r} is not supported, or lacks its parts", "tool_choice")
 
 
-def _function(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _function(tool: Mapping[str, Any], where: str, strict: bool) -> dict[str, Any]:
     if tool.get("type") != "function":
         kind = str(tool.get("type"))[:64]
         raise bad_request(f"{where}: tools of type {kind!r} are not supported, only functions", where)
-    known = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
-    return {"type": "function", "function": known}
+    known = parse_part(_FUNCTION, tool, where, strict)
+    return {"type": "function", "function": {key: known[key] for key in _FUNCTION_KEYS if key in known}}
 
 
 def _structured(text_format: Mapping[str, Any] | None) -> "StructuredOutputsParams | None":
@@ -173,10 +190,10 @@ def _structured(text_format: Mapping[str, Any] | None) -> "StructuredOutputsPara
     if kind == "text":
         return None
     if kind == "json_object":
-        return constrain("text.format", json_object=True)
+        return constrain("text", json_object=True)
     if text_format and kind == "json_schema" and isinstance(text_format.get("schema"), dict):
-        return constrain("text.format", json=text_format["schema"])
-    raise bad_request("text.format must be of type text, json_object, or json_schema with a schema", "text.format")
+        return constrain("text", json=text_format["schema"])
+    raise bad_request("text.format must be of type text, json_object, or json_schema with a schema", "text")
 
 
 def new_response(body: Mapping[str, Any], chat: ChatRequest, model: str) -> dict[str, Any]:

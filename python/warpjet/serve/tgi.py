@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from warpjet import __version__
 from warpjet._native import SamplingParams
-from warpjet.serve.constraint import constrain
 from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started
 from warpjet.serve.errors import ServeError, bad_request
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.openai_fields import MAX_STOP_STRINGS
+from warpjet.serve.parts import constrain, parse_part
 from warpjet.serve.schema import Endpoint, Field, Schema
 from warpjet.serve.tgi_tokens import TokenWriter, finish_reason, prefill
 
@@ -172,7 +172,7 @@ _PARAMETERS = Schema(
 
 def _job(serving: Serving, request: HttpRequest) -> _Job:
     inputs = request.body["inputs"]
-    given = _PARAMETERS.parse(request.body.get("parameters") or {}, serving.settings.strict)
+    given = parse_part(_PARAMETERS, request.body.get("parameters"), "parameters", serving.settings.strict)
     completion = CompletionRequest(
         prompt=inputs,
         sampling=_sampling(given),
