@@ -128,17 +128,18 @@ async def _whole(serving: Serving, request: HttpRequest) -> dict[str, Any]:
 
 
 async def _events(serving: Serving, job: _Job) -> AsyncIterator[bytes]:
-    """The last token's event has the whole text, so a token is told when the next one is there."""
+    """An event for each token; that of the last, which comes with the end, has the whole text too."""
     answer = _Answer(job, tokens := TokenWriter(serving.tokenizer, job.top_n))
     told = 0
     async with aclosing(serving.complete(job.completion)) as stream:
         async for happened in stream:
             answer.take(happened)
-            if told < len(tokens.tokens) - 1:
-                fresh = range(told, len(tokens.tokens) - 1)
-                told = fresh.stop
+            fresh = range(told, len(tokens.tokens) - (answer.ended is not None))
+            told = max(told, fresh.stop)
+            if fresh:
                 yield b"".join(sse(tokens.event(index)) for index in fresh)
-    yield sse({**tokens.event(told), "generated_text": answer.text(), "details": answer.summary()})
+    end = {"generated_text": answer.text(), "details": answer.summary()}
+    yield sse({**tokens.event(len(tokens.tokens) - 1), **end})
 
 
 # --- What is asked for -----------------------------------------------------------------------------------------------
