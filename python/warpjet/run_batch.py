@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +37,8 @@ def run_batch(plan: Plan, source: str, out: str) -> int:
     for path in (source, out):
         if "://" in path:
             raise ValueError(f"{path} is no local file; nothing is fetched or sent")
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{source} is no file; --input takes one of requests, in JSON lines")
     with open(source, "rb") as file:
         total = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
     output = Output(out)
@@ -72,8 +73,8 @@ class Output:
             raise IsADirectoryError(f"{path} is a directory; --output takes a file")
         if not self._path.parent.is_dir():
             raise FileNotFoundError(f"{self._path.parent} does not exist, so {path} cannot be written")
-        handle, self._temporary = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-        self.file: IO[bytes] = os.fdopen(handle, "wb")
+        self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+        self.file: IO[bytes] = open(self._temporary, "xb")  # noqa: SIM115 - complete() and discard() close it
 
     def complete(self) -> None:
         """Everything is written."""
@@ -85,7 +86,7 @@ class Output:
     def discard(self) -> None:
         """Leaves no trace, unless it is complete. Idempotent."""
         self.file.close()
-        Path(self._temporary).unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
 
 class Batch:
