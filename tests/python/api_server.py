@@ -67,3 +67,13 @@ def api_server(**settings: Any) -> Iterator[tuple[str, Serving]]:
         server.should_exit = True
         thread.join(10)
         serving.close()
+
+
+def becomes_idle(serving: Serving) -> bool:
+    """Nothing runs in the engine, and no block is held, within 3 s."""
+    for _ in range(300):
+        metrics = serving.llm.get_metrics()
+        if metrics["running"] == metrics["waiting"] == metrics["kv_blocks_used"] == 0:
+            return True
+        time.sleep(0.01)
+    return False

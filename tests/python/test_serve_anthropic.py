@@ -8,7 +8,7 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from api_server import KEY, MODEL, api_server
+from api_server import KEY, MODEL, api_server, becomes_idle
 
 from warpjet import LLM, SamplingParams
 from warpjet.serve.conversation import Serving
@@ -149,6 +149,17 @@ def test_a_stop_sequence_is_named(client: anthropic.Anthropic) -> None:
     message = client.messages.create(messages=[user("What is 3 + 4?")], stop_sequences=[stop, "zzz"], **ASK)
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
     assert text_of(message) == free[: free.index(stop)]
+
+
+def test_leaving_a_stream_cancels(client: anthropic.Anthropic, served: tuple[str, Serving]) -> None:
+    extra = {"ignore_eos": True}
+    with client.messages.create(
+        model=MODEL, max_tokens=900, messages=[user("Count.")], stream=True, extra_body=extra
+    ) as stream:
+        for event in stream:
+            if event.type == "content_block_delta":
+                break
+    assert becomes_idle(served[1])
 
 
 def test_tokens_are_counted(client: anthropic.Anthropic) -> None:

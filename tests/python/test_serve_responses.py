@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from api_server import KEY, MODEL, OTHER_KEY, api_server
+from api_server import KEY, MODEL, OTHER_KEY, api_server, becomes_idle
 
 from warpjet import LLM, SamplingParams
 from warpjet.serve.auth import Keys
@@ -51,14 +51,6 @@ def expected(llm: LLM, *messages: dict[str, Any], tokens: int = 12) -> str:
 
 def user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
-
-
-def idle(serving: Serving) -> bool:
-    for _ in range(300):
-        if serving.llm.get_metrics()["running"] == 0:
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_a_text_is_answered_as_chat_would(client: openai.OpenAI, llm: LLM) -> None:
@@ -182,13 +174,13 @@ def test_one_in_the_background_is_cancelled(client: openai.OpenAI, served: tuple
     response = client.responses.create(input="Count.", background=True, **LONG)
     assert client.responses.cancel(response.id).status == "cancelled"
     assert client.responses.retrieve(response.id).status == "cancelled"
-    assert idle(served[1])
+    assert becomes_idle(served[1])
 
 
 def test_deleting_one_in_the_background_ends_it(client: openai.OpenAI, served: tuple[str, Serving]) -> None:
     response = client.responses.create(input="Count.", background=True, **LONG)
     client.responses.delete(response.id)
-    assert idle(served[1])
+    assert becomes_idle(served[1])
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(response.id)
 
@@ -210,7 +202,7 @@ def test_leaving_a_stream_cancels(client: openai.OpenAI, served: tuple[str, Serv
         for event in stream:
             if event.type == "response.output_text.delta":
                 break
-    assert idle(served[1])
+    assert becomes_idle(served[1])
 
 
 def test_a_failure_is_told(client: openai.OpenAI) -> None:
@@ -264,6 +256,15 @@ def test_text_follows_a_json_schema(client: openai.OpenAI) -> None:
         ({"input": "a", "tools": [{"type": "function", "name": "f", "defer_loading": True}]}, "tools"),
         ({"input": "a", "tool_choice": {"type": "function", "name": "none_such"}}, "tool_choice"),
         ({"input": "a", "tool_choice": {"type": "mcp"}}, "tool_choice"),
+        ({"input": "a", "tools": [TIME], "tool_choice": {"type": "allowed_tools", "mode": "any"}}, "tool_choice"),
+        (
+            {
+                "input": "a",
+                "tools": [TIME],
+                "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "x"}]},
+            },
+            "tool_choice",
+        ),
         ({"input": "a", "tool_choice": "always"}, "tool_choice"),
         ({"input": "a", "text": {"format": {"type": "xml"}}}, "text"),
         ({"input": "a", "text": {"verbosity": "high"}}, "text"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_server import KEY, MODEL, api_server
+from api_server import KEY, MODEL, api_server, becomes_idle
 
 from warpjet import LLM, SamplingParams
 from warpjet.serve.conversation import Serving
@@ -102,6 +102,13 @@ def test_a_sampled_text_names_its_seed(http: httpx.Client) -> None:
     first = generate(http, do_sample=True, details=True)
     again = generate(http, do_sample=True, seed=first["details"]["seed"])
     assert again["generated_text"] == first["generated_text"]
+
+
+def test_leaving_a_stream_cancels(http: httpx.Client, served: tuple[str, Serving]) -> None:
+    body = {"inputs": STORY, "parameters": {"max_new_tokens": 900, "temperature": 1.5}}
+    with http.stream("POST", "/generate_stream", json=body) as answer:
+        next(answer.iter_lines())
+    assert becomes_idle(served[1])
 
 
 def test_info_tells_the_limits(http: httpx.Client) -> None:
