@@ -152,10 +152,7 @@ def test_a_stop_sequence_is_named(client: anthropic.Anthropic) -> None:
 
 
 def test_leaving_a_stream_cancels(client: anthropic.Anthropic, served: tuple[str, Serving]) -> None:
-    extra = {"ignore_eos": True}
-    with client.messages.create(
-        model=MODEL, max_tokens=900, messages=[user("Count.")], stream=True, extra_body=extra
-    ) as stream:
+    with client.messages.create(model=MODEL, max_tokens=900, messages=[user("Count.")], stream=True) as stream:
         for event in stream:
             if event.type == "content_block_delta":
                 break
