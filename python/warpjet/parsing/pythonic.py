@@ -9,7 +9,7 @@ from warpjet.parsing.json_text import MAX_DEPTH, MAX_NAME, escape
 from warpjet.parsing.marked import Marked
 from warpjet.parsing.reader import Emit, Reader, Reading, markers
 
-_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
+NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _SCALAR = re.compile(r"[\w.+-]+")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _LITERALS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
@@ -92,7 +92,7 @@ def _copy_arguments(reader: Reader, emit: Emit, keyword: str) -> Reading[bool]:
 def _read_name(reader: Reader) -> Reading[str]:
     """An identifier, which may have dots and dashes; "" if there is none."""
     name = ""
-    while len(name) <= MAX_NAME and (char := (yield from reader.peek())) and _NAME.fullmatch(name + char):
+    while len(name) <= MAX_NAME and (char := (yield from reader.peek())) and NAME.fullmatch(name + char):
         name += yield from reader.next()
     return name
 
