@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from warpjet.building import build, built_with_cuda
     from warpjet.llm import LLM
     from warpjet.outputs import CompletionOutput, Logprob, RequestOutput, RequestOutputKind
+    from warpjet.structured import StructuredOutputsParams
 
 __all__ = [
     "LLM",
@@ -37,6 +38,7 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
     "build",
     "built_with_cuda",
@@ -51,6 +53,7 @@ _MODULES = {
     "Logprob": "outputs",
     "RequestOutput": "outputs",
     "RequestOutputKind": "outputs",
+    "StructuredOutputsParams": "structured",
 }
 
 

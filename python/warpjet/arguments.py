@@ -51,7 +51,10 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "spec_model": ((None,), "decoding is not speculative"),
     "spec_tokens": ((None,), "decoding is not speculative"),
     "speculative_config": ((None,), "decoding is not speculative"),
-    "structured_outputs_config": ((None,), "use allowed_token_ids in SamplingParams"),
+    "structured_outputs_config": (
+        (None,),
+        "there is one backend, llguidance; constraints are SamplingParams.structured_outputs",
+    ),
     "swap_space": ((0, 4, None), "kv_offloading_size is the host memory (GiB) for KV blocks"),
     "task": ((None, "auto", "generate"), "models generate text"),
     "tensor_parallel_size": ((1, None), _ONE_DEVICE),
@@ -110,3 +113,13 @@ def _require_fixed(name: str, value: object) -> None:
         choices = " or ".join(repr(choice) for choice in accepted if choice is not None) or "None"
         text = f"{name}={value!r} is not supported, only {choices}"
         raise NotImplementedError(text + (f"; {advice}" if advice else ""))
+
+
+def is_fixed(name: str) -> bool:
+    """True for a name that is accepted only at the values that change nothing."""
+    return name in _FIXED
+
+
+def fixed_names() -> tuple[str, ...]:
+    """The names of is_fixed()."""
+    return tuple(_FIXED)
