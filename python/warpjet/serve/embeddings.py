@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warpjet._native import PoolingParams, SamplingParams
+from warpjet._native import SamplingParams
 from warpjet.prompts import Prompt
 from warpjet.serve.conversation import CompletionRequest, Serving
 from warpjet.serve.errors import bad_request, from_exception
@@ -66,6 +66,8 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
 
 async def _embed(serving: Serving, prompts: Sequence[Prompt], body: Mapping[str, Any]) -> list[list[float]]:
     """All of them at once. The first that fails ends the others."""
+    from warpjet._native import PoolingParams
+
     pooling = PoolingParams(pooling=body["pooling"], normalize=body["normalize"])
 
     async def embed(prompt: Prompt) -> list[float]:
