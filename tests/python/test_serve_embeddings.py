@@ -59,6 +59,13 @@ def test_the_mean_is_another_vector(client: openai.OpenAI) -> None:
     assert len(last) == len(mean) and last != mean
 
 
+def test_vectors_have_a_length_of_one_unless_asked_otherwise(client: openai.OpenAI) -> None:
+    one = client.embeddings.create(model=MODEL, input="A dog barks.").data[0].embedding
+    raw = client.embeddings.create(model=MODEL, input="A dog barks.", extra_body={"normalize": False}).data[0].embedding
+    assert math.hypot(*one) == pytest.approx(1, rel=1e-4) and math.hypot(*raw) != pytest.approx(1, rel=1e-2)
+    assert cosine(one, raw) == pytest.approx(1, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

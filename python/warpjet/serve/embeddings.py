@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warpjet._native import SamplingParams
@@ -12,7 +12,6 @@ from warpjet.serve.conversation import CompletionRequest, Serving
 from warpjet.serve.errors import bad_request, from_exception
 from warpjet.serve.exchange import HttpRequest, Response, json_response
 from warpjet.serve.models import check_model
-from warpjet.serve.openai_fields import identity
 from warpjet.serve.schema import Endpoint, Field, Schema
 
 _POOLING = ("last", "mean")
@@ -32,12 +31,14 @@ _REQUEST = Schema(
         ),
         Field("dimensions", "integer", "only what the model's vectors have"),
         Field("pooling", "string", "of the tokens' vectors: the last, or their mean", default="last", choices=_POOLING),
+        Field("normalize", "boolean", "scale them to a length of one", default=True),
         Field("truncate_prompt_tokens", "integer", "keep the last so many tokens of each; -1 keeps what fits", low=-1),
         Field("add_special_tokens", "boolean", "let the tokenizer add its special tokens", default=True),
         Field(
             "priority",
             "integer",
             "lower runs first, under the policies priority and fair",
+            default=0,
             low=-(2**31),
             high=2**31 - 1,
         ),
@@ -50,11 +51,12 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
     """Every vector, in the order of the inputs."""
     body = request.body
     model = check_model(serving, body.get("model"))
-    requests = [_request(given, request, serving) for given in _inputs(body["input"], serving.settings.max_prompts)]
-    prompts = [await serving.prepare(one) for one in requests]
-    vectors = await _embed(serving, prompts, body["pooling"], requests[0])
-    if body.get("dimensions", len(vectors[0])) != len(vectors[0]):
-        raise bad_request(f"dimensions may only be {len(vectors[0])}, which the model's vectors have", "dimensions")
+    width = serving.llm.session.engine.model.hidden_size
+    if body.get("dimensions", width) != width:
+        raise bad_request(f"dimensions may only be {width}, which the model's vectors have", "dimensions")
+    inputs = _inputs(body["input"], serving.settings.max_prompts)
+    prompts = [await serving.prepare(_request(given, request)) for given in inputs]
+    vectors = await _embed(serving, prompts, body)
     encode = _base64 if body["encoding_format"] == "base64" else list
     data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
     tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
@@ -62,27 +64,22 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
     return json_response({"object": "list", "data": data, "model": model, "usage": usage})
 
 
-async def _embed(
-    serving: Serving, prompts: Sequence[Prompt], pooling: str, like: CompletionRequest
-) -> list[Sequence[float]]:
+async def _embed(serving: Serving, prompts: Sequence[Prompt], body: Mapping[str, Any]) -> list[list[float]]:
     """All of them at once. The first that fails ends the others."""
-    tasks: list[asyncio.Task[Sequence[float]]] = []
+    from warpjet._native import PoolingParams
+
+    pooling = PoolingParams(pooling=body["pooling"], normalize=body["normalize"])
+
+    async def embed(prompt: Prompt) -> list[float]:
+        output = await serving.llm.embed({"prompt_token_ids": prompt.token_ids}, pooling, priority=body["priority"])
+        return output.outputs.embedding
+
     try:
         async with asyncio.TaskGroup() as group:
-            tasks += [
-                group.create_task(
-                    serving.llm.embed(prompt, pooling=pooling, priority=like.priority, tenant=like.tenant)
-                )
-                for prompt in prompts
-            ]
+            tasks = [group.create_task(embed(prompt)) for prompt in prompts]
     except* Exception as errors:
-        raise from_exception(_first(errors)) from None
+        raise from_exception(errors.exceptions[0]) from None
     return [task.result() for task in tasks]
-
-
-def _first(errors: ExceptionGroup[Exception]) -> Exception:
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 def _inputs(value: Any, most: int) -> list[str | list[int]]:
@@ -100,9 +97,14 @@ def _inputs(value: Any, most: int) -> list[str | list[int]]:
     return value
 
 
-def _request(given: str | list[int], request: HttpRequest, serving: Serving) -> CompletionRequest:
-    who = identity(request, serving)
-    return CompletionRequest(given, _NO_OUTPUT, add_special_tokens=request.body["add_special_tokens"], **who)
+def _request(given: str | list[int], request: HttpRequest) -> CompletionRequest:
+    body = request.body
+    return CompletionRequest(
+        given,
+        _NO_OUTPUT,
+        add_special_tokens=body["add_special_tokens"],
+        truncate_prompt_tokens=body.get("truncate_prompt_tokens"),
+    )
 
 
 def _base64(vector: Sequence[float]) -> str:
