@@ -36,7 +36,8 @@ def tool_call_grammar(
 
     "required" is one call or more, of any tools; with parallel False, and where a tool is named, exactly one. Reasoning
     may come first if there is a reasoning_parser; prompt is what tells whether it has begun. token_id: of a token by
-    its text, for markers that are tokens. Raises ValueError for a tool_choice that is malformed or cannot be granted."""
+    its text, for markers that are tokens. Raises ValueError for a malformed tool_choice or one that cannot be granted.
+    """
     check_tool_choice(tools, tool_choice)
     if tool_choice in ("auto", "none"):
         return None
