@@ -33,7 +33,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt's text. Raises ValueError for messages or tools that are malformed, or that the template refuses."""
+        """The prompt's text. Raises ValueError for messages or tools that are malformed, or refused by the template."""
         if tools is not None:
             check_tools(tools)
         conversation = checked_messages(messages, add_generation_prompt, "developer" in self.source)

@@ -32,7 +32,7 @@ class Arguments(dict[str, Any]):
 def checked_messages(messages: Any, answered: bool, has_developer: bool) -> list[dict[str, Any]]:
     """Copies with a role and a text each; members that are None are left out.
 
-    answered: an answer is to follow, so calls must have their results. has_developer: the template knows this role; else
+    answered: an answer follows, so calls must have their results. has_developer: the template knows this role; else
     it is system. Raises ValueError, naming the message."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise ValueError("messages must be a list with at least one message")

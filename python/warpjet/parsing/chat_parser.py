@@ -5,7 +5,7 @@ from typing import Any
 
 from warpjet.parsing.answer import Answer
 from warpjet.parsing.events import FunctionCall, ParsedAnswer, ParsedDelta, ToolCall
-from warpjet.parsing.harmony import START, Harmony
+from warpjet.parsing.harmony import Harmony
 from warpjet.parsing.reader import Emit, Reader, Reading
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
 from warpjet.parsing.tool_parsers import TOOL_PARSERS, new_call_id
@@ -48,9 +48,8 @@ class ChatParser:
         self._reasoning: _Machine | None = None
         if isinstance(reasoning, Harmony) or (row and isinstance(row.format, Harmony)):
             self._begin_calls(Harmony(with_calls=with_calls))
-            if (start := prompt.rfind(START)) >= 0:
-                self._emit(prompt[start:])  # the message that the model goes on with
-                self._answer.take()
+            self._emit(Harmony.left_open(prompt))
+            self._answer.take()
             return
         if row and with_calls:
             self._begin_calls(row.format)
