@@ -139,10 +139,11 @@ class AsyncLLM:
     ) -> AsyncIterator[RequestOutput]:
         session, hub = self._session, self._current_hub()
         name = session.next_request_id() if request_id is None else request_id
+        params = session.default_params if sampling_params is None else sampling_params
+        native = await session.native_params_async(params)
         if name in self._by_name:
             raise ValueError(f"request_id {name!r} is live already")
-        params = session.default_params if sampling_params is None else sampling_params
-        native_id = session.submit(prompt, session.native_params(params), hub.queue, priority)
+        native_id = session.submit(prompt, native, hub.queue, priority)
         request = _Live(native_id, Assembly(name, prompt, params, session.tokenizer, params.output_kind))
         hub.live[native_id] = self._by_name[name] = request
         try:

@@ -252,6 +252,8 @@ def _flag_form(kind: str) -> dict[str, Any]:
         return {"action": "append", "metavar": "TEXT"}
     if kind == "tuple[int, ...]":
         return {"nargs": "+", "type": int, "metavar": "ID"}
+    if kind == "StructuredOutputsParams":
+        return {"metavar": "JSON"}
     if kind.startswith("Mapping"):
         return {"nargs": "+", "type": _pair, "metavar": "ID=VALUE"}
     return {"type": {"int": int, "float": float, "str": str}[kind], "metavar": kind.upper()}

@@ -71,6 +71,15 @@ class Tokenizer:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     @property
+    def special_texts(self) -> set[str]:
+        """The tokens that no text spells."""
+        return self._special
+
+    def to_json(self) -> str:
+        """The vocabulary and its rules, as tokenizer.json has them."""
+        return str(self._backend.to_str())
+
+    @property
     def longest_token(self) -> int:
         """Characters of text that one token can stand for, at most."""
         return self._longest_token
