@@ -14,7 +14,7 @@ from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, chosen_n
 from warpjet.parsing.xml_calls import Xml
 
 if TYPE_CHECKING:
-    from warpjet.structured import StructuredOutputsParams  # type: ignore[import-not-found, unused-ignore]
+    from warpjet.structured import StructuredOutputsParams
 
 TokenId = Callable[[str], int | None]
 
@@ -41,7 +41,7 @@ def tool_call_grammar(
     check_tool_choice(tools, tool_choice)
     if tool_choice in ("auto", "none"):
         return None
-    from warpjet.structured import StructuredOutputsParams  # type: ignore[import-not-found, unused-ignore]
+    from warpjet.structured import StructuredOutputsParams
 
     return StructuredOutputsParams(
         grammar=tool_call_lark(parser, tools or (), tool_choice, parallel, reasoning_parser, prompt, token_id)
