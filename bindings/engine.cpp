@@ -264,17 +264,20 @@ void bind_engine_class(nb::module_& module) {
            nb::sig(
                "def submit(self, prompt: collections.abc.Sequence[int], sampling: SamplingParams, queue: OutputQueue, "
                "*, priority: int = 0, cache_salt: str = '', timeout: float | None = None, tenant: str = '', "
-               "cache_priority: int = 3, mask: collections.abc.Buffer | None = None, "
+               "cache_priority: int = 3, mask: bytes | bytearray | memoryview | None = None, "
                "guide_queue: OutputQueue | None = None) -> int"),
            "Either raises and has no effect, or returns an id that gets one final output for each sample. mask and "
            "guide_queue: the request is guided, see guide().")
-      .def("guide", &guide, nb::arg("answers"),
-           nb::sig("def guide(self, answers: collections.abc.Iterable[tuple[int, int, int, collections.abc.Buffer | "
-                   "str | None]]) -> None"),
-           "What may follow in guided samples, as (id, sample, position, answer): at `position` output tokens, whose "
-           "number the guide has counted in what its queue gave it, the next token is one that the mask allows (32-bit "
-           "words, bit set = allowed), or the text is complete (None), or it fails with an error. An answer for any "
-           "other position than where the sample is has no effect.")
+      .def(
+          "guide", &guide, nb::arg("answers"),
+          nb::sig(
+              "def guide(self, answers: collections.abc.Iterable[tuple[int, int, int, bytes | bytearray | memoryview "
+              "| str | None]]) -> None"),
+          "What may follow in guided samples, as (id, sample, position, answer): after `position` tokens of the "
+          "sample, "
+          "as its guide queue has given them, the next one must be one that the mask allows (32-bit words, bit set = "
+          "allowed); or the text is complete (None); or it fails with an error. An answer to another position than the "
+          "sample's has no effect.")
       .def(
           "cancel",
           [](const EngineHandle& self, RequestId id, std::optional<int> sample) {

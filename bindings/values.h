@@ -162,7 +162,7 @@ struct Hint<std::string> {
 template <>
 struct Hint<JsonText> {
   static std::string out() { return "StructuredOutputsParams | None"; }
-  static std::string in() { return "StructuredOutputsParams | Mapping[str, object] | None"; }
+  static std::string in() { return "StructuredOutputsParams | Mapping[str, object] | str | None"; }
 };
 template <class T>
 struct Hint<std::optional<T>> {

@@ -1,5 +1,5 @@
-// From logits to tokens, on the device alone: how requests are sampled is written to slots when sequences take them,
-// and a step only says which slots its rows work for. Nothing here waits for the device, so that a step can be
+// From logits to tokens, on the device alone: how requests are sampled is written to slots when sequences take them
+// (the mask of a guided one again for each token), and a step only says which slots its rows work for. Nothing here waits for the device, so that a step can be
 // captured.
 #pragma once
 

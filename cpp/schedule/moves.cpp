@@ -4,7 +4,7 @@
 //   parked -> waiting                    that is there now, or took too long
 //   waiting -> running                   admitted: it has a slot and blocks
 //   running -> waiting                   preempted
-//   any of these <-> paused              by the caller
+//   any of these <-> paused              by the caller; or when it gives way while its guide is asked
 //   any -> draining                      removed: blocks are gone, rows are in flight
 //   any -> finished                      nothing is left
 #include <algorithm>

@@ -2,8 +2,10 @@
 """The native half of warpjet: configs, the engine and its errors."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
+
+from warpjet.structured import StructuredOutputsParams
 
 __version__: str
 
@@ -52,6 +54,7 @@ class SamplingParams:
         allowed_token_ids: Sequence[int] | None = None,
         bad_words: str | Sequence[str] | None = None,
         bad_words_token_ids: Sequence[Sequence[int]] | None = None,
+        structured_outputs: StructuredOutputsParams | Mapping[str, object] | str | None = None,
         skip_reading_prefix_cache: bool | None = False,
         beam_width: int = 1,
         length_penalty: float = 1.0,
@@ -235,6 +238,13 @@ class SamplingParams:
     @bad_words_token_ids.setter
     def bad_words_token_ids(self, value: Sequence[Sequence[int]] | None, /) -> None: ...
     @property
+    def structured_outputs(self) -> StructuredOutputsParams | None:
+        """
+        what the text must be: a JSON schema, a regex, a choice, a grammar; needs a tokenizer, so Python guides it
+        """
+    @structured_outputs.setter
+    def structured_outputs(self, value: StructuredOutputsParams | Mapping[str, object] | str | None, /) -> None: ...
+    @property
     def skip_reading_prefix_cache(self) -> bool:
         """compute the whole prompt anew"""
 
@@ -290,6 +300,7 @@ class EngineConfig:
         max_num_queued_reqs_per_tenant: int = 0,
         max_unread_tokens: int = 65536,
         kv_events: int = 0,
+        guide_timeout: float = 10.0,
         watchdog_timeout: float = 300.0,
         trace: str = "",
         seed: int = 0,
@@ -481,6 +492,11 @@ class EngineConfig:
 
     @kv_events.setter
     def kv_events(self, value: int, /) -> None: ...
+    @property
+    def guide_timeout(self) -> float:
+        """seconds after which a guided sample without an answer ends"""
+    @guide_timeout.setter
+    def guide_timeout(self, value: float, /) -> None: ...
     @property
     def watchdog_timeout(self) -> float:
         """seconds without progress after which the engine fails"""
@@ -999,9 +1015,19 @@ class Engine:
         timeout: float | None = None,
         tenant: str = "",
         cache_priority: int = 3,
+        mask: bytes | bytearray | memoryview | None = None,
+        guide_queue: OutputQueue | None = None,
     ) -> int:
         """
-        Either raises and has no effect, or returns an id that gets one final output for each sample.
+        Either raises and has no effect, or returns an id that gets one final output for each sample. mask and
+        guide_queue: the request is guided, see guide().
+        """
+    def guide(self, answers: Iterable[tuple[int, int, int, bytes | bytearray | memoryview | str | None]]) -> None:
+        """
+        What may follow in guided samples, as (id, sample, position, answer): after `position` tokens of the sample,
+        as its guide queue has given them, the next one must be one that the mask allows (32-bit words, bit set =
+        allowed); or the text is complete (None); or it fails with an error. An answer to another position than the
+        sample's has no effect.
         """
 
     def cancel(self, id: int, sample: int | None = None) -> None:

@@ -53,7 +53,7 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "speculative_config": ((None,), "decoding is not speculative"),
     "structured_outputs_config": (
         (None,),
-        "there is one backend, llguidance; constraints are SamplingParams.structured_outputs",
+        "the backend is llguidance; see SamplingParams.structured_outputs",
     ),
     "swap_space": ((0, 4, None), "kv_offloading_size is the host memory (GiB) for KV blocks"),
     "task": ((None, "auto", "generate"), "models generate text"),

@@ -32,7 +32,9 @@ def native_params(params: SamplingParams, tokenizer: Tokenizer | None) -> Sampli
 class _Sample:
     """One of the n completions of a request."""
 
-    def __init__(self, index: int, params: SamplingParams, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self, index: int, params: SamplingParams, tokenizer: Tokenizer | None, shown_tokens: frozenset[str]
+    ) -> None:
         self.token_ids: list[int] = []
         self.text = ""
         self.logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
@@ -44,7 +46,9 @@ class _Sample:
         self._params = params
         text_wanted = tokenizer is not None and params.detokenize
         self._tokenizer = tokenizer if text_wanted else None
-        self._detokenizer = self._tokenizer.detokenizer(params.skip_special_tokens) if self._tokenizer else None
+        self._detokenizer = (
+            self._tokenizer.detokenizer(params.skip_special_tokens, shown=shown_tokens) if self._tokenizer else None
+        )
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
 
     def feed(self, output: Output) -> None:
@@ -104,7 +108,9 @@ class Assembly:
         self._prompt_token_ids = list(prompt.token_ids or ())
         self._kind = kind
         self._tokenizer = tokenizer if params.detokenize else None
-        self._samples = [_Sample(i, params, tokenizer) for i in range(max(params.n, params.beam_width))]
+        self._samples = [
+            _Sample(i, params, tokenizer, prompt.shown_tokens) for i in range(max(params.n, params.beam_width))
+        ]
         self._open = len(self._samples)
         self._changed: set[int] = set()
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None

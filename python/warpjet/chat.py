@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import ModelFormatError
+from warpjet.messages import Conversation as Conversation
+from warpjet.messages import checked_messages
+from warpjet.parsing.tools import check_tools
 from warpjet.template import MAX_TEMPLATE_BYTES, compile_template
 from warpjet.tokenizer import Tokenizer
-
-Message = Mapping[str, Any]
-Conversation = Sequence[Message]
 
 _RESERVED = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 _FINAL_MARK = "\ue000final\ue001"  # private-use characters: no text holds them by accident
 
 
 class ChatTemplate:
-    """Renders conversations. `sources` are templates by name; "default" is used unless tools are given and there is a
-    "tool_use". Raises ValueError for a template that does not compile."""
+    """Renders conversations. `sources` are templates by name, and `source` is all they say; "default" is used unless
+    tools are given and there is a "tool_use". Raises ValueError for a template that does not compile."""
 
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         self._render = {name: compile_template(source) for name, source in sources.items()}
@@ -33,14 +33,18 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt's text. Raises ValueError for messages that are malformed or that the template refuses."""
-        conversation = _checked(messages)
+        """The prompt's text. Raises ValueError for messages or tools that are malformed, or refused by the template."""
+        if tools is not None:
+            check_tools(tools)
+        conversation = checked_messages(messages, add_generation_prompt, "developer" in self.source)
         if continue_final_message:
             if add_generation_prompt:
                 raise ValueError("continue_final_message needs add_generation_prompt=False: the answer has begun")
             if not isinstance(conversation[-1]["content"], str):
                 raise ValueError("continue_final_message needs a final message with text")
             conversation[-1]["content"] += _FINAL_MARK
+        if not isinstance(chat_template_kwargs, (Mapping, type(None))):
+            raise ValueError(f"chat_template_kwargs must be an object, got {type(chat_template_kwargs).__name__}")
         extra = dict(chat_template_kwargs or {})
         for name in (*_RESERVED, *self._special_tokens):
             if name in extra:
@@ -91,35 +95,3 @@ def read_template(path: Path) -> str:
 def is_conversation(value: object) -> bool:
     """True for one list of messages, false for a list of conversations."""
     return isinstance(value, Sequence) and all(isinstance(item, Mapping) for item in value)
-
-
-def _checked(messages: Conversation) -> list[dict[str, Any]]:
-    """Copies with a role and a text each."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise ValueError("messages must be a list with at least one message")
-    out = []
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, Mapping):
-            raise ValueError(f"{where} must be a dict with role and content, got {type(message).__name__}")
-        if not isinstance(message.get("role"), str) or not message["role"]:
-            raise ValueError(f"{where} needs a role (system, user, assistant, tool)")
-        content = message.get("content")
-        if content is None and not message.get("tool_calls"):
-            raise ValueError(f"{where} needs content")
-        out.append({**message, "content": _text_of(content, where)})
-    return out
-
-
-def _text_of(content: Any, where: str) -> str | None:
-    if content is None or isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise ValueError(f"{where}: content must be a string or a list of parts, got {type(content).__name__}")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f"{where}: only parts of type 'text' are supported, got {kind or part!r}")
-        texts.append(part["text"])
-    return "\n".join(texts)

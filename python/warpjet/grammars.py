@@ -27,12 +27,17 @@ _MAX_GBNF = 1 << 17  # GBNF is read character by character, in Python
 _MAX_RULES = 4000
 _MAX_DEPTH = 100  # of brackets, objects and lists
 _MAX_CHAIN = 20_000  # $refs times the depth between them
-_MAX_PROPERTIES = 4000  # of one object
+_MAX_PROPERTIES = 3000  # of one object
 _MAX_REPEAT = 100_000  # more than any context holds
 _STACK_BYTES = 512 << 20  # of address space; what is not used is not there
 
 # As the compiler counts. The rest are its own defaults.
-_LIMITS = {"max_grammar_size": 30_000, "max_lexer_states": 50_000, "verbose_errors": False}
+_LIMITS: dict[str, Any] = {
+    "max_grammar_size": 30_000,
+    "max_items_in_row": 20_000,
+    "max_lexer_states": 50_000,
+    "verbose_errors": False,
+}
 
 _WHITESPACE = r"\r?\n[ \t]{0,64}|[ \t]{1,64}"  # a line break and its indent: with more, some models write nothing else
 _JSON_OBJECT = {"type": "object"}
@@ -225,7 +230,7 @@ def _source(params: StructuredOutputsParams, tokenizer: Tokenizer) -> tuple[str,
 def _from_schema(what: str, schema: Any, params: StructuredOutputsParams) -> str:
     from llguidance import LLMatcher
 
-    options: dict[str, Any] = {"whitespace_pattern": params.whitespace_pattern or _WHITESPACE}
+    options: Any = {"whitespace_pattern": params.whitespace_pattern or _WHITESPACE}
     if params.whitespace_pattern is not None:
         _check_repeats("whitespace_pattern", params.whitespace_pattern)
     if params.disable_any_whitespace:

@@ -10,6 +10,9 @@ from warpjet._native import ModelInfo, SamplingParams
 from warpjet.batch import Batch, ParamsType
 from warpjet.chat import Conversation
 from warpjet.outputs import RequestOutput
+from warpjet.parsing.answers import AnswerReader
+from warpjet.parsing.detection import find_parsers
+from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, check_tools
 from warpjet.prompts import Prompt, PromptsType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
@@ -20,6 +23,8 @@ class LLM:
 
     model: directory of a Hugging Face checkpoint or of an engine; None is the small model that comes with warpjet.
     tokenizer: another directory to take the tokenizer from. chat_template: a Jinja template or its path.
+    reasoning_parser, tool_call_parser: names of the formats in which the model writes its reasoning and its tool calls,
+    "auto" for those that fit its chat template, or None; chat() reads its answers with them.
     generation_config: "auto" takes the default sampling from the checkpoint, "vllm" or "warpjet" neutral values.
     Other keywords are the fields of EngineConfig (max_model_len, max_num_seqs, seed, ...); None is the default. Names
     that other engines know are accepted where they change nothing.
@@ -34,9 +39,14 @@ class LLM:
         skip_tokenizer_init: bool = False,
         chat_template: str | Path | None = None,
         generation_config: str | Path = "auto",
+        reasoning_parser: str | None = None,
+        tool_call_parser: str | None = None,
         **options: Any,
     ) -> None:
+        names = (reasoning_parser, tool_call_parser)
+        find_parsers("", names_given=names)  # a wrong name is known before the model is loaded
         self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
+        self._parsers = find_parsers(self._session.template_source, names_given=names)
 
     def generate(
         self,
@@ -67,13 +77,22 @@ class LLM:
         chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> list[RequestOutput]:
-        """Answer one conversation or a list of them: lists of {"role": ..., "content": ...}. Raises as generate()."""
+        """Answer one conversation or a list of them: lists of {"role": ..., "content": ...}. Raises as generate().
+
+        tools: functions that the model may call, as OpenAI's API has them. tool_choice: "auto", "none", "required", or
+        {"type": "function", "function": {"name": ...}}; the last two constrain the answer. With the parsers on, outputs
+        have content, reasoning and tool_calls."""
         _require_none(lora_request=lora_request)
         if chat_template_content_format not in ("auto", "string"):
             raise NotImplementedError("chat_template_content_format supports only 'auto' and 'string'")
+        if tools is not None:
+            check_tools(tools)
+        check_tool_choice(tools, tool_choice)
         prompts = self._session.prepare_chat(
             messages,
             chat_template,
@@ -82,7 +101,13 @@ class LLM:
             tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
-        return self._collect(prompts, sampling_params, None, use_tqdm)
+        if self._parsers == (None, None) and tool_choice in ("auto", "none"):
+            return self._collect(prompts, sampling_params, None, use_tqdm)
+        reader = AnswerReader(self._parsers, tools, tool_choice, parallel_tool_calls, continue_final_message)
+        params = reader.prepare(prompts, sampling_params or self.get_default_sampling_params(), self.get_tokenizer())
+        outputs = self._collect(prompts, params, None, use_tqdm)
+        reader.read(outputs)
+        return outputs
 
     def stream(
         self,

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warpjet.parsing.events import ToolCall
 
 
 class RequestOutputKind(StrEnum):
@@ -27,7 +31,10 @@ class CompletionOutput:
 
     finish_reason: "stop", "length", "abort", "error", or None while it runs. stop_reason: the stop string or the stop
     token id that ended it; None for the end-of-sequence token. logprobs: for each token a dict of the most likely
-    tokens and the token itself; None unless asked for, as is cumulative_logprob, the sum over the tokens."""
+    tokens and the token itself; None unless asked for, as is cumulative_logprob, the sum over the tokens.
+
+    text is all that was generated. LLM.chat() also says what it means, if the parsers for that are on: reasoning,
+    content and tool_calls; None if they are off."""
 
     index: int
     text: str
@@ -37,6 +44,9 @@ class CompletionOutput:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     lora_request: None = None
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: "list[ToolCall] | None" = None
 
     def finished(self) -> bool:
         """True when no more text follows."""

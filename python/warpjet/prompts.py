@@ -16,11 +16,13 @@ _UNSUPPORTED_KEYS = ("multi_modal_data", "mm_processor_kwargs", "multi_modal_uui
 
 @dataclass(slots=True)
 class Prompt:
-    """token_ids is None until the text is tokenised."""
+    """token_ids is None until the text is tokenised. shown_tokens: special tokens that completions show although they
+    skip special tokens."""
 
     text: str | None
     token_ids: list[int] | None
     cache_salt: str = ""
+    shown_tokens: frozenset[str] = frozenset()
 
 
 def parse_prompts(prompts: PromptsType) -> list[Prompt]:

@@ -14,11 +14,11 @@ _JSON_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whi
 class StructuredOutputsParams:
     """Exactly one of the first six, for SamplingParams(structured_outputs=...).
 
-    json: a JSON schema as a dict (or True or False), as text, or a pydantic model class (which becomes its schema). regex: the whole text
-    matches it. choice: the text is one of these. grammar: Lark, or GBNF (EBNF with `::=`), which begins with the rule
-    start or root. json_object: True for any JSON object. structural_tag: a dict or JSON text of the form
-    {"structures": [{"begin", "schema", "end"}], "triggers": [...]}: free text in which each begin is followed by JSON of
-    that schema and by end.
+    json: a JSON schema: a dict, True, its text, or a pydantic model class, which becomes its schema. regex: the whole
+    text matches it. choice: the text is one of these. grammar: Lark, whose first rule is start, or GBNF (EBNF with
+    ::=), whose first rule is root. json_object: True for any JSON object. structural_tag: {"structures": [{"begin":
+    ..., "schema": ..., "end": ...}], "triggers": [...]} as a dict or JSON text: free text, in which each begin, noticed
+    by its trigger, is followed by JSON of that schema and by end.
     For json and json_object: disable_any_whitespace; whitespace_pattern, a regex for what may stand between tokens;
     disable_additional_properties, where the schema does not say. Raises ValueError or TypeError naming the field."""
 

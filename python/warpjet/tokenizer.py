@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +117,15 @@ class Tokenizer:
         """Text of token ids; ids outside the vocabulary add nothing."""
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
-    def detokenizer(self, skip_special_tokens: bool = True, at_start: bool = True) -> Detokenizer:
-        """Decodes one sequence incrementally; the pieces joined equal decode()."""
+    def detokenizer(
+        self, skip_special_tokens: bool = True, at_start: bool = True, shown: Collection[str] = ()
+    ) -> Detokenizer:
+        """Decodes one sequence incrementally; the pieces joined equal decode(). shown: special tokens that are not
+        skipped."""
         token_of = self._visible_token if skip_special_tokens else self._id_to_token
+        if skip_special_tokens and not self._special.isdisjoint(shown):
+            hidden = self._special.difference(shown)
+            token_of = lambda token_id: None if (token := self._id_to_token(token_id)) in hidden else token  # noqa: E731
         return Detokenizer(self._stage_makers, token_of, at_start)
 
     def _named_id(self, name: str) -> int | None:

@@ -253,6 +253,32 @@ TEST_F(ModelRunnerTest, ABrokenRowEndsItsText) {
   EXPECT_EQ(step(), Tokens({kSurplusToken}));
 }
 
+TEST_F(ModelRunnerTest, AMaskHoldsUntilItChanges) {
+  const Tokens expected = alone(4);
+  const std::int32_t forced = (expected[2] + 1) % 3072;
+  Tokens mask(3072 / 32, -1);
+  SampleState guided = sampling_;
+  guided.guide_mask = mask.data();
+  join(0, prompt_, guided);
+  join(1, prompt_, sampling_);
+  chunk(0, 0, length(), {0});
+  chunk(1, 0, length(), {1});
+  EXPECT_EQ(step(), Tokens({expected[0], expected[0]}));
+  decode(0);
+  decode(1);
+  EXPECT_EQ(step(), Tokens({expected[1], expected[1]}));
+  std::ranges::fill(mask, 0);
+  mask[forced / 32] = static_cast<std::int32_t>(1u << (forced % 32));
+  change(SlotChange::Kind::mask, 0);
+  EXPECT_EQ(step(), Tokens({forced, expected[2]}));
+  std::ranges::fill(mask, -1);  // not told: the device has the old one
+  EXPECT_EQ(step(), Tokens({forced, expected[3]}));
+  params_.allowed_token_ids = Tokens{forced, forced == 9 ? 8 : 9};
+  mask[forced / 32] = 0;
+  change(SlotChange::Kind::mask, 0);
+  EXPECT_EQ(step()[0], forced == 9 ? 8 : 9);
+}
+
 TEST_F(ModelRunnerTest, TheLastDecodingSlotTakesThePlaceOfOneThatPauses) {
   const Tokens expected = alone(6);
   for (Slot slot = 0; slot < 3; ++slot) {

@@ -18,12 +18,22 @@ namespace {
 using namespace std::chrono_literals;
 constexpr int kVocab = 97;
 constexpr std::int32_t kEos = 2;
+constexpr int kMaskWords = (kVocab + 31) / 32;
 
 // Never kEos unless the prefix's length is a multiple of 61.
 std::int32_t next_token(std::span<const std::int32_t> prefix, std::uint64_t key) {
   const auto bytes = std::as_bytes(prefix);
   const auto token = static_cast<std::int32_t>(hash64(bytes, key) % (kVocab - 3));
   return prefix.size() % 61 == 0 ? kEos : token + 3;
+}
+
+// The first one from `token` on, and then from 0.
+std::int32_t first_allowed(std::span<const std::int32_t> mask, std::int32_t token) {
+  for (int i = 0; i < kVocab; ++i) {
+    const std::int32_t candidate = (token + i) % kVocab;
+    if ((static_cast<std::uint32_t>(mask[candidate / 32]) >> (candidate % 32) & 1) != 0) return candidate;
+  }
+  return kBrokenToken;
 }
 
 // Keeps the slots as a device does, without keys and values.
@@ -60,7 +70,12 @@ class MockRunner final : public StepRunner {
     int prompt_length = 0;
     const SampleState* sampling = nullptr;
     bool alive = false;
+    std::vector<std::int32_t> mask;  // a copy, as it was when it came
   };
+  static std::vector<std::int32_t> mask_of(const SampleState& sampling) {
+    if (!sampling.guide_mask) return {};
+    return {sampling.guide_mask, sampling.guide_mask + kMaskWords};
+  }
   void apply(const SlotChange& change, const StepPlan& plan) {
     SlotState& slot = slots_[change.slot];
     switch (change.kind) {
@@ -70,7 +85,7 @@ class MockRunner final : public StepRunner {
         if (join.prefix > 0)
           text.assign(slots_[join.source].text.begin(), slots_[join.source].text.begin() + join.prefix);
         text.insert(text.end(), plan.tokens.begin() + join.first, plan.tokens.begin() + join.first + join.count);
-        slot = {std::move(text), join.prompt_length, join.sampling, true};
+        slot = {std::move(text), join.prompt_length, join.sampling, true, mask_of(*join.sampling)};
         return;
       }
       case SlotChange::Kind::token:
@@ -88,8 +103,10 @@ class MockRunner final : public StepRunner {
       case SlotChange::Kind::leave:
         slot = {};
         return;
-      case SlotChange::Kind::block:
       case SlotChange::Kind::mask:
+        slot.mask = mask_of(*slot.sampling);
+        return;
+      case SlotChange::Kind::block:
         return;
     }
   }
@@ -101,6 +118,7 @@ class MockRunner final : public StepRunner {
       return;
     }
     row.token = slot.text[0] == 1 ? kBrokenToken : next_token(slot.text, slot.sampling->key);
+    if (!slot.mask.empty() && row.token >= 0) row.token = first_allowed(slot.mask, row.token);
     if (row.token >= 0) slot.text.push_back(row.token);
     const int output = static_cast<int>(slot.text.size()) - slot.prompt_length;
     slot.alive = row.token >= 0 && !is_stop(*slot.sampling, row.token, output);
@@ -419,6 +437,247 @@ TEST(StepLoop, PreemptionChangesNoToken) {
     expected[id] = expected_tokens(prompt, random_key(i, 0), 150);
   }
   for (auto& [key, result] : loop.gather(8, 60s)) EXPECT_EQ(result.tokens, expected[key.first]);
+  EXPECT_GT(loop.loop->stats().preemptions, 0);
+  EXPECT_EQ(loop.loop->stats().kv_blocks_used, 0);
+}
+
+// --- Guides -------------------------------------------------------------------------------------------------------
+
+std::vector<std::int32_t> only(std::int32_t token) {
+  std::vector<std::int32_t> mask(kMaskWords);
+  mask[token / 32] = static_cast<std::int32_t>(1u << (token % 32));
+  return mask;
+}
+
+const std::vector<std::int32_t> kAll(kMaskWords, -1);
+
+struct GuidedLoop : Loop {
+  using Loop::Loop;
+  RequestId submit_guided(std::vector<std::int32_t> prompt, SamplingParams params, std::vector<std::int32_t> mask) {
+    Request request = {.prompt = std::move(prompt), .sampling = std::move(params), .mask = std::move(mask)};
+    return loop->submit(std::move(request), queue, guides);
+  }
+  // The next token that the guide hears of.
+  Output hear(std::chrono::seconds limit = 20s) {
+    const auto end = Clock::now() + limit;
+    while (heard.empty() && Clock::now() < end) {
+      for (Output& output : guides->poll(100ms)) heard.push_back(std::move(output));
+    }
+    if (heard.empty()) return {};
+    Output first = std::move(heard.front());
+    heard.erase(heard.begin());
+    return first;
+  }
+  std::shared_ptr<OutputQueue::State> guides = std::make_shared<OutputQueue::State>();
+  std::vector<Output> heard;
+};
+
+TEST(Guides, SayEveryTokenAndTheEnd) {
+  GuidedLoop loop;
+  const RequestId id = loop.submit_guided({5, 6}, {.seed = 1, .max_tokens = 50}, only(40));
+  for (int position = 1; position <= 9; ++position) {
+    const Output output = loop.hear();
+    ASSERT_EQ(output.tokens, std::vector<std::int32_t>{39 + position});
+    ASSERT_EQ(output.id, id);
+    if (position < 9) {
+      loop.loop->guide({{.id = id, .position = position, .mask = only(40 + position)}});
+    } else {
+      loop.loop->guide({{.id = id, .position = position, .kind = Guidance::Kind::stop}});
+    }
+  }
+  EXPECT_TRUE(loop.hear().is_final());
+  const auto results = loop.gather(1);
+  EXPECT_EQ(results.at({id, 0}).tokens, (std::vector<std::int32_t>{40, 41, 42, 43, 44, 45, 46, 47, 48}));
+  EXPECT_EQ(results.at({id, 0}).last.finish, FinishReason::stop);
+  EXPECT_EQ(results.at({id, 0}).last.stop_token, -1);
+}
+
+TEST(Guides, AnEndTokenEndsTheTextWhereTheMaskAllowsIt) {
+  GuidedLoop loop;
+  const RequestId id = loop.submit_guided({5, 6}, {.seed = 1, .max_tokens = 50}, only(40));
+  loop.hear();
+  loop.loop->guide({{.id = id, .position = 1, .mask = only(kEos)}});
+  const Output last = loop.hear();
+  EXPECT_EQ(last.tokens, std::vector<std::int32_t>{kEos});
+  EXPECT_EQ(last.finish, FinishReason::stop);
+  EXPECT_EQ(loop.gather(1).at({id, 0}).last.finish, FinishReason::stop);
+}
+
+TEST(Guides, AnswersToOtherPlacesHaveNoEffect) {
+  GuidedLoop loop;
+  const RequestId id = loop.submit_guided({5, 6}, {.seed = 1, .max_tokens = 3}, only(40));
+  for (int position = 1; position <= 2; ++position) {
+    loop.hear();
+    for (const int other : {position - 1, position + 1, -1}) {
+      loop.loop->guide({{.id = id, .position = other, .mask = only(9)},
+                        {.id = id, .position = other, .kind = Guidance::Kind::stop},
+                        {.id = id, .sample = 1, .position = position, .kind = Guidance::Kind::stop},
+                        {.id = id, .sample = -1, .position = position, .kind = Guidance::Kind::stop},
+                        {.id = id + 1, .position = position, .kind = Guidance::Kind::fail}});
+    }
+    const Guidance right = {.id = id, .position = position, .mask = only(50)};
+    loop.loop->guide({right, right});
+  }
+  const auto results = loop.gather(1);
+  EXPECT_EQ(results.at({id, 0}).tokens, (std::vector<std::int32_t>{40, 50, 50}));
+  loop.loop->guide({{.id = id, .position = 3, .mask = only(50)}});
+}
+
+TEST(Guides, FailTheirOwnSample) {
+  GuidedLoop loop;
+  const RequestId id = loop.submit_guided({5, 6}, {.n = 2, .seed = 1, .max_tokens = 3}, kAll);
+  const RequestId other = loop.submit({7, 8}, {.seed = 4, .max_tokens = 9});
+  for (int i = 0; i < 2; ++i) {
+    const int sample = loop.hear().sample;
+    if (sample == 0) {
+      loop.loop->guide({{.id = id, .position = 1, .kind = Guidance::Kind::fail, .error = "no rule for this"}});
+    } else {
+      loop.loop->guide({{.id = id, .sample = 1, .position = 1, .mask = std::vector<std::int32_t>(kMaskWords)}});
+    }
+  }
+  const auto results = loop.gather(3);
+  EXPECT_EQ(results.at({id, 0}).last.error, "no rule for this");
+  EXPECT_NE(results.at({id, 1}).last.error.find("allows no token at position 1"), std::string::npos);
+  EXPECT_EQ(results.at({id, 1}).last.error_code, ErrorCode::invalid_argument);
+  EXPECT_EQ(results.at({other, 0}).tokens, expected_tokens({7, 8}, random_key(4, 0), 9));
+}
+
+TEST(Guides, WhoIsSilentLosesItsOwnRequest) {
+  StepLoop::Config config = small_config();
+  config.engine.guide_timeout = 0.05;
+  GuidedLoop loop(config);
+  const RequestId id = loop.submit_guided({5, 6}, {.seed = 1, .ignore_eos = true, .max_tokens = 50}, kAll);
+  const RequestId good = loop.submit_guided({5, 6}, {.seed = 2, .ignore_eos = true, .max_tokens = 50}, kAll);
+  const RequestId free = loop.submit({7, 8}, {.seed = 4, .ignore_eos = true, .max_tokens = 150});
+  int position = 0, finals = 0;
+  while (finals < 2) {
+    const Output output = loop.hear();
+    ASSERT_GT(output.id, 0u);
+    finals += output.is_final();
+    if (output.id == good) loop.loop->guide({{.id = good, .position = ++position, .mask = kAll}});
+  }
+  const auto results = loop.gather(3);
+  EXPECT_EQ(results.at({id, 0}).last.error_code, ErrorCode::deadline_exceeded);
+  EXPECT_EQ(results.at({id, 0}).tokens.size(), 1u);
+  EXPECT_EQ(results.at({good, 0}).tokens.size(), 50u);
+  EXPECT_EQ(results.at({free, 0}).tokens.size(), 150u);
+  EXPECT_EQ(loop.loop->stats().kv_blocks_used, 0);
+}
+
+TEST(Guides, WhoWaitsForOneGivesWayToOthersBeforeLong) {
+  StepLoop::Config config = small_config();
+  config.engine.max_num_seqs = 1;
+  GuidedLoop loop(config);
+  const RequestId held = loop.submit_guided({5, 6}, {.seed = 1, .max_tokens = 2}, only(40));
+  EXPECT_EQ(loop.hear().tokens.size(), 1u);
+  const RequestId other = loop.submit({7, 8}, {.seed = 4, .max_tokens = 20});
+  EXPECT_EQ(loop.gather(1).at({other, 0}).tokens, expected_tokens({7, 8}, random_key(4, 0), 20));
+  EXPECT_EQ(loop.loop->stats().preemptions, 1);
+  loop.loop->guide({{.id = held, .position = 1, .mask = only(41)}});
+  EXPECT_EQ(loop.gather(1).at({held, 0}).tokens.back(), 41);
+}
+
+TEST(Guides, WaitingForOneIsNoFaultOfTheEngines) {
+  StepLoop::Config config = small_config();
+  config.engine.watchdog_timeout = 0.02;
+  std::atomic<Micros> clock{1'000'000};
+  config.clock = &clock;
+  GuidedLoop loop(config);
+  const RequestId id = loop.submit_guided({5, 6}, {.seed = 1, .max_tokens = 2}, only(40));
+  EXPECT_EQ(loop.hear().tokens.size(), 1u);
+  clock += 9'000'000;
+  loop.loop->metrics();
+  std::this_thread::sleep_for(20ms);
+  EXPECT_EQ(loop.loop->health(), Health::serving);
+  loop.loop->guide({{.id = id, .position = 1, .mask = only(41)}});
+  EXPECT_EQ(loop.gather(1).at({id, 0}).last.finish, FinishReason::length);
+}
+
+TEST(Guides, PausingAndCancellingGoOnMeanwhile) {
+  GuidedLoop loop;
+  const RequestId id = loop.submit_guided({5, 6}, {.n = 2, .seed = 1, .ignore_eos = true, .max_tokens = 3}, only(40));
+  loop.hear();
+  loop.hear();
+  loop.loop->pause(id);
+  loop.loop->guide(
+      {{.id = id, .position = 1, .mask = only(41)}, {.id = id, .sample = 1, .position = 1, .mask = only(42)}});
+  loop.loop->cancel(id, 1);
+  EXPECT_TRUE(loop.hear().is_final());
+  loop.loop->resume(id);
+  EXPECT_EQ(loop.hear().tokens, std::vector<std::int32_t>{41});
+  loop.loop->cancel(id);
+  EXPECT_TRUE(loop.hear().is_final());
+  const auto results = loop.gather(2);
+  EXPECT_EQ(results.at({id, 0}).last.finish, FinishReason::abort);
+  EXPECT_EQ(results.at({id, 1}).tokens, std::vector<std::int32_t>{40});
+}
+
+TEST(Guides, RequestsThatMakeNoSenseAreRefused) {
+  GuidedLoop loop;
+  const auto says = [&](Request request, std::shared_ptr<OutputQueue::State> guides) -> std::string {
+    try {
+      loop.loop->submit(std::move(request), loop.queue, std::move(guides));
+    } catch (const Error& e) {
+      return e.message();
+    }
+    return "";
+  };
+  EXPECT_NE(says({.prompt = {5}, .mask = kAll}, nullptr).find("mask and guide"), std::string::npos);
+  EXPECT_NE(says({.prompt = {5}, .mask = kAll}, loop.queue).find("mask and guide"), std::string::npos);
+  EXPECT_NE(says({.prompt = {5}}, loop.guides).find("mask and guide"), std::string::npos);
+  EXPECT_NE(says({.prompt = {5}, .mask = {1}}, loop.guides).find("mask: 1 words"), std::string::npos);
+  std::vector<std::int32_t> beyond(kMaskWords);
+  beyond.back() = static_cast<std::int32_t>(~0u << (kVocab % 32));
+  EXPECT_NE(says({.prompt = {5}, .mask = beyond}, loop.guides).find("allows no token"), std::string::npos);
+  EXPECT_NE(
+      says({.prompt = {5}, .sampling = {.temperature = 0, .beam_width = 2}, .mask = kAll}, loop.guides).find("beam"),
+      std::string::npos);
+  EXPECT_NE(says({.prompt = {5}, .sampling = {.structured_outputs = {"{}"}}}, nullptr).find("structured_outputs"),
+            std::string::npos);
+  EXPECT_THROW(loop.loop->guide({{.id = 1, .mask = {1}}}), Error);
+}
+
+TEST(Guides, ClosingTellsThemOfEveryEnd) {
+  GuidedLoop loop;
+  for (int i = 0; i < 20; ++i) loop.submit_guided({5, i + 3}, {.n = 2, .max_tokens = 9}, kAll);
+  loop.hear();
+  loop.loop->close();
+  int finals = 0;
+  for (const Output& output : loop.heard) finals += output.is_final();
+  for (const Output& output : loop.guides->poll(0s)) finals += output.is_final();
+  EXPECT_EQ(finals, 40);
+  loop.gather(40);
+  loop.loop->guide({{.id = 1, .position = 1, .mask = kAll}});
+}
+
+// With a guide that allows everything and answers at once the tokens are those of a request without one, whatever else
+// is going on.
+TEST(Guides, AllowingEverythingChangesNothing) {
+  StepLoop::Config config = small_config();
+  config.num_blocks = 20;  // tight
+  GuidedLoop loop(config);
+  std::map<RequestId, std::vector<std::int32_t>> expected;
+  std::atomic<bool> done{false};
+  std::thread guide([&] {
+    std::map<RequestId, int> positions;
+    while (!done.load()) {
+      std::vector<Guidance> answers;
+      for (const Output& output : loop.guides->poll(1ms)) {
+        const int position = positions[output.id] += static_cast<int>(output.tokens.size());
+        if (!output.is_final()) answers.push_back({.id = output.id, .position = position, .mask = kAll});
+      }
+      if (!answers.empty()) loop.loop->guide(std::move(answers));
+    }
+  });
+  for (int i = 0; i < 60; ++i) {
+    const std::vector<std::int32_t> prompt(1 + i % 40, 3 + i % 4);
+    const SamplingParams params = {.seed = i, .max_tokens = 60};
+    const RequestId id = i % 3 == 0 ? loop.submit(prompt, params) : loop.submit_guided(prompt, params, kAll);
+    expected[id] = expected_tokens(prompt, random_key(i, 0), 60);
+  }
+  for (auto& [key, result] : loop.gather(60, 60s)) EXPECT_EQ(result.tokens, expected[key.first]);
+  done = true;
+  guide.join();
   EXPECT_GT(loop.loop->stats().preemptions, 0);
   EXPECT_EQ(loop.loop->stats().kv_blocks_used, 0);
 }

@@ -53,7 +53,7 @@ def test_B7_unknown_field(canary: LLM) -> None:
     refuse(canary, "prompt_token_ids", error=TypeError, prompt={"promt": "x"})
 
 
-@pytest.mark.parametrize("name", ["best_of", "guided_decoding", "use_beam_search", "structured_outputs", "extra_args"])
+@pytest.mark.parametrize("name", ["best_of", "guided_decoding", "use_beam_search", "regex", "extra_args"])
 def test_B7_field_that_others_know(name: str, canary: LLM) -> None:
     refuse(canary, f"{name} is not supported; closest is", error=NotImplementedError, **{name: 2})
     assert SamplingParams(**{name: None}) == SamplingParams()

@@ -41,7 +41,8 @@ def test_final_message_is_continued() -> None:
 def test_tools_choose_their_template() -> None:
     template = ChatTemplate({"default": "plain", "tool_use": "{{ tools | tojson }}"}, {})
     assert template.render(HELLO) == "plain"
-    assert template.render(HELLO, tools=[{"name": "é<"}]) == '[{"name": "é<"}]'
+    tool = {"type": "function", "function": {"name": "f", "description": "é<"}}
+    assert template.render(HELLO, tools=[tool]) == json.dumps([tool], ensure_ascii=False)
 
 
 def test_keyword_arguments_reach_the_template_but_cannot_replace_its_own() -> None:

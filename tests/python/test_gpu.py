@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from checkpoints import TINY, write_checkpoint
 
-from warpjet import LLM, RequestOutput, SamplingParams, build
+from warpjet import LLM, RequestOutput, SamplingParams, StructuredOutputsParams, build
 from warpjet._native import cuda_status
 
 DEVICE = os.environ.get("WARPJET_TEST_DEVICE", "cuda")
@@ -402,3 +402,26 @@ def test_bench_kernels_times_those_of_a_step() -> None:
     assert {row["rows"] for row in rows} == {1, 128}
     assert {"gemm", "norm", "attention", "embed"} <= {row["op"] for row in rows}
     assert all(row["us"] > 0 and row["bytes"] > 0 and row["kernel"].startswith("sm") for row in rows)
+
+
+# --- Guides -----------------------------------------------------------------------------------------------------------
+
+
+def test_guided_requests_are_what_they_ask_for_alone_and_beside_others() -> None:
+    pet = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "maximum": 30}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    guided = SamplingParams(structured_outputs=StructuredOutputsParams(json=pet), max_tokens=150, n=2)
+    free = SamplingParams(max_tokens=100, ignore_eos=True)
+    params = [(free if i % 4 == 0 else guided).replace(seed=i) for i in range(200)]
+    prompts = [f"Once upon a time, {i}" for i in range(200)]
+    with LLM(TINY, device=DEVICE) as llm:
+        together = [output.outputs for output in llm.generate(prompts, params, use_tqdm=False)]
+        for i in range(0, 200, 23):
+            assert llm.generate(prompts[i], params[i], use_tqdm=False)[0].outputs == together[i]
+        for i, completions in enumerate(together):
+            for completion in completions if i % 4 else []:
+                assert completion.finish_reason == "stop" and set(json.loads(completion.text)) == {"name", "age"}

@@ -240,8 +240,8 @@ struct ModelInfo {
 //       natural end that came first is reported as such.
 //   C4  When the device or the engine fails, every live request ends with finish = error and the cause, retriable set;
 //       then health() is failed, and submit() throws closed. No call waits for ever, and nothing ends the process.
-//   C5  What goes wrong with one request (a broken row, no memory to start it, a slow reader, a deadline) ends or holds
-//       up that request alone, and changes no other's tokens.
+//   C5  What goes wrong with one request (a broken row, no memory to start it, a slow reader, a guide that is late or
+//       wrong, a deadline) ends or holds up that request alone, and changes no other's tokens.
 //   C6  health() tells of progress, not of intentions: degraded when there is work and no step has ended for longer
 //       than ten expected steps and 2 s; failed, with C4, after watchdog_timeout.
 //   C7  close() and the destructor deliver every final output that is still owed, then join the threads. They wait for

@@ -60,6 +60,11 @@ class Answer:
         self._is_marker = True
         self._edge = self._edge or _SPACE
 
+    def close(self) -> None:
+        """A call, or all of them, ends here: what came before is layout."""
+        if self._edge is not None:
+            self._held.clear()
+
     def reasoning(self, text: str) -> None:
         self._reasoning.append(text)
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warpjet.parsing.answer import Answer
-from warpjet.parsing.events import ParsedDelta
-from warpjet.parsing.harmony import START, Harmony
+from warpjet.parsing.events import FunctionCall, ParsedAnswer, ParsedDelta, ToolCall
+from warpjet.parsing.harmony import Harmony
 from warpjet.parsing.reader import Emit, Reader, Reading
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
 from warpjet.parsing.tool_parsers import TOOL_PARSERS, new_call_id
@@ -48,9 +48,8 @@ class ChatParser:
         self._reasoning: _Machine | None = None
         if isinstance(reasoning, Harmony) or (row and isinstance(row.format, Harmony)):
             self._begin_calls(Harmony(with_calls=with_calls))
-            if (start := prompt.rfind(START)) >= 0:
-                self._emit(prompt[start:])  # the message that the model goes on with
-                self._answer.take()
+            self._emit(Harmony.left_open(prompt))
+            self._answer.take()
             return
         if row and with_calls:
             self._begin_calls(row.format)
@@ -84,6 +83,18 @@ class ChatParser:
             self._answer.finish()
         return self._answer.take()
 
+    def parse(self, text: str, token_ids: Sequence[int] = ()) -> ParsedAnswer:
+        """A whole answer at once."""
+        out = ParsedAnswer()
+        for delta in (self.push(text, token_ids), self.finish()):
+            out.content += delta.content
+            out.reasoning += delta.reasoning
+            for call in delta.tool_calls:
+                if call.id is not None and call.name is not None:
+                    out.tool_calls.append(ToolCall(call.id, FunctionCall(call.name, "")))
+                out.tool_calls[-1].function.arguments += call.arguments
+        return out
+
     def _begin_calls(self, form: Any) -> None:
         reader = Reader()
         self._calls = _Machine(reader, form.run(reader, self._answer))
@@ -112,6 +123,13 @@ class _Machine:
 
     def _resume(self) -> bool:
         return next(self._run, self) is self
+
+
+def shown_tokens(reasoning_parser: str | None, tool_parser: str | None) -> frozenset[str]:
+    """What the text must show for these parsers, even where it is a special token."""
+    reasoning = REASONING_PARSERS[reasoning_parser].format.tokens if reasoning_parser else ()
+    tool = TOOL_PARSERS[tool_parser].format.tokens if tool_parser else ()
+    return frozenset((*reasoning, *tool))
 
 
 def check_parsers(reasoning_parser: str | None, tool_parser: str | None) -> None:

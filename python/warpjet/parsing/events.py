@@ -41,3 +41,12 @@ class ToolCall:
     id: str
     function: FunctionCall
     type: str = "function"
+
+
+@dataclass(slots=True)
+class ParsedAnswer:
+    """A whole answer."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)

@@ -14,7 +14,7 @@ from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, chosen_n
 from warpjet.parsing.xml_calls import Xml
 
 if TYPE_CHECKING:
-    from warpjet.structured import StructuredOutputsParams  # type: ignore[import-not-found, unused-ignore]
+    from warpjet.structured import StructuredOutputsParams
 
 TokenId = Callable[[str], int | None]
 
@@ -36,11 +36,12 @@ def tool_call_grammar(
 
     "required" is one call or more, of any tools; with parallel False, and where a tool is named, exactly one. Reasoning
     may come first if there is a reasoning_parser; prompt is what tells whether it has begun. token_id: of a token by
-    its text, for markers that are tokens. Raises ValueError for a tool_choice that is malformed or cannot be granted."""
+    its text, for markers that are tokens. Raises ValueError for a malformed tool_choice or one that cannot be granted.
+    """
     check_tool_choice(tools, tool_choice)
     if tool_choice in ("auto", "none"):
         return None
-    from warpjet.structured import StructuredOutputsParams  # type: ignore[import-not-found, unused-ignore]
+    from warpjet.structured import StructuredOutputsParams
 
     return StructuredOutputsParams(
         grammar=tool_call_lark(parser, tools or (), tool_choice, parallel, reasoning_parser, prompt, token_id)

@@ -9,7 +9,8 @@ from warpjet.parsing.reader import Emit, Reader, Reading, markers
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 ENDS = ("<|end|>", "<|return|>", "<|call|>")
 
-_HEADER_BEGINS = (START, CHANNEL, MESSAGE, CONSTRAIN, " to=")
+_HEADER_BEGINS = (CHANNEL, MESSAGE, CONSTRAIN, " to=")
+_ROLE = re.compile(r"\w+")
 _MAX_HEADER = 512  # characters
 _RECIPIENT = re.compile(r"(?:^|\s|\|>)to=([^\s<]+)")
 _CHANNEL_NAME = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
@@ -28,6 +29,12 @@ class Harmony:
         """Markers that may be special tokens."""
         return (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
 
+    @staticmethod
+    def left_open(prompt: str) -> str:
+        """The part of a prompt that the model goes on with: a message, or its header after the role."""
+        tail = prompt[prompt.rfind(START) :] if START in prompt else ""
+        return tail if MESSAGE in tail else tail[tail.find(CHANNEL) :] if CHANNEL in tail else ""
+
     def run(self, reader: Reader, answer: Answer) -> Reading[None]:
         """Parses to the end. Text without a header is content; a header that the end cuts off is left out."""
         header_ends = markers(MESSAGE, *ENDS, START)
@@ -36,14 +43,17 @@ class Harmony:
             reader.record()
             if (yield from reader.accept(*ENDS)):
                 continue
+            started = yield from reader.accept(START)
+            if started:
+                yield from reader.while_in(_ROLE, lambda role: None)
             begin = yield from reader.accept(*_HEADER_BEGINS)
-            header, end = "", MESSAGE
+            header, end = "", MESSAGE if begin == MESSAGE or not started else ""
             if begin and begin != MESSAGE:
                 header, end = yield from reader.up_to(header_ends, _MAX_HEADER)
             if end == MESSAGE:
                 reader.recorded()
                 yield from self._message(reader, answer, begin + header, kinds)
-            elif end or begin == " to=" or (yield from reader.peek()):
+            elif end or (yield from reader.peek()) or not (started or begin in (CHANNEL, CONSTRAIN)):
                 reader.unread(end)
                 answer.text(reader.recorded())
 

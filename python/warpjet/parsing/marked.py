@@ -36,6 +36,7 @@ class Marked:
                 answer.marker(found)
             elif found in self.closes:
                 is_inside = found != self.closes[-1]
+                answer.close()
             else:
                 calls = answer.calls
                 reader.record(found)

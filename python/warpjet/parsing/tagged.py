@@ -92,6 +92,8 @@ class _Object:
         if self._marked and self._name is not None and not self._begun:
             self._begin(self._name)
             self._answer.arguments("{}")
+        if self._begun:
+            reader.record()
         return self._begun
 
     def _member(self, key: str) -> Reading[bool]:

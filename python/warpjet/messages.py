@@ -1,0 +1,149 @@
+"""Messages as users send them, checked and made what chat templates expect."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from warpjet.parsing.json_text import parse_json
+
+Message = Mapping[str, Any]
+Conversation = Sequence[Message]
+
+
+class Arguments(dict[str, Any]):
+    """A call's arguments: an object, which reads as JSON text where a template wants a text."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, arguments: Mapping[str, Any], text: str) -> None:
+        super().__init__(arguments)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __add__(self, other: str) -> str:
+        return self._text + other
+
+    def __radd__(self, other: str) -> str:
+        return other + self._text
+
+
+def checked_messages(messages: Any, answered: bool, has_developer: bool) -> list[dict[str, Any]]:
+    """Copies with a role and a text each; members that are None are left out.
+
+    answered: an answer follows, so calls must have their results. has_developer: the template knows this role; else
+    it is system. Raises ValueError, naming the message."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise ValueError("messages must be a list with at least one message")
+    out = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{where} must be a dict with role and content, got {type(message).__name__}")
+        one = {key: value for key, value in message.items() if value is not None}
+        role = one.get("role")
+        if not isinstance(role, str) or not role:
+            raise ValueError(f"{where} needs a role (system, user, assistant, tool)")
+        if role == "developer" and not has_developer:
+            one["role"] = "system"
+        _check_calls(one, where)
+        content = message.get("content")
+        if content is None and "tool_calls" not in one:
+            raise ValueError(f"{where} needs content")
+        one["content"] = _text_of(content, where)
+        _spread_reasoning(one, where)
+        out.append(one)
+    _check_order(out, answered)
+    return out
+
+
+def _text_of(content: Any, where: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise ValueError(f"{where}: content must be a string or a list of parts, got {type(content).__name__}")
+    texts = []
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            found = kind if isinstance(kind, str) and kind != "text" else repr(part)
+            raise ValueError(f"{where}.content[{index}]: only parts of type 'text' are supported, got {found:.200}")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _spread_reasoning(message: dict[str, Any], where: str) -> None:
+    """Templates call it one or the other."""
+    given = message.get("reasoning", message.get("reasoning_content"))
+    if given is None:
+        return
+    if not isinstance(given, str):
+        raise ValueError(f"{where}: reasoning must be a string, got {type(given).__name__}")
+    message["reasoning"] = message["reasoning_content"] = given
+    if "tool_calls" in message and not message["content"]:
+        message.setdefault("thinking", given)
+
+
+def _check_calls(message: dict[str, Any], where: str) -> None:
+    """Makes tool_calls a list of copies with Arguments; no calls are as good as none."""
+    if "function_call" in message or message["role"] == "function":
+        raise ValueError(f"{where}: functions are not supported; use tools, tool_calls and the role tool")
+    calls = message.pop("tool_calls", None)
+    if calls is None or calls == []:
+        return
+    if message["role"] != "assistant":
+        raise ValueError(f"{where}: only messages of the assistant have tool_calls")
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise ValueError(f"{where}.tool_calls must be a list, got {type(calls).__name__}")
+    message["tool_calls"] = [_checked_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+
+
+def _checked_call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or call.get("type", "function") != "function":
+        raise ValueError(f"{where} must be an object with type 'function' and a function")
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise ValueError(f"{where}.function needs a name")
+    if not isinstance(call.get("id"), (str, type(None))):
+        raise ValueError(f"{where}.id must be a string")
+    given = function.get("arguments")
+    arguments = parse_json(given) if isinstance(given, str) and given else given or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{where}.function.arguments must be the JSON text of an object, got {given!r:.200}")
+    try:
+        text = given if isinstance(given, str) and given else json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where}.function.arguments: {error}") from None
+    return {**call, "type": "function", "function": {**function, "arguments": Arguments(arguments, text)}}
+
+
+def _check_order(messages: Sequence[dict[str, Any]], answered: bool) -> None:
+    """A call's results come right after it, one for each call. Ids may be left out on both sides."""
+    waiting: list[str | None] = []
+    after_call = False
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if message["role"] == "tool":
+            if not after_call:
+                raise ValueError(f"{where}: a tool's message must follow the assistant's message with its call")
+            call_id = message.get("tool_call_id")
+            if call_id not in waiting:
+                wanted = " or ".join(repr(one) for one in waiting if one) or "no more results"
+                raise ValueError(f"{where}: tool_call_id is {call_id!r:.200}, expected {wanted:.400}")
+            waiting.remove(call_id)
+            continue
+        _require_results(waiting, where)
+        waiting = [call.get("id") for call in message.get("tool_calls", ())]
+        after_call = bool(waiting)
+        named = [one for one in waiting if one is not None]
+        if len(set(named)) < len(named):
+            raise ValueError(f"{where}.tool_calls: two calls have the same id")
+    if answered:
+        _require_results(waiting, "the end")
+
+
+def _require_results(waiting: Sequence[str | None], where: str) -> None:
+    if waiting:
+        missing = ", ".join(repr(one) for one in waiting if one) or f"{len(waiting)} calls"
+        raise ValueError(f"{where}: the tool messages of {missing:.400} are missing")

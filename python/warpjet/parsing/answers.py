@@ -1,0 +1,70 @@
+"""Whole answers of LLM.chat(): what is asked of the model for their sake, and what they mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from warpjet._native import SamplingParams
+from warpjet.outputs import RequestOutput
+from warpjet.parsing.chat_parser import ChatParser, shown_tokens
+from warpjet.parsing.detection import ParserNames
+from warpjet.parsing.grammar import tool_call_grammar
+from warpjet.parsing.tools import ToolChoice, Tools
+from warpjet.prompts import Prompt
+from warpjet.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReader:
+    """Of one chat() call."""
+
+    names: ParserNames
+    tools: Tools | None
+    tool_choice: ToolChoice
+    parallel: bool
+    continued: bool
+
+    def prepare(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams], tokenizer: Tokenizer
+    ) -> SamplingParams | list[SamplingParams]:
+        """The sampling of each prompt, constrained as tool_choice wants it; markers become visible. Raises ValueError
+        where that cannot be granted."""
+        for prompt in prompts:
+            prompt.shown_tokens = shown_tokens(*self.names)
+        if self.tool_choice in ("auto", "none"):
+            return params if isinstance(params, SamplingParams) else list(params)
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        if len(each) != len(prompts):
+            raise ValueError(f"sampling_params has {len(each)} entries for {len(prompts)} prompts")
+        return [self._constrained(p, prompt, tokenizer) for p, prompt in zip(each, prompts, strict=True)]
+
+    def read(self, outputs: Sequence[RequestOutput]) -> None:
+        """Fills in what the completions mean."""
+        for output in outputs:
+            for completion in output.outputs:
+                parser = ChatParser(
+                    self.names.reasoning,
+                    self.names.tool,
+                    self.tools,
+                    self.tool_choice,
+                    output.prompt or "",
+                    parallel=self.parallel,
+                    continued=self.continued,
+                )
+                answer = parser.parse(completion.text)
+                completion.content = answer.content
+                completion.reasoning = answer.reasoning if self.names.reasoning else None
+                completion.tool_calls = answer.tool_calls if self.names.tool else None
+
+    def _constrained(self, params: SamplingParams, prompt: Prompt, tokenizer: Tokenizer) -> SamplingParams:
+        if getattr(params, "structured_outputs", None) is not None:
+            raise ValueError(f"tool_choice {self.tool_choice!r} and structured_outputs exclude each other")
+        grammar = tool_call_grammar(
+            self.names.tool,
+            self.tools,
+            self.tool_choice,
+            self.parallel,
+            reasoning_parser=self.names.reasoning,
+            prompt=prompt.text or "",
+            token_id=tokenizer.token_id,
+        )
+        return params.replace(structured_outputs=grammar)
