@@ -12,7 +12,7 @@ _NO_FLAG = {"output_kind", "detokenize", "logprobs", "prompt_logprobs", "bad_wor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 for a failure while running, 2 for bad input, 3 without the device asked for, 130 after Ctrl-C."""
+    """Exit code: 0, 1 for a failure while running, 2 for bad input, 3 without the device, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
     args, unknown = parser.parse_known_args(arguments)

@@ -91,7 +91,7 @@ class Session:
     @property
     def template_source(self) -> str:
         """All that the model's chat templates say; "" without one."""
-        return self._chat_template.source if self._chat_template else ""
+        return self.chat_template.source if self.chat_template else ""
 
     def prepare(self, prompts: PromptsType, add_special_tokens: bool = True) -> list[Prompt]:
         """Prompts with token ids."""
