@@ -379,6 +379,14 @@ void bind_functions(nb::module_& module) {
       "What a model is, as JSON text, without loading weights.");
   module.def("simulate", &run_simulation, nb::arg("config"), nb::sig("def simulate(config: SimConfig) -> str"),
              "Runs a simulation; returns its report as JSON text.");
+  module.def(
+      "arrivals",
+      [](const SimConfig& config) {
+        const nb::gil_scoped_release release;
+        return arrivals(config);
+      },
+      nb::arg("config"), nb::sig("def arrivals(config: SimConfig) -> str"),
+      "The requests of a simulation, as JSON text: name, duration_s and requests.");
 }
 
 }  // namespace

@@ -1090,6 +1090,9 @@ def describe(model: str | os.PathLike[str], *, gpu: str = "H100", tokens: int = 
 def simulate(config: SimConfig) -> str:
     """Runs a simulation; returns its report as JSON text."""
 
+def arrivals(config: SimConfig) -> str:
+    """The requests of a simulation, as JSON text: name, duration_s and requests."""
+
 class CudaStatus:
     """The NVIDIA GPUs of this machine, as this build sees them."""
 
