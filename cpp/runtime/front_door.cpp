@@ -23,6 +23,7 @@ RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::
   command->kind = Kind::submit;
   command->live = make_live(std::move(request), std::move(queue));
   const RequestId id = command->live->id;
+  const int samples = command->live->num_running;
   if (!inbox_.push(command)) {
     Live& live = *command->live;
     unreserve(live.prompt_length, live.request.tenant);
@@ -30,6 +31,7 @@ RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::
     metrics_.rejected(ErrorCode::closed);
     WJ_FAIL(closed, "the engine is ", to_string(health()), "; it takes no more requests");
   }
+  metrics_.accepted(samples);
   bell_->ring();
   return id;
 }

@@ -181,6 +181,7 @@ class Metrics {
   void next_token(double seconds);  // since the one before
   void finished(FinishReason reason, const SamplingParams& params, int prompt_tokens, int output_tokens,
                 const RequestTimes& times);
+  void accepted(int samples);     // any thread
   void rejected(ErrorCode code);  // any thread
 
   // The text exposition format of Prometheus: names "warpjet:*", labels model_name and engine; gauges from `stats`.

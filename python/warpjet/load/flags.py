@@ -70,7 +70,12 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--num-warmups", type=int, default=2, metavar="N", help="not counted (default: %(default)s)")
     group.add_argument("--timeout", type=float, default=600, metavar="S", help="of a request (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="of texts and arrivals (default: %(default)s)")
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of texts and arrivals; with an equal one, prompts are in the prefix cache already (default: 0)",
+    )
 
 
 def _add_dataset_flags(group: argparse._ArgumentGroup) -> None:
