@@ -13,8 +13,10 @@ import warpjet
 from warpjet import LLM
 from warpjet.cli import _parser
 
-yaml = pytest.importorskip("yaml")
+pytest.importorskip("yaml")
 pytest.importorskip("uvicorn")
+
+import yaml
 
 from warpjet.serve.app import all_endpoints
 from warpjet.serve.counters import HttpMetrics
