@@ -14,14 +14,12 @@ from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
 
-_NEVER = 1 << 62
-
 
 @dataclass(slots=True)
 class _Live:
     native_id: int
     assembly: Assembly
-    interval: int  # unread tokens that wake the reader; the first and the last output always do
+    interval: int  # unread tokens that wake the reader, as the first output does; 0 wakes it only at the end
     paused: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -51,7 +49,7 @@ class _Hub:
             if assembly.finished:
                 del self.live[output.id]
                 request.changed.set()
-            elif assembly.unread_tokens >= request.interval or not assembly.begun:
+            elif request.interval and (assembly.unread_tokens >= request.interval or not assembly.begun):
                 request.changed.set()
                 if assembly.unread_tokens > self._max_unread_tokens and not request.paused:
                     request.paused = True
@@ -177,7 +175,7 @@ class AsyncLLM:
         params = session.default_params if sampling_params is None else sampling_params
         native_id = session.submit(prompt, session.native_params(params), hub.queue, priority, tenant)
         assembly = Assembly(name, prompt, params, session.tokenizer, params.output_kind)
-        interval = _NEVER if params.output_kind == "final_only" else stream_interval
+        interval = 0 if params.output_kind == "final_only" else stream_interval
         request = _Live(native_id, assembly, interval)
         hub.live[native_id] = self._by_name[name] = request
         try:

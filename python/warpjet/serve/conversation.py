@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
 from warpjet.async_llm import AsyncLLM
+from warpjet.chat import ChatTemplate
 from warpjet.outputs import CompletionOutput, Logprob, RequestOutput
 from warpjet.prompts import Prompt, PromptType
 from warpjet.serve.counters import HttpMetrics
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 # Prompts up to this size are prepared in the event loop: a thread would take longer.
 _SMALL_TEXT, _SMALL_MESSAGES = 16384, 64
-_SAMPLING_NAMES = frozenset(row[0] for row in SamplingParams.__fields__)
+_PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
+    "prompt",
+    "prompt_token_ids",
+    "priority",
+    "request_id",
+}
 
 
 @dataclass(slots=True)
@@ -174,9 +180,12 @@ class Serving:
         """The conversation as the model reads it. Raises ServeError."""
 
         def render() -> Prompt:
+            template = None
+            if request.chat_template is not None:  # never a path: it may come from anywhere
+                template = ChatTemplate({"default": request.chat_template}, self.tokenizer.special_tokens)
             return self.llm.session.prepare_chat(
                 request.messages,
-                request.chat_template,
+                template,
                 add_special_tokens=request.add_special_tokens,
                 add_generation_prompt=request.add_generation_prompt,
                 continue_final_message=request.continue_final_message,
@@ -263,7 +272,7 @@ class Serving:
             sample.parser = parser
         begun = False
         async with contextlib.aclosing(outputs):
-            while (output := await _next(outputs)) is not None:
+            while output := await _next(outputs, "messages" if isinstance(request, ChatRequest) else "prompt"):
                 events: list[ChatEvent] = []
                 if not begun:
                     begun = True
@@ -323,13 +332,16 @@ class _Sample:
         delta.tool_calls = [call for part in parts for call in part.tool_calls]
 
 
-async def _next(outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput | None:
+async def _next(outputs: AsyncGenerator[RequestOutput, None], prompt_name: str) -> RequestOutput | None:
     try:
         return await anext(outputs)
     except StopAsyncIteration:
         return None
     except Exception as error:
-        raise from_exception(error, _SAMPLING_NAMES) from error
+        served = from_exception(error, _PARAMS)
+        if served.param in ("prompt", "prompt_token_ids"):
+            served.param = prompt_name
+        raise served from error
 
 
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -82,5 +82,6 @@ def from_exception(error: Exception, params: frozenset[str] = frozenset()) -> Se
     if isinstance(error, (ValueError, TypeError, NotImplementedError, LookupError)):
         message = str(error)
         word = re.match(r"\w+", message)
-        return bad_request(message, param=word[0] if word and word[0] in params else None)
+        code = "context_length_exceeded" if "max_model_len" in message else None
+        return bad_request(message, word[0] if word and word[0] in params else None, code)
     return ServeError(500, "internal error")

@@ -17,6 +17,7 @@ _INT32 = 2**31 - 1
 
 # Fields of SamplingParams that a request does not set by themselves.
 _NOT_SAMPLING = {"output_kind", "detokenize", "logprobs", "beam_width", "bad_words_token_ids", "stop", "logit_bias"}
+_DRAWING = {"temperature", "top_p", "top_k", "min_p"}  # beam search draws nothing
 _KINDS = {
     "int": "integer",
     "int | None": "integer",
@@ -88,11 +89,13 @@ def sampling_params(serving: Serving, body: Mapping[str, Any], **own: Any) -> Sa
     if isinstance(given.get("stop"), list) and len(given["stop"]) > MAX_STOP_STRINGS:
         raise bad_request(f"stop may have {MAX_STOP_STRINGS} strings, got {len(given['stop'])}", "stop")
     given |= own
+    defaults = serving.default_sampling
     if body["use_beam_search"]:
         given |= {"beam_width": given.get("n", 1), "n": 1}
+        defaults = {name: value for name, value in defaults.items() if name not in _DRAWING}
     given["output_kind"] = "delta" if body["stream"] else "final_only"
     try:
-        params = SamplingParams(**(serving.default_sampling | given))
+        params = SamplingParams(**(defaults | given))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise from_exception(error, PARAMS | {"max_tokens", "logprobs"}) from None
     tokens = params.n * min(params.max_tokens or serving.max_model_len, serving.max_model_len)
@@ -121,10 +124,10 @@ def structured_outputs(body: Mapping[str, Any]) -> "StructuredOutputsParams | No
         raise bad_request(
             "response_format.type must be text, json_object, json_schema or structural_tag", "response_format"
         )
-    param = "structured_outputs" if given else "response_format"
+    param = "structured_outputs" if given is not None else "response_format"
     if given and kind not in (None, "text"):
         raise bad_request("response_format and structured_outputs are two constraints; send one", param)
-    if not constraint:
+    if not constraint and given is None:
         return None
     from warpjet.structured import StructuredOutputsParams
 
