@@ -19,8 +19,9 @@ START_SECONDS = 60.0
 class ServerProcess:
     """Started on a free port; ready when the constructor returns. Raises RuntimeError with what it said if it ends."""
 
-    def __init__(self, flags: Iterable[str] = ()) -> None:
-        command = [sys.executable, "-m", "warpjet", "serve", "--port", "0", *flags]
+    def __init__(self, flags: Iterable[str] = (), before: Iterable[str] = ()) -> None:
+        """before: what Python gets ahead of -m warpjet, such as a profiler."""
+        command = [sys.executable, *before, "-m", "warpjet", "serve", "--port", "0", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         self.log: list[str] = []
         self._url = ""
