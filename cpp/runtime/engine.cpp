@@ -1,4 +1,6 @@
 // The public Engine: a checkpoint or an engine directory, opened on a device, behind a step loop.
+#include <warpjet/snapshot.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -156,6 +158,9 @@ void Engine::resume(RequestId id) {
 }
 std::vector<KvEvent> Engine::kv_events(std::uint64_t number) const {
   return impl_->loop->kv_events(number);
+}
+Snapshot Engine::snapshot(std::uint64_t since_step) const {
+  return impl_->loop->snapshot(since_step);
 }
 std::string Engine::metrics() const {
   return impl_->loop->metrics();

@@ -179,6 +179,8 @@ struct KvEvent {
   int num_tokens = 0;                     // of the block
 };
 
+struct Snapshot;  // snapshot.h
+
 // How the weights came into memory.
 struct LoadReport {
   std::string source;      // checkpoint, engine or dummy
@@ -251,6 +253,11 @@ class WJ_API Engine {
   // 0 on an empty set they give the cache's contents; a first number above the one asked for means that some are lost:
   // start anew from what reset_prefix_cache() leaves, or treat the cache as unknown.
   std::vector<KvEvent> kv_events(std::uint64_t number = 0) const;
+
+  // What it is doing now, and what of the last steps is newer than `since_step`: those are recorded from one call until
+  // 2 s after the latest, so the first call tells of none, and an engine that nobody looks at records nothing. The
+  // engine thread answers between two steps, in some 10 us and 1 us more for each sequence that is live. Throws closed.
+  Snapshot snapshot(std::uint64_t since_step = 0) const;
 
   Stats stats() const;
   std::string metrics() const;  // in Prometheus' text format
