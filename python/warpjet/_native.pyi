@@ -315,7 +315,8 @@ class EngineConfig:
     @property
     def device(self) -> str:
         """
-        where to run: auto (the first GPU if there is one), cpu, cuda or cuda:N
+        where to run: auto (the first GPU if there is one), cpu, cuda, cuda:N; or null: reads no weights, computes
+        nothing and makes tokens up, to measure everything else
         """
 
     @device.setter

@@ -183,7 +183,7 @@ struct Snapshot;  // snapshot.h
 
 // How the weights came into memory.
 struct LoadReport {
-  std::string source;      // checkpoint, engine or dummy
+  std::string source;      // checkpoint, engine, dummy or none
   std::int64_t bytes = 0;  // of weights
   int threads = 0;
   double seconds = 0;  // planning included
@@ -191,7 +191,7 @@ struct LoadReport {
   static constexpr auto fields() {
     using C = LoadReport;
     return std::tuple{
-        Field{"source", &C::source, "checkpoint, engine or dummy"}, Field{"bytes", &C::bytes, "bytes of weights"},
+        Field{"source", &C::source, "checkpoint, engine, dummy or none"}, Field{"bytes", &C::bytes, "bytes of weights"},
         Field{"threads", &C::threads, "threads that read them"}, Field{"seconds", &C::seconds, "how long it took"}};
   }
 };
