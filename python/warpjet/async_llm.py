@@ -170,10 +170,11 @@ class AsyncLLM:
         request with more unread tokens than EngineConfig.max_unread_tokens pauses until somebody reads."""
         session, hub = self._session, self._current_hub()
         name = session.next_request_id() if request_id is None else request_id
+        params = session.default_params if sampling_params is None else sampling_params
+        native = session.native_params(params)
         if name in self._by_name:
             raise ValueError(f"request_id {name!r} is live already")
-        params = session.default_params if sampling_params is None else sampling_params
-        native_id = session.submit(prompt, session.native_params(params), hub.queue, priority, tenant)
+        native_id = session.submit(prompt, native, hub.queue, priority, tenant)
         assembly = Assembly(name, prompt, params, session.tokenizer, params.output_kind)
         interval = 0 if params.output_kind == "final_only" else stream_interval
         request = _Live(native_id, assembly, interval)
