@@ -1,13 +1,15 @@
 """What HTTP costs: a server whose device computes nothing, under the load of wrk, beside the engine without a server.
 
-python bench/serve.py [--device null] [--seconds S] [--repeats N] [--profile FILE] [--output FILE]
+python bench/serve.py [--device null] [--seconds S] [--repeats N] [--output FILE]
 
 Needs warpjet[server] and wrk (Debian: apt install wrk). One process serves, one thread of wrk asks; both are on the
-same machine, so what the client uses is not the server's."""
+same machine, so what the client uses is not the server's. The device is never waited for, so a stream's tokens come
+together; the paced stream is held back by its reader, for about one token an event."""
 
 import argparse
 import asyncio
 import json
+import pstats
 import resource
 import shutil
 import statistics
@@ -18,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import warpjet
-from warpjet._native import SamplingParams
+from warpjet._native import Engine, EngineConfig, OutputQueue, SamplingParams
 from warpjet.records import circumstances, write_record
 from warpjet.session import EMBEDDED_MODEL
 from warpjet.tables import table
+from warpjet.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "serve"))
 
@@ -31,6 +33,7 @@ from server import ServerProcess, idle_problems
 
 PROMPT = "Once upon a time there was a little girl who"
 IDLE_CONNECTIONS = 5000
+_TOP = 12  # functions of a profile
 
 LUA = """
 wrk.method = "POST"
@@ -64,7 +67,18 @@ def wrk(server: ServerProcess, load: Load, seconds: float) -> dict[str, float]:
         script.write(LUA.format(path=path, body=json.dumps(body)))
         script.flush()
         host, port = server.address
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", script.name, f"http://{host}:{port}"]
+        command = [
+            "wrk",
+            "-t1",
+            "--timeout",
+            "60s",
+            "--latency",
+            f"-c{connections}",
+            f"-d{seconds:g}s",
+            "-s",
+            script.name,
+            f"http://{host}:{port}",
+        ]
         before, cpu = server.metrics(), server.cpu_seconds()
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
         cpu = server.cpu_seconds() - cpu
@@ -115,18 +129,27 @@ async def under_load(server: ServerProcess, load: Load) -> float:
     return found
 
 
-def bare_engine(device: str, load: Load, requests: int, repeats: int) -> dict[str, float]:
-    """The same requests by LLM in one call: tokens in, tokens out."""
-    with warpjet.LLM(device=device, max_num_queued_reqs=requests) as llm:
-        params = SamplingParams(max_tokens=load[1]["max_tokens"], ignore_eos=True, temperature=0, detokenize=False)
-        ids = llm.get_tokenizer().encode(PROMPT)
-        rates = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            outputs = llm.generate([{"prompt_token_ids": ids}] * requests, params, use_tqdm=False)
-            rates.append(len(outputs) / (time.perf_counter() - start))
+def bare_engine(device: str, load: Load, seconds: float, repeats: int) -> dict[str, float]:
+    """The same requests straight to the engine, as many at once: token ids in, token ids out."""
+    _, body, at_once = load
+    engine = Engine.open(EMBEDDED_MODEL, EngineConfig(device=device, max_num_queued_reqs=4096))
+    params = SamplingParams(max_tokens=body["max_tokens"], ignore_eos=True, detokenize=False, output_kind="delta")
+    ids = Tokenizer(EMBEDDED_MODEL).encode(PROMPT)
+    queue = OutputQueue()
+    for _ in range(at_once):
+        engine.submit(ids, params, queue)
+    rates = []
+    for _ in range(repeats + 1):
+        start, ended = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            for output in queue.poll(1.0):
+                if output.finish is not None:
+                    ended += 1
+                    engine.submit(ids, params, queue)
+        rates.append(ended / (time.perf_counter() - start))
+    engine.close()
     rate = statistics.median(rates[1:])
-    return {"requests_per_s": rate, "tokens_per_s": rate * params.max_tokens}
+    return {"requests_per_s": rate, "tokens_per_s": rate * body["max_tokens"]}
 
 
 async def idle(server: ServerProcess, count: int, seconds: float = 3.0) -> dict[str, float]:
@@ -148,15 +171,20 @@ async def idle(server: ServerProcess, count: int, seconds: float = 3.0) -> dict[
     return {"connections": count, "kib_each": grown / count / 1024, "server_cores": share}
 
 
-def profile(flags: list[str], load: Load, seconds: float, file: str) -> None:
-    """Where the server's thread spends its time under a load, by cProfile (which slows it down)."""
-    with ServerProcess(flags, before=("-m", "cProfile", "-s", "tottime", "-o", file)) as server:
-        wrk(server, load, seconds)
-        server.terminate()
-        server.wait(60)
-    import pstats
-
-    pstats.Stats(file).sort_stats("tottime").print_stats(35)
+def profile(flags: list[str], load: Load, seconds: float) -> dict[str, float]:
+    """Functions of the server, and their share of the time that it spends in Python, by cProfile. The event loop's own
+    time is not seen: it looks like waiting."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = str(Path(directory) / "profile")
+        with ServerProcess(flags, before=("-m", "cProfile", "-o", file)) as server:
+            wrk(server, load, seconds)
+            server.terminate()
+            server.wait(60)
+        # {(file, line, function): (primitive calls, calls, own seconds, seconds with callees, callers)}
+        found: dict[tuple[str, int, str], tuple[Any, ...]] = pstats.Stats(file).stats  # type: ignore[attr-defined]
+    own = {f"{Path(key[0]).name} {key[2]}": row[2] for key, row in found.items() if Path(key[0]).name != "runners.py"}
+    busiest = sorted(own, key=lambda name: -own[name])[:_TOP]
+    return {name: round(own[name] / sum(own.values()), 4) for name in busiest}
 
 
 def main() -> int:
@@ -164,7 +192,6 @@ def main() -> int:
     parser.add_argument("--device", default="null", help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--profile", choices=["one_token", "stream"], help="show where the time goes, and no more")
     parser.add_argument("--output", metavar="FILE")
     args = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -172,9 +199,6 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     flags = ["--device", args.device, "--max-num-queued-reqs", "4096", "--log-level", "error"]
-    if args.profile:
-        profile(flags, STREAM if args.profile == "stream" else ONE_TOKEN, args.seconds, "serve.prof")
-        return 0
     rows: dict[str, dict[str, float]] = {}
     with ServerProcess(flags) as server:
         loads = {"one_token": ONE_TOKEN, "one_chat_token": ONE_CHAT_TOKEN, "stream": STREAM, "chat_stream": CHAT_STREAM}
@@ -183,8 +207,16 @@ def main() -> int:
         for name in ("stream", "chat_stream"):
             rows[name]["tokens_per_event"] = asyncio.run(under_load(server, loads[name]))
         rows["idle"] = asyncio.run(idle(server, min(IDLE_CONNECTIONS, hard - 100)))
-    rows["bare_one_token"] = bare_engine(args.device, ONE_TOKEN, 2000, args.repeats)
-    rows["bare_stream"] = bare_engine(args.device, STREAM, 256, args.repeats)
+    paced = [*flags, "--max-unread-tokens", "1"]
+    with ServerProcess(paced) as server:
+        rows["paced_stream"] = measure(server, STREAM, args.seconds, args.repeats)
+        rows["paced_stream"]["tokens_per_event"] = asyncio.run(under_load(server, STREAM))
+    rows["bare_one_token"] = bare_engine(args.device, ONE_TOKEN, args.seconds, args.repeats)
+    rows["bare_stream"] = bare_engine(args.device, STREAM, args.seconds, args.repeats)
+    for row in rows.values():
+        if "tokens_per_event" in row:
+            row["events_per_s"] = row["tokens_per_s"] / row["tokens_per_event"]
+    profiles = {"one_token": profile(flags, ONE_TOKEN, 5.0), "paced_stream": profile(paced, STREAM, 5.0)}
     results = {f"{name}_{key}": round(value, 3) for name, row in rows.items() for key, value in row.items()}
     record = {
         "bench": "serve",
@@ -192,12 +224,15 @@ def main() -> int:
         "workload": {name: {"path": load[0], **load[1], "connections": load[2]} for name, load in loads.items()},
         "engine": {"device": args.device},
         "results": results,
+        "profile": profiles,
         **circumstances(),
         "device": args.device,
         "command": "python bench/serve.py",
     }
     if args.output:
         write_record(args.output, record)
+    for name, shares in profiles.items():
+        print(table((name, "share"), [(function, f"{share:.1%}") for function, share in shares.items()]), end="\n\n")
     print(table(("measure", "value"), [(key, f"{value:,.2f}") for key, value in results.items()]))
     return 0
 
