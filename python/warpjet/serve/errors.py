@@ -83,6 +83,8 @@ def from_exception(error: Exception, params: frozenset[str] = frozenset()) -> Se
         return ServeError(503, "the engine does not take requests now", code="engine_unavailable", retry_after=10)
     if isinstance(error, MemoryError):
         return ServeError(503, "there is no memory for this request now", code="overloaded", retry_after=5)
+    if isinstance(error, ModuleNotFoundError):
+        return ServeError(501, f"this server has no {error.name}, which this request needs")
     if isinstance(error, (ValueError, TypeError, NotImplementedError, LookupError)):
         message = str(error)
         word = re.match(r"\w+", message)
