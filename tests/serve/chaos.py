@@ -10,6 +10,7 @@ import asyncio
 import collections
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from http_client import (
 )
 from server import ServerProcess, idle_problems
 
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 WORDS = (
     "the",
     "cat",
@@ -293,6 +294,38 @@ async def goes_one_after_another(address: Address, rng: random.Random, tally: Ta
     tally.counts["pipeline"] += 1
 
 
+async def asks_for_a_form(address: Address, rng: random.Random, tally: Tally) -> None:
+    """The answer must have it, or the request is refused; a grammar that is too much hurts nobody else."""
+    forms: list[tuple[dict[str, Any], str | None]] = [
+        ({"choice": ["red", "blue"]}, "red|blue"),
+        ({"regex": "[a-c]{3}"}, "[a-c]{3}"),
+        ({"regex": "(" * rng.choice([1, 3000])}, None),
+        ({"grammar": "root ::= " + "(" * 60_000}, None),
+        ({"json": {"$ref": "http://127.0.0.1:1/schema.json"}}, None),
+    ]
+    form, pattern = rng.choice(forms)
+    answer = await ask(address, COMPLETIONS, completion(rng, structured_outputs=form, max_tokens=30, ignore_eos=False))
+    if answer.status == 200 and pattern:
+        text = answer.json()["choices"][0]["text"]
+        tally.expect("form", re.fullmatch(pattern, text) is not None, (form, text))
+    else:
+        tally.expect("form", refused(answer) or (answer.status == 400 and not pattern), (str(form)[:80], answer))
+    tally.counts[f"form {answer.status}"] += 1
+
+
+async def cancels_in_the_background(address: Address, rng: random.Random, tally: Tally) -> None:
+    """By the API that has a route for it."""
+    begun = await ask(address, RESPONSES, {"input": prompt(rng, 20), "background": True, "max_output_tokens": 600})
+    if begun.status == 200:
+        await asyncio.sleep(rng.uniform(0, 0.5))
+        ended = await ask(address, f"{RESPONSES}/{begun.json()['id']}/cancel", {})
+        state = ended.json().get("status")
+        tally.expect("cancel", ended.status in (200, 400, *REFUSED), ended)
+        tally.counts[f"cancel {ended.status} {state}"] += 1
+    else:
+        tally.expect("cancel", refused(begun), begun)
+
+
 # THE TABLE of clients: how many of a hundred.
 CLIENTS: list[tuple[Client, int]] = [
     (reads_a_stream, 26),
@@ -305,6 +338,8 @@ CLIENTS: list[tuple[Client, int]] = [
     (sends_garbage, 6),
     (truncates_its_body, 4),
     (asks_what_cannot_be, 8),
+    (asks_for_a_form, 5),
+    (cancels_in_the_background, 4),
     (floods, 1),
     (goes_one_after_another, 3),
 ]
@@ -343,7 +378,7 @@ async def sing(address: Address, tally: Tally, deadline: float) -> None:
             tally.counts["canary"] += 1
         else:
             tally.expect("canary", refused(answer), answer)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1 if answer.status == 200 else 0.02)
     tally.expect("canary", len(tunes) <= 1, f"{len(tunes)} tunes")
 
 
