@@ -25,6 +25,7 @@ RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState 
   command->kind = Kind::submit;
   command->live = make_live(std::move(request), std::move(queue), std::move(guide));
   const RequestId id = command->live->id;
+  const int samples = command->live->num_running;
   if (!inbox_.push(command)) {
     Live& live = *command->live;
     unreserve(live.prompt_length, live.request.tenant);
@@ -32,6 +33,7 @@ RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState 
     metrics_.rejected(ErrorCode::closed);
     WJ_FAIL(closed, "the engine is ", to_string(health()), "; it takes no more requests");
   }
+  metrics_.accepted(samples);
   bell_->ring();
   return id;
 }
@@ -121,15 +123,16 @@ void StepLoop::State::post(Command command) {
   if (inbox_.push(owned)) bell_->ring();  // an engine that has ended has nothing to cancel
 }
 
-std::vector<KvEvent> StepLoop::State::ask(Command command) {
-  std::promise<std::vector<KvEvent>> done;
-  auto answer = done.get_future();
-  command.done = &done;
+StepLoop::State::Answer StepLoop::State::ask(Command command) {
+  Answer answer;
+  auto done = answer.done.get_future();
+  command.answer = &answer;
   auto owned = std::make_unique<Command>(std::move(command));
   WJ_REQUIRE(inbox_.push(owned), closed, "the engine is ", to_string(health()));
   bell_->ring();
-  while (config_.manual && answer.wait_for(std::chrono::seconds(0)) != std::future_status::ready) turn();
-  return answer.get();
+  while (config_.manual && done.wait_for(std::chrono::seconds(0)) != std::future_status::ready) turn();
+  done.get();
+  return answer;
 }
 
 Stats StepLoop::State::stats() const {
@@ -187,6 +190,9 @@ void StepLoop::reset_prefix_cache() {
 }
 std::vector<KvEvent> StepLoop::kv_events(std::uint64_t number) {
   return state_->kv_events(number);
+}
+Snapshot StepLoop::snapshot(std::uint64_t since_step) {
+  return state_->snapshot(since_step);
 }
 Stats StepLoop::stats() const {
   return state_->stats();

@@ -48,13 +48,15 @@ struct Measured {
   Histogram prompt_tokens{kRequestTokens}, output_tokens{kRequestTokens}, max_tokens{kRequestTokens}, n{kSamples};
   Histogram step_tokens{kStepTokens}, step_seqs{kStepTokens};
   Histogram step_device{kStepSeconds}, step_host{kStepSeconds}, step_idle{kIdleSeconds};
+  std::atomic<std::int64_t> accepted{0};
   CountersByFinish finished{.label = "finished_reason"};
   CountersByError rejected{.label = "reason"};
 };
 
 // A row of THE TABLE of metrics: where its value is.
-using Source = std::variant<int Stats::*, std::int64_t Stats::*, double (*)(const Stats&), Histogram Measured::*,
-                            CountersByFinish Measured::*, CountersByError Measured::*>;
+using Source =
+    std::variant<int Stats::*, std::int64_t Stats::*, double (*)(const Stats&), std::atomic<std::int64_t> Measured::*,
+                 Histogram Measured::*, CountersByFinish Measured::*, CountersByError Measured::*>;
 struct Metric {
   std::string_view name, kind, help;
   Source source;
@@ -81,6 +83,7 @@ constexpr Metric kMetrics[] = {
     {"kv_blocks_offloaded_total", "counter", "KV blocks copied to host memory.", &Stats::kv_blocks_offloaded},
     {"kv_blocks_restored_total", "counter", "KV blocks copied back from host memory.", &Stats::kv_blocks_restored},
     {"engine_steps_total", "counter", "Steps run.", &Stats::steps},
+    {"samples_accepted_total", "counter", "Samples of accepted requests; each of them ends once.", &M::accepted},
     {"request_success_total", "counter", "Samples that ended, by reason.", &M::finished},
     {"admission_rejections_total", "counter", "Requests refused at submission, by error code.", &M::rejected},
     {"time_to_first_token_seconds", "histogram", "From submission to the first token.", &M::first_token},
@@ -139,6 +142,9 @@ class Exposition {
   template <class T>
   void value(T Stats::*member) {
     sample("", "", "", number(std::int64_t{stats_.*member}));
+  }
+  void value(std::atomic<std::int64_t> Measured::*member) {
+    sample("", "", "", number((measured_.*member).load(std::memory_order_relaxed)));
   }
   void value(double (*compute)(const Stats&)) { sample("", "", "", number(compute(stats_))); }
 
@@ -238,6 +244,10 @@ void Metrics::finished(FinishReason reason, const SamplingParams& params, int pr
   state.preempted.add(times.preempted_ms * 1e-3);
   state.paused.add(times.paused_ms * 1e-3);
   if (output_tokens > 1) state.output_token.add(times.decode_ms * 1e-3 / (output_tokens - 1));
+}
+
+void Metrics::accepted(int samples) {
+  state_->accepted.fetch_add(samples, std::memory_order_relaxed);
 }
 
 void Metrics::rejected(ErrorCode code) {

@@ -299,6 +299,9 @@ class Scheduler {
   // Whether the next plan tells the device to read a SampleState, perhaps of who is gone by now.
   bool names_sampling() const { return !next_.joins.empty() || has_masks_; }
   const Sequence* first_waiting() const { return waiting_.empty() ? nullptr : waiting_.begin()->get(); }
+  // The first `most` of all that are live: those that run, then the paused, the parked and the waiting ones; the first
+  // and the last in their order.
+  void list(std::size_t most, std::vector<const Sequence*>& out) const;
   const StepTimeModel& step_time() const { return time_; }
 
   // Throws internal when sequences, slots and blocks disagree. Tests call it after every call.

@@ -77,3 +77,25 @@ std::vector<std::int32_t> Workload::prompt(const Arrival& arrival, int capacity)
 }
 
 }  // namespace warpjet::sim
+
+namespace warpjet {
+
+std::string arrivals(const SimConfig& config) {
+  validate(config);
+  const sim::Workload workload = sim::make_workload(config);
+  Json requests{Json::Array{}};
+  for (const sim::Arrival& arrival : workload.arrivals) {
+    Json segments{Json::Array{}};
+    for (const sim::Segment& segment : workload.prefix(arrival)) {
+      segments.push(Json::Array{static_cast<std::int64_t>(segment.key), segment.length});
+    }
+    requests.push(Json::Array{static_cast<double>(arrival.time) * 1e-6, arrival.input, arrival.output,
+                              static_cast<std::int64_t>(arrival.key), std::move(segments)});
+  }
+  return Json(Json::Object{{"name", workload.name},
+                           {"duration_s", static_cast<double>(workload.duration) * 1e-6},
+                           {"requests", std::move(requests)}})
+      .dump();
+}
+
+}  // namespace warpjet

@@ -48,7 +48,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, (help_text, fill) in _COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         if name == chosen:  # the others' flags are not looked at
-            fill(command)
+            (_fill_bench_serve if list(arguments[:2]) == ["bench", "serve"] else fill)(command)
     return parser
 
 
@@ -192,9 +192,9 @@ def _fill_run_batch(parser: argparse.ArgumentParser) -> None:
 def _fill_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        choices=["latency", "throughput", "startup", "engine", "kernels"],
+        choices=["latency", "throughput", "startup", "engine", "kernels", "serve"],
         help="one batch at a time; a full queue; from this process's start to its first token; what the engine itself "
-        "costs, without a model; or a model's kernels",
+        "costs, without a model; a model's kernels; or a server under load (warpjet bench serve --help)",
     )
     parser.add_argument("--batch", type=int, default=1, help="latency: requests at once (default: %(default)s)")
     parser.add_argument("--num-prompts", type=int, default=32, help="throughput: requests (default: %(default)s)")
@@ -220,6 +220,8 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
         from warpjet.bench import Workload, bench, bench_engine, bench_kernels
         from warpjet.session import EMBEDDED_MODEL
 
+        if args.what == "serve":
+            raise ValueError("serve comes first: warpjet bench serve ...")
         if args.what == "kernels":
             model = args.model or str(EMBEDDED_MODEL)
             return bench_kernels(
@@ -236,6 +238,24 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
         requests = args.batch if args.what == "latency" else args.num_prompts
         workload = Workload(args.what, requests, args.input_len, args.output_len, args.repeats)
         return bench(args.model, workload, _given(args, "engine"), args.json, args.output)
+
+    parser.set_defaults(run=run)
+
+
+def _fill_bench_serve(parser: argparse.ArgumentParser) -> None:
+    """Of all that is measured, this alone needs no model here, but a server's address."""
+    try:
+        from warpjet.load.flags import add_flags
+    except ImportError as error:
+        raise SystemExit(f"warpjet: error: bench serve needs {error.name}: pip install 'warpjet[bench]'") from None
+
+    parser.add_argument("what", choices=["serve"], help="a server under load: any that speaks the OpenAI API")
+    add_flags(parser)
+
+    def run(args: argparse.Namespace) -> int:
+        from warpjet.load.command import bench_serve
+
+        return bench_serve(args)
 
     parser.set_defaults(run=run)
 

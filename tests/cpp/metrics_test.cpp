@@ -306,7 +306,9 @@ TEST(Metrics, EndsAndRejectionsAreCountedByReason) {
   metrics.finished(FinishReason::abort, kParams, 1, 1, {});
   metrics.finished(FinishReason::abort, kParams, 1, 1, {});
   metrics.rejected(ErrorCode::overloaded);
+  metrics.accepted(3);
   const auto families = parse(metrics.prometheus({}, "tiny"));
+  EXPECT_EQ(value_of(families, "samples_accepted_total"), 3);
   EXPECT_EQ(value_of(families, "request_success_total", {{"finished_reason", "abort"}}), 2);
   EXPECT_EQ(value_of(families, "request_success_total", {{"finished_reason", "stop"}}), 0);
   EXPECT_EQ(value_of(families, "admission_rejections_total", {{"reason", "overloaded"}}), 1);

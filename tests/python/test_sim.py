@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import warpjet
-from warpjet._native import SimConfig, simulate
+from warpjet._native import SimConfig, arrivals, simulate
 
 SHORT = ("--duration-s", "20")
 
@@ -126,3 +126,16 @@ def test_the_stub_knows_every_field() -> None:
     class_of = next(n for n in stub.body if isinstance(n, ast.ClassDef) and n.name == "SimConfig")
     init = next(n for n in class_of.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
     assert [argument.arg for argument in init.args.kwonlyargs] == [row[0] for row in SimConfig.__fields__]
+
+
+def test_arrivals_are_those_of_the_simulation() -> None:
+    config = SimConfig(trace="tool-agent", duration_s=20, seed=3)
+    found = json.loads(arrivals(config))
+    report = json.loads(simulate(config))
+    assert found["name"] == "tool-agent" and found["duration_s"] == 20
+    assert len(found["requests"]) == report["trace"]["requests"]
+    mean = sum(request[1] for request in found["requests"]) / len(found["requests"])
+    assert mean == pytest.approx(report["trace"]["input_mean"], rel=1e-6)
+    times = [request[0] for request in found["requests"]]
+    assert times == sorted(times) and times[-1] < 20
+    assert all(sum(tokens for _, tokens in request[4]) <= request[1] for request in found["requests"])

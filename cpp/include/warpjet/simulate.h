@@ -140,4 +140,10 @@ WJ_API void validate(const SimConfig& config);
 // then; what it throws ends the simulation. Throws invalid_argument naming the field (and the line of a trace), and io.
 WJ_API std::string simulate(const SimConfig& config, const std::function<void()>& poll = {});
 
+// The requests that such a simulation would see, for a load on a real server. Looks at trace, rate, duration_s and
+// seed. Returns JSON text: {"name", "duration_s", "requests": [[second, input tokens, output tokens, key, [[key,
+// tokens] of a segment that others may begin with too, ...]], ...]}, by time. A request's own text follows its
+// segments; with an equal key, it is the same text, as far as it goes. Throws like simulate().
+WJ_API std::string arrivals(const SimConfig& config);
+
 }  // namespace warpjet
