@@ -72,7 +72,7 @@ class Session:
         self.tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
             self.tokenizer = Tokenizer(self.directory if tokenizer is None else find_model(tokenizer))
-        self._chat_template = self._find_chat_template(chat_template)
+        self.chat_template = self._find_chat_template(chat_template)
         defaults = default_params(self.directory, generation_config)
         self.engine = Engine.open(self.directory, config)
         # A recommendation is no wish: it gives way to a shorter context.
@@ -88,11 +88,6 @@ class Session:
         """ "0", "1", ..."""
         return str(next(self._numbers))
 
-    @property
-    def template_source(self) -> str:
-        """All that the model's chat templates say; "" without one."""
-        return self._chat_template.source if self._chat_template else ""
-
     def prepare(self, prompts: PromptsType, add_special_tokens: bool = True) -> list[Prompt]:
         """Prompts with token ids."""
         parsed = parse_prompts(prompts)
@@ -102,21 +97,26 @@ class Session:
     def prepare_chat(
         self,
         messages: Conversation | Sequence[Conversation],
-        chat_template: str | None = None,
+        chat_template: str | ChatTemplate | None = None,
+        add_special_tokens: bool = False,  # the template writes them itself
         **options: Any,
     ) -> list[Prompt]:
         """One conversation or a list of them, as prompts. Raises ValueError without a chat template."""
         conversations: Any = [messages] if is_conversation(messages) else messages
-        template = self._chat_template if chat_template is None else self._compile(chat_template)
+        template = self.chat_template
+        if chat_template is not None:
+            template = chat_template if isinstance(chat_template, ChatTemplate) else self._compile(chat_template)
         if template is None:
             raise ValueError("the model has no chat template; pass chat_template=, a Jinja template or its path")
         texts = [template.render(conversation, **options) for conversation in conversations]
-        return self.prepare(texts, add_special_tokens=False)  # the template writes them itself
+        return self.prepare(texts, add_special_tokens)
 
-    def submit(self, prompt: Prompt, params: NativeParams, queue: OutputQueue, priority: int = 0) -> int:
+    def submit(
+        self, prompt: Prompt, params: NativeParams, queue: OutputQueue, priority: int = 0, tenant: str = ""
+    ) -> int:
         """Hands a prepared prompt to the engine; params are native_params()."""
         token_ids = prompt.token_ids or ()
-        options: dict[str, Any] = {"priority": priority, "cache_salt": prompt.cache_salt}
+        options: dict[str, Any] = {"priority": priority, "cache_salt": prompt.cache_salt, "tenant": tenant}
         if isinstance(params, SamplingParams):
             return self.engine.submit(token_ids, params, queue, **options)
         sampling = params.params

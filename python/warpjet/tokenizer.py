@@ -98,6 +98,10 @@ class Tokenizer:
         """Id of a token by its string."""
         return self._backend.token_to_id(token)
 
+    def is_special(self, token_id: int) -> bool:
+        """True for tokens that stand for no text."""
+        return self._id_to_token(token_id) in self._special
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Raises ValueError for text that is not Unicode (lone surrogates)."""
         return self.encode_batch([text], add_special_tokens)[0]
