@@ -46,7 +46,10 @@ class LLM:
         names = (reasoning_parser, tool_call_parser)
         find_parsers("", names_given=names)  # a wrong name is known before the model is loaded
         self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
-        self._parsers = find_parsers(self._session.template_source, names_given=names)
+        template, tokenizer_used = self._session.chat_template, self._session.tokenizer
+        self._parsers = find_parsers(
+            template.source if template else "", tokenizer_used.special_texts if tokenizer_used else (), names
+        )
 
     def generate(
         self,

@@ -88,11 +88,6 @@ class Session:
         """ "0", "1", ..."""
         return str(next(self._numbers))
 
-    @property
-    def template_source(self) -> str:
-        """All that the model's chat templates say; "" without one."""
-        return self.chat_template.source if self.chat_template else ""
-
     def prepare(self, prompts: PromptsType, add_special_tokens: bool = True) -> list[Prompt]:
         """Prompts with token ids."""
         parsed = parse_prompts(prompts)
