@@ -75,9 +75,10 @@ Clock::time_point deadline_after(std::optional<double> seconds) {
 
 RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingParams& sampling,
                  const QueueHandle& queue, int priority, std::string cache_salt, std::optional<double> timeout,
-                 std::string tenant, int cache_priority) {
+                 std::string tenant, int cache_priority, const PoolingParams* pooling) {
   Request request{.prompt = to_tokens(prompt),
                   .sampling = sampling,
+                  .pooling = pooling ? std::optional(*pooling) : std::nullopt,
                   .priority = priority,
                   .tenant = std::move(tenant),
                   .cache_salt = std::move(cache_salt),
@@ -189,6 +190,9 @@ void bind_output(nb::module_& module) {
       .def_ro("ttft_ms", &Output::ttft_ms)
       .def_ro("cumulative_logprob", &Output::cumulative_logprob, "of a beam")
       .def_prop_ro(
+          "embedding", [](const Output& self) { return self.embedding; },
+          nb::sig("def embedding(self) -> list[float]"), "in the final output of a request with pooling")
+      .def_prop_ro(
           "times", [](const Output& self) { return dict_of(self.times); },
           nb::sig("def times(self) -> dict[str, float]"), "in the final output: where its time went, in milliseconds");
 }
@@ -200,6 +204,7 @@ void bind_model_info(nb::module_& module) {
       .def_ro("vocab_size", &ModelInfo::vocab_size)
       .def_ro("max_model_len", &ModelInfo::max_model_len)
       .def_ro("num_layers", &ModelInfo::num_layers)
+      .def_ro("hidden_size", &ModelInfo::hidden_size, "of an embedding")
       .def_ro("parameters", &ModelInfo::parameters)
       .def_ro("weight_bytes", &ModelInfo::weight_bytes)
       .def_ro("kv_bytes_per_token", &ModelInfo::kv_bytes_per_token)
@@ -231,12 +236,13 @@ void bind_engine_class(nb::module_& module) {
           "Opens a checkpoint or an engine directory.")
       .def("submit", &submit, nb::arg("prompt"), nb::arg("sampling"), nb::arg("queue"), nb::kw_only(),
            nb::arg("priority") = 0, nb::arg("cache_salt") = "", nb::arg("timeout") = nb::none(), nb::arg("tenant") = "",
-           nb::arg("cache_priority") = Request{}.cache_priority,
+           nb::arg("cache_priority") = Request{}.cache_priority, nb::arg("pooling") = nb::none(),
            nb::sig(
                "def submit(self, prompt: collections.abc.Sequence[int], sampling: SamplingParams, queue: OutputQueue, "
                "*, priority: int = 0, cache_salt: str = '', timeout: float | None = None, tenant: str = '', "
-               "cache_priority: int = 3) -> int"),
-           "Either raises and has no effect, or returns an id that gets one final output for each sample.")
+               "cache_priority: int = 3, pooling: PoolingParams | None = None) -> int"),
+           "Either raises and has no effect, or returns an id that gets one final output for each sample. With pooling "
+           "that is an embedding of the prompt; the sampling must be the default then.")
       .def(
           "cancel",
           [](const EngineHandle& self, RequestId id, std::optional<int> sample) {

@@ -15,6 +15,15 @@
 
 namespace warpjet {
 
+// What is known so far of the embedding that a request wants of its prompt. The stepping thread's, which visits the
+// positions in order and more than once when they are computed again: each counts once.
+struct Pool {
+  bool mean = false;        // over the prompt; else its last position alone
+  std::vector<double> sum;  // over the first `count` positions, of a mean
+  int count = 0;
+};
+constexpr std::int32_t kPooledToken = -3;  // of a row that gives an embedding
+
 // How a sequence is sampled: what the device must know of its request. Token ids were checked against the vocabulary
 // when the request came. Valid as long as the sequence has a slot.
 struct SampleState {
@@ -23,6 +32,7 @@ struct SampleState {
   std::span<const std::int32_t> stop_ids;  // end its text, and are banned before min_tokens are out
   int logprobs = -1;                       // most likely tokens to report with each token; -1 is none wanted
   int prompt_logprobs = -1;                // the same for the prompt
+  Pool* pool = nullptr;                    // its prompt is pooled, and nothing is sampled
 };
 
 // Whether `token` ends a text that has `output_length` tokens of output, this one included. The device and the engine
@@ -58,6 +68,7 @@ struct LogprobViews {
 struct SampledRow {
   std::int32_t token = kBrokenToken;
   std::vector<TokenLogprob> logprobs;  // the token's own first, then the most likely; empty unless wanted
+  std::vector<float> embedding;        // of a text that is pooled, with kPooledToken
 };
 
 // One row of host views: the token's own entry first, then the `wanted` most likely ones, fewer if the views hold

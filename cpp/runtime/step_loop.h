@@ -97,6 +97,7 @@ class StepLoop::State {
     std::uint32_t outputs = 0;      // begun so far
     std::uint64_t output_turn = 0;  // when the latest began
     SampleState state;
+    Pool pool;
     Micros last_token = 0, first_token = 0;
     Micros prefill = 0;                 // time spent running until then
     std::unique_ptr<Output> final;      // made when the request comes, so that ending never needs memory
@@ -182,6 +183,7 @@ class StepLoop::State {
   void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
   void take_token(Sample& sample, SampledRow& row);
   void first_token(const Live& live);
+  void take_embedding(Sample& sample, SampledRow& row);
   bool is_read(Live& live);
   void push(Sample& sample, OutputEvent& event);
   void push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details);
