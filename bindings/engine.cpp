@@ -190,8 +190,8 @@ void bind_output(nb::module_& module) {
       .def_ro("ttft_ms", &Output::ttft_ms)
       .def_ro("cumulative_logprob", &Output::cumulative_logprob, "of a beam")
       .def_prop_ro(
-          "embedding", [](const Output& self) { return self.embedding; },
-          nb::sig("def embedding(self) -> list[float]"), "in the final output of a request with pooling")
+          "embedding", [](const Output& self) { return self.embedding; }, nb::sig("def embedding(self) -> list[float]"),
+          "in the final output of a request with pooling")
       .def_prop_ro(
           "times", [](const Output& self) { return dict_of(self.times); },
           nb::sig("def times(self) -> dict[str, float]"), "in the final output: where its time went, in milliseconds");

@@ -97,7 +97,7 @@ struct ModelRunner::State {
     std::unique_ptr<Event> begin, end;
     HostArray tokens;
     HostLogprobs logprobs;
-    HostArray hidden;         // of the samples, when one of them is pooled
+    HostArray hidden;          // of the samples, when one of them is pooled
     std::vector<Pool*> pools;  // of the samples; null: one that draws a token
     int num_pooled = 0;
     std::vector<int> wanted;  // most likely tokens to report with each sample; -1: no log-probabilities
@@ -437,8 +437,8 @@ void ModelRunner::State::score(const StepPlan& plan, StepResult& result, Flight&
   }
 }
 
-// The hidden states of prompts that are pooled. All of a mean's come to the host, in slices as for scores, and are added
-// up there in the order of the text, so that the sum does not depend on the chunks.
+// The hidden states of prompts that are pooled. All of a mean's come to the host, in slices as for scores, and are
+// added up there in the order of the text, so that the sum does not depend on the chunks.
 void ModelRunner::State::pool(const StepPlan& plan, Flight& flight) {
   std::int64_t first_row = plan.num_decodes;
   for (const Chunk& chunk : plan.chunks) {

@@ -29,8 +29,9 @@ void validate_pooling(const Request& request, const ModelInfo& model) {
   validate(*request.pooling);
   WJ_REQUIRE(request.sampling == SamplingParams{}, invalid_argument,
              "an embedding draws no tokens: its sampling parameters must be left as they are");
-  WJ_REQUIRE(request.pooling->dimensions.value_or(1) <= model.hidden_size, invalid_argument, "dimensions: ",
-             *request.pooling->dimensions, " asked for, but the model's embeddings have ", model.hidden_size);
+  WJ_REQUIRE(request.pooling->dimensions.value_or(1) <= model.hidden_size, invalid_argument,
+             "dimensions: ", *request.pooling->dimensions, " asked for, but the model's embeddings have ",
+             model.hidden_size);
 }
 
 }  // namespace

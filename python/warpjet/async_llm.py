@@ -1,15 +1,18 @@
 """AsyncLLM: the same for asyncio, one request a call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warpjet._native import Engine, OutputQueue, SamplingParams
+from warpjet._native import Engine, OutputQueue, PoolingParams, SamplingParams
 from warpjet.assembly import Assembly
+from warpjet.batch import Answer, Collector
 from warpjet.chat import Conversation
-from warpjet.outputs import RequestOutput
+from warpjet.embedding import NO_SAMPLING, Embedding, check_pooling
+from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
@@ -18,7 +21,7 @@ from warpjet.tokenizer import Tokenizer
 @dataclass(slots=True)
 class _Live:
     native_id: int
-    assembly: Assembly
+    collector: Collector[Any]
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -40,10 +43,10 @@ class _Hub:
         for output in self.queue.poll():
             if (request := self.live.get(output.id)) is None:
                 continue
-            if request.assembly.feed(output):
+            if request.collector.feed(output):
                 self._engine.cancel(output.id, output.sample)
             request.changed.set()
-            if request.assembly.finished:
+            if request.collector.finished:
                 del self.live[output.id]
 
 
@@ -106,6 +109,26 @@ class AsyncLLM:
         async for output in self._run(prompts[0], sampling_params, request_id, priority):
             yield output
 
+    async def embed(
+        self,
+        prompt: PromptType,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> EmbeddingRequestOutput:
+        """One prompt as a vector; see LLM.embed(). Cancelling the task cancels the request."""
+        prompts = self._session.prepare(prompt)
+        if len(prompts) != 1:
+            raise ValueError("embed() takes one prompt; call it once for each")
+        pooling, name = check_pooling(pooling_params), self._free_name(request_id)
+
+        def submit(queue: OutputQueue) -> int:
+            return self._session.submit(prompts[0], NO_SAMPLING, queue, priority, pooling)
+
+        async with contextlib.aclosing(self._follow(name, submit, Embedding(name, prompts[0]))) as answers:
+            return await anext(answers)
+
     async def abort(self, request_id: str) -> None:
         """Ends a request: its stream yields a last output with finish_reason "abort". Unknown ids are no error."""
         if request := self._by_name.get(request_id):
@@ -137,26 +160,44 @@ class AsyncLLM:
     async def _run(
         self, prompt: Prompt, sampling_params: SamplingParams | None, request_id: str | None, priority: int
     ) -> AsyncIterator[RequestOutput]:
-        session, hub = self._session, self._current_hub()
-        name = session.next_request_id() if request_id is None else request_id
+        session, name = self._session, self._free_name(request_id)
+        params = session.default_params if sampling_params is None else sampling_params
+        native = session.native_params(params)
+
+        def submit(queue: OutputQueue) -> int:
+            return session.submit(prompt, native, queue, priority)
+
+        assembly = Assembly(name, prompt, params, session.tokenizer, params.output_kind)
+        async with contextlib.aclosing(self._follow(name, submit, assembly)) as outputs:
+            async for output in outputs:
+                yield output
+
+    def _free_name(self, request_id: str | None) -> str:
+        name = self._session.next_request_id() if request_id is None else request_id
         if name in self._by_name:
             raise ValueError(f"request_id {name!r} is live already")
-        params = session.default_params if sampling_params is None else sampling_params
-        native_id = session.submit(prompt, session.native_params(params), hub.queue, priority)
-        request = _Live(native_id, Assembly(name, prompt, params, session.tokenizer, params.output_kind))
+        return name
+
+    async def _follow(
+        self, name: str, submit: Callable[[OutputQueue], int], collector: Collector[Answer]
+    ) -> AsyncGenerator[Answer, None]:
+        """Submits a request and yields what is to be shown of it; being closed cancels it."""
+        hub = self._current_hub()
+        native_id = submit(hub.queue)
+        request = _Live(native_id, collector)
         hub.live[native_id] = self._by_name[name] = request
         try:
             finished = False
             while not finished:
                 await request.changed.wait()
                 request.changed.clear()
-                finished = request.assembly.finished
-                if output := request.assembly.take():
+                finished = collector.finished
+                if (output := collector.take()) is not None:
                     yield output
         finally:
             del self._by_name[name]
             if hub.live.pop(native_id, None):
-                session.engine.cancel(native_id)
+                self._session.engine.cancel(native_id)
 
     def _current_hub(self) -> _Hub:
         """The running loop's. Another loop than before (a second asyncio.run) gets a new one."""

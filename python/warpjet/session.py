@@ -5,11 +5,11 @@ import itertools
 import os
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warpjet._native import Engine, ModelFormatError, OutputQueue, SamplingParams
+from warpjet._native import Engine, ModelFormatError, OutputQueue, PoolingParams, SamplingParams
 from warpjet.arguments import engine_config
 from warpjet.assembly import native_params
 from warpjet.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
@@ -61,6 +61,7 @@ class Session:
         # A recommendation is no wish: it gives way to a shorter context.
         limit = self.engine.model.max_model_len
         self.default_params = defaults.replace(max_tokens=min(defaults.max_tokens or limit, limit))
+        self.readers: list[Callable[[], None]] = []  # wait for threads that end when the engine has ended
         self._numbers = itertools.count()
         self._process = os.getpid()
         _open_sessions.add(self)
@@ -89,10 +90,17 @@ class Session:
         texts = [template.render(conversation, **options) for conversation in conversations]
         return self.prepare(texts, add_special_tokens=False)  # the template writes them itself
 
-    def submit(self, prompt: Prompt, params: SamplingParams, queue: OutputQueue, priority: int = 0) -> int:
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        queue: OutputQueue,
+        priority: int = 0,
+        pooling: PoolingParams | None = None,
+    ) -> int:
         """Hands a prepared prompt to the engine; params are native_params()."""
         return self.engine.submit(
-            prompt.token_ids or (), params, queue, priority=priority, cache_salt=prompt.cache_salt
+            prompt.token_ids or (), params, queue, priority=priority, cache_salt=prompt.cache_salt, pooling=pooling
         )
 
     def native_params(self, params: SamplingParams) -> SamplingParams:
@@ -106,6 +114,8 @@ class Session:
         _open_sessions.discard(self)
         if os.getpid() == self._process:
             self.engine.close()
+            for join in self.readers:
+                join()
 
     def _find_chat_template(self, given: str | Path | None) -> ChatTemplate | None:
         if self.tokenizer is None:

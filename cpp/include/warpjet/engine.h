@@ -32,7 +32,8 @@ WJ_API std::string_view to_string(FinishReason reason);
 struct Request {
   std::vector<std::int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
-  std::optional<PoolingParams> pooling;  // the answer is an embedding of the prompt, and no text; sampling is left as it is
+  std::optional<PoolingParams>
+      pooling;             // the answer is an embedding of the prompt, and no text; sampling is left as it is
   int priority = 0;        // lower runs first under the policies "priority" and "fair"; else it must be 0
   std::string tenant;      // whose request it is: the policy "fair" shares the engine between tenants
   std::string cache_salt;  // requests share prefix blocks only if their salts are equal
