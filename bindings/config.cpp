@@ -227,6 +227,8 @@ void bind_config(nb::module_& module, const char* class_name, const char* doc) {
 void bind_configs(nb::module_& module) {
   bind_config<SamplingParams>(module, "SamplingParams",
                               "How one request is sampled. Raises ValueError or TypeError naming the field.");
+  bind_config<PoolingParams>(module, "PoolingParams",
+                             "How a prompt becomes an embedding. Raises ValueError or TypeError naming the field.");
   bind_config<EngineConfig>(module, "EngineConfig",
                             "How an engine runs. 0 means chosen from the model and the machine.");
   bind_config<BuildConfig>(module, "BuildConfig", "How a checkpoint is compiled into an engine directory.");

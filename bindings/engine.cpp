@@ -113,9 +113,11 @@ Clock::time_point deadline_after(std::optional<double> seconds) {
 
 RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingParams& sampling,
                  const QueueHandle& queue, int priority, std::string cache_salt, std::optional<double> timeout,
-                 std::string tenant, int cache_priority, nb::handle mask, const QueueHandle* guide_queue) {
+                 std::string tenant, int cache_priority, const PoolingParams* pooling, nb::handle mask,
+                 const QueueHandle* guide_queue) {
   Request request{.prompt = to_tokens(prompt),
                   .sampling = sampling,
+                  .pooling = pooling ? std::optional(*pooling) : std::nullopt,
                   .priority = priority,
                   .tenant = std::move(tenant),
                   .cache_salt = std::move(cache_salt),
@@ -229,6 +231,9 @@ void bind_output(nb::module_& module) {
       .def_ro("ttft_ms", &Output::ttft_ms)
       .def_ro("cumulative_logprob", &Output::cumulative_logprob, "of a beam")
       .def_prop_ro(
+          "embedding", [](const Output& self) { return self.embedding; }, nb::sig("def embedding(self) -> list[float]"),
+          "in the final output of a request with pooling")
+      .def_prop_ro(
           "times", [](const Output& self) { return dict_of(self.times); },
           nb::sig("def times(self) -> dict[str, float]"), "in the final output: where its time went, in milliseconds");
 }
@@ -240,6 +245,7 @@ void bind_model_info(nb::module_& module) {
       .def_ro("vocab_size", &ModelInfo::vocab_size)
       .def_ro("max_model_len", &ModelInfo::max_model_len)
       .def_ro("num_layers", &ModelInfo::num_layers)
+      .def_ro("hidden_size", &ModelInfo::hidden_size, "of an embedding")
       .def_ro("parameters", &ModelInfo::parameters)
       .def_ro("weight_bytes", &ModelInfo::weight_bytes)
       .def_ro("kv_bytes_per_token", &ModelInfo::kv_bytes_per_token)
@@ -271,25 +277,25 @@ void bind_engine_class(nb::module_& module) {
           "Opens a checkpoint or an engine directory.")
       .def("submit", &submit, nb::arg("prompt"), nb::arg("sampling"), nb::arg("queue"), nb::kw_only(),
            nb::arg("priority") = 0, nb::arg("cache_salt") = "", nb::arg("timeout") = nb::none(), nb::arg("tenant") = "",
-           nb::arg("cache_priority") = Request{}.cache_priority, nb::arg("mask") = nb::none(),
-           nb::arg("guide_queue") = nb::none(),
+           nb::arg("cache_priority") = Request{}.cache_priority, nb::arg("pooling") = nb::none(),
+           nb::arg("mask") = nb::none(), nb::arg("guide_queue") = nb::none(),
            nb::sig(
                "def submit(self, prompt: collections.abc.Sequence[int], sampling: SamplingParams, queue: OutputQueue, "
                "*, priority: int = 0, cache_salt: str = '', timeout: float | None = None, tenant: str = '', "
-               "cache_priority: int = 3, mask: bytes | bytearray | memoryview | None = None, "
-               "guide_queue: OutputQueue | None = None) -> int"),
-           "Either raises and has no effect, or returns an id that gets one final output for each sample. mask and "
-           "guide_queue: the request is guided, see guide().")
+               "cache_priority: int = 3, pooling: PoolingParams | None = None, "
+               "mask: bytes | bytearray | memoryview | None = None, guide_queue: OutputQueue | None = None) -> int"),
+           "Either raises and has no effect, or returns an id that gets one final output for each sample. With pooling "
+           "that is an embedding of the prompt; the sampling must be the default then. mask and guide_queue: the "
+           "request is guided, see guide().")
       .def(
           "guide", &guide, nb::arg("answers"),
           nb::sig(
               "def guide(self, answers: collections.abc.Iterable[tuple[int, int, int, bytes | bytearray | memoryview "
               "| str | None]]) -> None"),
           "What may follow in guided samples, as (id, sample, position, answer): after `position` tokens of the "
-          "sample, "
-          "as its guide queue has given them, the next one must be one that the mask allows (32-bit words, bit set = "
-          "allowed); or the text is complete (None); or it fails with an error. An answer to another position than the "
-          "sample's has no effect.")
+          "sample, as its guide queue has given them, the next one must be one that the mask allows (32-bit words, bit "
+          "set = allowed); or the text is complete (None); or it fails with an error. An answer to another position "
+          "than the sample's has no effect.")
       .def(
           "cancel",
           [](const EngineHandle& self, RequestId id, std::optional<int> sample) {

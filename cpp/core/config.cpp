@@ -149,6 +149,11 @@ void validate(const SamplingParams& params) {
              "spaces_between_special_tokens supports only True, got False");
 }
 
+void validate(const PoolingParams& params) {
+  require_one_of("pooling", params.pooling, {"last", "mean"});
+  if (params.dimensions) require_at_least("dimensions", *params.dimensions, 1);
+}
+
 void validate(const EngineConfig& config) {
   const std::optional<DType> dtype = dtype_from_string(config.dtype);
   WJ_REQUIRE(config.dtype == "auto" || (dtype && is_float(*dtype)), invalid_argument,

@@ -1,6 +1,6 @@
 // From logits to tokens, on the device alone: how requests are sampled is written to slots when sequences take them
-// (the mask of a guided one again for each token), and a step only says which slots its rows work for. Nothing here waits for the device, so that a step can be
-// captured.
+// (the mask of a guided one again for each token), and a step only says which slots its rows work for. Nothing here
+// waits for the device, so that a step can be captured.
 #pragma once
 
 #include <warpjet/config.h>
@@ -15,6 +15,15 @@
 
 namespace warpjet {
 
+// What is known so far of the embedding that a request wants of its prompt. The stepping thread's, which visits the
+// positions in order and more than once when they are computed again: each counts once.
+struct Pool {
+  bool mean = false;        // over the prompt; else its last position alone
+  std::vector<double> sum;  // over the first `count` positions, of a mean
+  int count = 0;
+};
+constexpr std::int32_t kPooledToken = -3;  // of a row that gives an embedding
+
 // How a sequence is sampled: what the device must know of its request. Token ids were checked against the vocabulary
 // when the request came. Valid as long as the sequence has a slot.
 struct SampleState {
@@ -26,6 +35,7 @@ struct SampleState {
   // What a guide lets the next token be: ceil(vocab / 32) words, bit set = allowed; null: there is no guide. The words
   // stay where they are, and change only when the token that they were for is known.
   const std::int32_t* guide_mask = nullptr;
+  Pool* pool = nullptr;  // its prompt is pooled, and nothing is sampled
 };
 
 // Whether `token` ends a text that has `output_length` tokens of output, this one included. The device and the engine
@@ -62,6 +72,7 @@ struct LogprobViews {
 struct SampledRow {
   std::int32_t token = kBrokenToken;
   std::vector<TokenLogprob> logprobs;  // the token's own first, then the most likely; empty unless wanted
+  std::vector<float> embedding;        // of a text that is pooled, with kPooledToken
 };
 
 // One row of host views: the token's own entry first, then the `wanted` most likely ones, fewer if the views hold

@@ -27,6 +27,9 @@ class Checker {
     require(logits.dtype == DType::f32 && logits.rows == Rows::sampled && logits.width == plan_.model.vocab_size &&
                 written_[plan_.logits],
             "logits must be a written f32 buffer [sampled, ", plan_.model.vocab_size, "]");
+    const GemmStep* head = std::get_if<GemmStep>(&plan_.steps.back().op);
+    require(head && head->d == plan_.logits && buffer(head->a).width == plan_.model.hidden_size,
+            "the last step must be ", "the output head");
   }
 
  private:

@@ -146,7 +146,9 @@ struct Plan {
   std::vector<WeightRef> weights;
   std::vector<Step> steps;
   int first_sampled = 0;
-  int logits = -1;  // buffer [sampled, vocab] f32
+  int logits = -1;  // buffer [sampled, vocab] f32, written by the last step, a gemm
+
+  const GemmStep& head() const { return std::get<GemmStep>(steps.back().op); }
 
   std::int64_t weight_bytes() const;  // size of the blob
   std::int64_t parameters() const;
@@ -275,6 +277,10 @@ class Runner {
 
   // Logits [rows, vocab] f32 of these token rows of the last forward ([rows] i32), valid until the next call.
   TensorView logits(TensorView rows);
+
+  // What logits() would multiply with the output head: hidden states after the last norm, [rows, hidden_size] of the
+  // plan's activation type. Valid until the next call of either.
+  TensorView hidden(TensorView rows);
 
   const Plan& plan() const { return plan_; }
   std::int64_t max_sampled() const { return max_sampled_; }

@@ -182,6 +182,14 @@ TensorView Runner::logits(TensorView rows) {
   return buffer(plan_.logits, scope);
 }
 
+TensorView Runner::hidden(TensorView rows) {
+  const std::int64_t count = rows.shape[0];
+  WJ_CHECK(count <= max_sampled_, count, " rows, opened for ", max_sampled_);
+  const Scope scope{.sizes = {.rows = count}, .sample_rows = rows};
+  run(plan_.first_sampled, static_cast<int>(plan_.steps.size()) - 1, scope);
+  return buffer(plan_.head().a, scope);
+}
+
 void Runner::run(int first, int last, const Scope& scope) {
   for (int i = first; i < last; ++i) {
     auto choice = kernels_[i].begin();

@@ -65,6 +65,7 @@ ModelInfo info_of(const Plan& plan, int max_model_len) {
           .vocab_size = plan.model.vocab_size,
           .max_model_len = max_model_len,
           .num_layers = static_cast<int>(plan.model.layers.size()),
+          .hidden_size = plan.model.hidden_size,
           .parameters = plan.parameters(),
           .weight_bytes = plan.weight_bytes(),
           .kv_bytes_per_token = plan.kv_bytes_per_token(),

@@ -1,5 +1,6 @@
 // The life of a request on the engine thread: adopted, started, fed tokens, finished, delivered, forgotten.
 #include <algorithm>
+#include <cmath>
 
 #include "runtime/step_loop.h"
 
@@ -77,7 +78,9 @@ std::vector<std::unique_ptr<Sequence>> StepLoop::State::make_sequences(Live& liv
                     .stop_ids = live.beams() ? std::span<const std::int32_t>() : live.stop_ids,
                     .logprobs = live.beams() ? std::min(2 * p.beam_width, vocab) : resolved(p.logprobs),
                     .prompt_logprobs = sample.index == 0 ? resolved(p.prompt_logprobs) : -1,
-                    .guide_mask = live.guided() ? sample.mask.data() : nullptr};
+                    .guide_mask = live.guided() ? sample.mask.data() : nullptr,
+                    .pool = live.request.pooling ? &sample.pool : nullptr};
+    sample.pool.mean = live.request.pooling && live.request.pooling->pooling == "mean";
   }
   // Beams fork from the first when its prompt has been computed. The prompt itself moves into the last sequence made.
   const int count = live.beams() ? 1 : static_cast<int>(live.samples.size());
@@ -96,7 +99,8 @@ std::unique_ptr<Sequence> StepLoop::State::make_sequence(Sample& sample, std::ve
   const Live& live = *sample.live;
   const SamplingParams& p = live.request.sampling;
   const std::int64_t limit = config_.model.max_model_len;
-  const std::int64_t wanted = p.max_tokens ? std::int64_t{live.prompt_length} + std::max(1, *p.max_tokens) : limit;
+  const std::optional<int> asked = live.request.pooling ? 1 : p.max_tokens;
+  const std::int64_t wanted = asked ? std::int64_t{live.prompt_length} + std::max(1, *asked) : limit;
   auto sequence = std::make_unique<Sequence>();
   sequence->id = next_sequence_++;
   sequence->tokens = std::move(tokens);
@@ -109,8 +113,9 @@ std::unique_ptr<Sequence> StepLoop::State::make_sequence(Sample& sample, std::ve
   if (config_.rope_original > 0 && live.prompt_length > config_.rope_original) {
     sequence->domain.salt += cat('\0', "rope length ", live.prompt_length);
   }
-  // The logits of cached prompt tokens are gone, so whoever wants them computes the prompt anew.
-  sequence->read_prefix_cache = !p.skip_reading_prefix_cache && sample.state.prompt_logprobs < 0;
+  // The logits and hidden states of cached tokens are gone, so whoever wants them computes the prompt anew.
+  const bool wants_all = sample.state.prompt_logprobs >= 0 || sample.pool.mean;
+  sequence->read_prefix_cache = !p.skip_reading_prefix_cache && !wants_all;
   sequence->lockstep = live.beams();
   sequence->guided = live.guided();
   sequence->sampling = &sample.state;
@@ -233,6 +238,7 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   const SamplingParams& p = live.request.sampling;
   WJ_CHECK(row.token != kSurplusToken, "a surplus token of a sequence that has not ended, request ", live.id);
   if (live.beams()) return take_choices(sample, row);
+  if (live.request.pooling) return take_embedding(sample, row);
   if (row.token == kBrokenToken)
     return finish(sample, FinishReason::error, ErrorCode::internal, live.guided() ? kNothingAllowed : kBrokenRow);
   const bool first = sample.last_token == 0;
@@ -265,6 +271,26 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   unread_.push_back(live.id);
   live.reader.credit->wanted.store(true);
   apply_pause(live);
+}
+
+// The one answer to who has its prompt pooled.
+void StepLoop::State::take_embedding(Sample& sample, SampledRow& row) {
+  const PoolingParams& p = *sample.live->request.pooling;
+  sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
+  sample.first_token = now_;
+  std::vector<float>& embedding = sample.said.final->embedding;
+  embedding = std::move(row.embedding);
+  if (p.dimensions) embedding.resize(*p.dimensions);
+  double squares = 0;
+  for (const float value : embedding) squares += double{value} * value;
+  if (!std::isfinite(squares)) {
+    embedding.clear();
+    return finish(sample, FinishReason::error, ErrorCode::internal,
+                  "the model gave an embedding that is not finite (broken weights)");
+  }
+  const double scale = p.normalize && squares > 0 ? 1 / std::sqrt(squares) : 1;
+  for (float& value : embedding) value = static_cast<float>(value * scale);
+  finish(sample, FinishReason::stop);
 }
 
 void StepLoop::State::first_token(const Live& live) {

@@ -3,6 +3,7 @@
 #include <map>
 #include <numeric>
 
+#include "quant/quant.h"
 #include "runtime/device_state.h"
 
 namespace warpjet {
@@ -28,6 +29,10 @@ class HostArray {
         memory_(device.allocate_host(static_cast<std::size_t>(rows * width * dtype_bytes(dtype)))) {}
   void copy_from(const TensorView& device, Stream& stream) {
     stream.copy(memory_.data(), device.data, static_cast<std::size_t>(device.bytes()));
+  }
+  void read_row(std::int64_t row, std::span<float> out) const {
+    const std::int64_t bytes = width_ * dtype_bytes(dtype_);
+    convert(memory_.at(row * bytes), dtype_, out.data(), DType::f32, width_);
   }
   TensorView view(std::int64_t rows) const { return {memory_.data(), dtype_, {rows, width_}}; }
   TensorView list(std::int64_t rows) const { return {memory_.data(), dtype_, {rows}}; }
@@ -78,17 +83,22 @@ int num_scored(const Chunk& chunk, int prompt_length) {
 struct ModelRunner::State {
   // A step between start() and finish().
   struct Flight {
-    Flight(Device& device, const Config& config, std::size_t staging_bytes)
+    Flight(Device& device, const Config& config, const Plan& plan, std::size_t staging_bytes)
         : staging(device, staging_bytes),
           begin(device.make_event()),
           tokens(device, DType::i32, config.max_seqs),
-          logprobs(device, config.max_seqs, config.max_logprobs) {
+          logprobs(device, config.max_seqs, config.max_logprobs),
+          hidden(device, plan.activation, config.max_seqs, plan.model.hidden_size) {
       wanted.reserve(config.max_seqs);
+      pools.reserve(config.max_seqs);
     }
     Staging staging;
     std::unique_ptr<Event> begin;
     HostArray tokens;
     HostLogprobs logprobs;
+    HostArray hidden;          // of the samples, when one of them is pooled
+    std::vector<Pool*> pools;  // of the samples; null: one that draws a token
+    int num_pooled = 0;
     std::vector<int> wanted;  // most likely tokens to report with each sample; -1: no log-probabilities
     SampleNeeds needs;
     StepResult* result = nullptr;
@@ -110,6 +120,9 @@ struct ModelRunner::State {
   void forward(Sizes sizes);
   void prepare(Sizes sizes);
   void score(const StepPlan& plan, StepResult& result, Flight& flight);
+  void pool(const StepPlan& plan, Flight& flight);
+  void add_rows(Pool& pool, const Chunk& chunk, std::int64_t first_row, Flight& flight);
+  void read_embedding(const Flight& flight, std::int64_t row, SampledRow& out) const;
   void sample(int samples, SampleNeeds needs);
   template <class Key, class Work>
   void replay(std::map<Key, std::unique_ptr<Graph>>& graphs, const Key& key, bool captured, Work work);
@@ -200,7 +213,7 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
 
   const std::size_t text_bytes = (static_cast<std::size_t>(config.max_model_len) + 1) * sizeof(std::int32_t);
   for (int i = 0; i < config.max_in_flight; ++i) {
-    flights.emplace_back(device, config, std::max(kStagingBytes, 2 * text_bytes));
+    flights.emplace_back(device, config, runner.plan(), std::max(kStagingBytes, 2 * text_bytes));
   }
   for (int i = 0; i <= config.max_in_flight; ++i) ends.push_back(device.make_event());
   if (config.max_graph_tokens > 0) warm_up();
@@ -235,9 +248,10 @@ void ModelRunner::State::start(const StepPlan& plan, StepResult& result) {
   if (sizes.tokens > 0) {
     forward(sizes);
     score(plan, result, flight);
-    if (sizes.samples > 0) sample(sizes.samples, flight.needs);
+    pool(plan, flight);
+    if (sizes.samples > flight.num_pooled) sample(sizes.samples, flight.needs);
   }
-  if (sizes.samples > 0) {
+  if (sizes.samples > flight.num_pooled) {
     flight.tokens.copy_from({drawn.data, DType::i32, {sizes.samples}}, stream);
     if (flight.needs.logprobs) flight.logprobs.copy_from(sampler.logprobs(sizes.samples), stream);
   }
@@ -259,6 +273,7 @@ void ModelRunner::State::finish() {
     out.token = tokens[i];
     out.logprobs.clear();
     if (flight.wanted[i] >= 0) out.logprobs = read_logprobs(flight.logprobs.views(samples), i, flight.wanted[i]);
+    if (flight.pools[i]) read_embedding(flight, i, out);
   }
   result.us = end_of(step).microseconds_since(*flight.begin);
   result.idle_us = step > 0 ? std::max(0.0, flight.begin->microseconds_since(end_of(step - 1))) : -1;
@@ -297,11 +312,15 @@ void ModelRunner::State::send_header(const StepPlan& plan, Staging& staging) {
 
 void ModelRunner::State::gather_needs(const StepPlan& plan, Flight& flight) const {
   flight.needs = {};
+  flight.num_pooled = 0;
   flight.wanted.clear();
+  flight.pools.clear();
   const auto add = [&](Slot slot) {
     WJ_CHECK(state.slot(slot).sampling, "slot ", slot, " is empty");
     const SampleState& sampling = *state.slot(slot).sampling;
     flight.wanted.push_back(sampling.logprobs);
+    flight.pools.push_back(sampling.pool);
+    flight.num_pooled += sampling.pool != nullptr;
     flight.needs.edits |= needs_edits(sampling);
     flight.needs.logprobs |= sampling.logprobs >= 0;
   };
@@ -423,6 +442,49 @@ void ModelRunner::State::score(const StepPlan& plan, StepResult& result, Flight&
     }
     first_row += chunk.count;
   }
+}
+
+// The hidden states of prompts that are pooled. All of a mean's come to the host, in slices as for scores, and are
+// added up there in the order of the text, so that the sum does not depend on the chunks.
+void ModelRunner::State::pool(const StepPlan& plan, Flight& flight) {
+  std::int64_t first_row = plan.num_decodes;
+  for (const Chunk& chunk : plan.chunks) {
+    Pool* const pool = state.slot(chunk.slot).sampling->pool;
+    if (pool && pool->mean) add_rows(*pool, chunk, first_row, flight);
+    first_row += chunk.count;
+  }
+  if (flight.num_pooled == 0) return;
+  const auto samples = static_cast<std::int64_t>(flight.pools.size());
+  flight.hidden.copy_from(runner.hidden({sample_rows.data(), DType::i32, {samples}}), stream);
+}
+
+void ModelRunner::State::add_rows(Pool& pool, const Chunk& chunk, std::int64_t first_row, Flight& flight) {
+  const std::int64_t width = runner.plan().model.hidden_size, end = chunk.start + chunk.count;
+  std::vector<float> values(width);
+  pool.sum.resize(width);
+  while (pool.count < end) {
+    WJ_CHECK(pool.count >= chunk.start, "positions from ", pool.count, " on were never computed");
+    const std::int64_t count = std::min<std::int64_t>(end - pool.count, config.max_seqs);
+    const TensorView rows(as<std::int32_t>(score_rows) + first_row + pool.count - chunk.start, DType::i32, {count});
+    flight.hidden.copy_from(runner.hidden(rows), stream);
+    stream.synchronize();
+    for (std::int64_t row = 0; row < count; ++row, ++pool.count) {
+      flight.hidden.read_row(row, values);
+      for (std::int64_t i = 0; i < width; ++i) pool.sum[i] += values[i];
+    }
+  }
+}
+
+void ModelRunner::State::read_embedding(const Flight& flight, std::int64_t row, SampledRow& out) const {
+  const Pool& pool = *flight.pools[row];
+  out.token = kPooledToken;
+  out.embedding.resize(runner.plan().model.hidden_size);
+  if (pool.mean) {
+    std::ranges::transform(pool.sum, out.embedding.begin(),
+                           [&](double sum) { return static_cast<float>(sum / pool.count); });
+    return;
+  }
+  flight.hidden.read_row(row, out.embedding);
 }
 
 // Samples that read the same row get a copy of its logits each: the sampler changes them in place.

@@ -11,7 +11,8 @@ namespace {
 constexpr std::size_t kMaxTenantBytes = 256;
 
 // What a device that makes tokens up would have to lie about.
-void validate_for_null_device(const SamplingParams& p) {
+void validate_for_null_device(const Request& request) {
+  const SamplingParams& p = request.sampling;
   const auto refuse = [](bool asked, std::string_view field) {
     WJ_REQUIRE(!asked, unsupported, field, " needs a device that computes; device null makes tokens up");
   };
@@ -21,6 +22,16 @@ void validate_for_null_device(const SamplingParams& p) {
   refuse(p.allowed_token_ids.has_value(), "allowed_token_ids");
   refuse(!p.bad_words_token_ids.empty(), "bad_words_token_ids");
   refuse(!p.logit_bias.empty(), "logit_bias");
+  refuse(request.pooling.has_value(), "an embedding");
+}
+
+void validate_pooling(const Request& request, const ModelInfo& model) {
+  validate(*request.pooling);
+  WJ_REQUIRE(request.sampling == SamplingParams{}, invalid_argument,
+             "an embedding draws no tokens: its sampling parameters must be left as they are");
+  WJ_REQUIRE(request.pooling->dimensions.value_or(1) <= model.hidden_size, invalid_argument,
+             "dimensions: ", *request.pooling->dimensions, " asked for, but the model's embeddings have ",
+             model.hidden_size);
 }
 
 }  // namespace
@@ -41,12 +52,15 @@ bool allows_any(std::span<const std::int32_t> mask, const ModelInfo& model) {
 void validate_request(const Request& request, const EngineConfig& engine, const ModelInfo& model) {
   const SamplingParams& p = request.sampling;
   validate(p);
-  if (engine.device == "null") validate_for_null_device(p);
+  if (engine.device == "null") validate_for_null_device(request);
+  if (request.pooling) validate_pooling(request, model);
   const int vocab = model.vocab_size, limit = model.max_model_len;
   const int length = static_cast<int>(std::min<std::size_t>(request.prompt.size(), INT32_MAX));
   WJ_REQUIRE(length > 0, invalid_argument, "prompt: empty; give at least one token");
-  WJ_REQUIRE(length < limit, invalid_argument, "prompt: ", length, " tokens, but the context holds ", limit,
-             " including at least one new token (max_model_len)");
+  WJ_REQUIRE(length <= limit, invalid_argument, "prompt: ", length, " tokens, but the context holds ", limit,
+             " (max_model_len)");
+  WJ_REQUIRE(length < limit || request.pooling, invalid_argument, "prompt: ", length, " tokens, but the context holds ",
+             limit, " including at least one new token (max_model_len)");
   const auto check_token = [&](const char* what, std::int64_t token) {
     WJ_REQUIRE(token >= 0 && token < vocab, invalid_argument, what, ": token id ", token,
                " is outside the vocabulary of ", vocab);

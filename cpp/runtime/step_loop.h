@@ -119,6 +119,7 @@ class StepLoop::State {
     std::vector<std::int32_t> mask;  // of its next token; empty: there is no guide
     int held_index = -1;             // in held_
     SampleState state;
+    Pool pool;
     Micros last_token = 0, first_token = 0;
     Micros prefill = 0;                 // time spent running until then
     double score = 0;                   // of a beam: sum of log-probabilities
@@ -211,6 +212,7 @@ class StepLoop::State {
   void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
   void take_token(Sample& sample, SampledRow& row);
   void first_token(const Live& live);
+  void take_embedding(Sample& sample, SampledRow& row);
   bool is_read(Live& live);
   void push(const Reader& reader, Speech& speech, OutputEvent& event);
   void push_final(const Sample& sample, const Reader& reader, Speech& speech);

@@ -13,27 +13,44 @@ if TYPE_CHECKING:
         EngineConfig,
         EngineError,
         ModelFormatError,
+        PoolingParams,
         QueueFullError,
         SamplingParams,
         __version__,
     )
     from warpjet.async_llm import AsyncLLM
+    from warpjet.background import Generation
+    from warpjet.beams import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
     from warpjet.building import build, built_with_cuda
     from warpjet.llm import LLM
-    from warpjet.outputs import CompletionOutput, Logprob, RequestOutput, RequestOutputKind
+    from warpjet.outputs import (
+        CompletionOutput,
+        EmbeddingOutput,
+        EmbeddingRequestOutput,
+        Logprob,
+        RequestOutput,
+        RequestOutputKind,
+    )
     from warpjet.structured import StructuredOutputsParams
 
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
     "BuildConfig",
     "BuildReport",
     "CompletionOutput",
     "DeviceError",
+    "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "EngineConfig",
     "EngineError",
+    "Generation",
     "Logprob",
     "ModelFormatError",
+    "PoolingParams",
     "QueueFullError",
     "RequestOutput",
     "RequestOutputKind",
@@ -47,9 +64,15 @@ __all__ = [
 _MODULES = {
     "LLM": "llm",
     "AsyncLLM": "async_llm",
+    "BeamSearchOutput": "beams",
+    "BeamSearchParams": "beams",
+    "BeamSearchSequence": "beams",
+    "Generation": "background",
     "build": "building",
     "built_with_cuda": "building",
     "CompletionOutput": "outputs",
+    "EmbeddingOutput": "outputs",
+    "EmbeddingRequestOutput": "outputs",
     "Logprob": "outputs",
     "RequestOutput": "outputs",
     "RequestOutputKind": "outputs",

@@ -269,6 +269,59 @@ class SamplingParams:
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
 
+class PoolingParams:
+    """How a prompt becomes an embedding. Raises ValueError or TypeError naming the field."""
+
+    def __init__(
+        self,
+        *,
+        pooling: str = "last",
+        normalize: bool | None = True,
+        dimensions: int | None = None,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def replace(self, **changes: object) -> PoolingParams:
+        """A copy with these fields changed."""
+
+    def __replace__(self, **changes: object) -> PoolingParams: ...
+    def __copy__(self) -> PoolingParams: ...
+    def __deepcopy__(self, memo: object) -> PoolingParams: ...
+    def to_dict(self) -> dict[str, object]:
+        """Every field, as plain Python values."""
+
+    @staticmethod
+    def from_dict(values: dict[str, object]) -> PoolingParams:
+        """The inverse of to_dict(); missing fields keep their defaults."""
+
+    def __getstate__(self) -> dict[str, object]: ...
+    def __setstate__(self, state: dict[str, object], /) -> None: ...
+    @property
+    def pooling(self) -> str:
+        """last: the last token's hidden state; mean: of all tokens'"""
+
+    @pooling.setter
+    def pooling(self, value: str, /) -> None: ...
+    @property
+    def normalize(self) -> bool:
+        """scale the embedding to a length of one"""
+
+    @normalize.setter
+    def normalize(self, value: bool | None, /) -> None: ...
+    @property
+    def dimensions(self) -> int | None:
+        """
+        keep only the first ones, before it is normalized; for models that were trained for it
+        """
+
+    @dimensions.setter
+    def dimensions(self, value: int | None, /) -> None: ...
+
+    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+
 class EngineConfig:
     """How an engine runs. 0 means chosen from the model and the machine."""
 
@@ -956,6 +1009,10 @@ class Output:
         """of a beam"""
 
     @property
+    def embedding(self) -> list[float]:
+        """in the final output of a request with pooling"""
+
+    @property
     def times(self) -> dict[str, float]:
         """in the final output: where its time went, in milliseconds"""
 
@@ -972,6 +1029,10 @@ class ModelInfo:
     def max_model_len(self) -> int: ...
     @property
     def num_layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int:
+        """of an embedding"""
+
     @property
     def parameters(self) -> int: ...
     @property
@@ -1016,13 +1077,16 @@ class Engine:
         timeout: float | None = None,
         tenant: str = "",
         cache_priority: int = 3,
+        pooling: PoolingParams | None = None,
         mask: bytes | bytearray | memoryview | None = None,
         guide_queue: OutputQueue | None = None,
     ) -> int:
         """
-        Either raises and has no effect, or returns an id that gets one final output for each sample. mask and
-        guide_queue: the request is guided, see guide().
+        Either raises and has no effect, or returns an id that gets one final output for each sample. With pooling that
+        is an embedding of the prompt; the sampling must be the default then. mask and guide_queue: the request is
+        guided, see guide().
         """
+
     def guide(self, answers: Iterable[tuple[int, int, int, bytes | bytearray | memoryview | str | None]]) -> None:
         """
         What may follow in guided samples, as (id, sample, position, answer): after `position` tokens of the sample,

@@ -83,7 +83,8 @@ class _Sample:
 
     def output(self, delta: bool) -> CompletionOutput:
         token, char = self.delivered if delta else (0, 0)
-        self.delivered = (len(self.token_ids), len(self.text))
+        if delta:
+            self.delivered = (len(self.token_ids), len(self.text))
         return CompletionOutput(
             index=self._index,
             text=self.text[char:],
@@ -158,6 +159,13 @@ class Assembly:
         samples = [s for i, s in enumerate(self._samples) if i in self._changed or not delta]
         self._changed.clear()
         self.unread_tokens, self.begun = 0, True
+        return self._output(samples, delta)
+
+    def everything(self) -> RequestOutput:
+        """All there is so far. Has no effect on what take() shows."""
+        return self._output(self._samples, delta=False)
+
+    def _output(self, samples: Sequence[_Sample], delta: bool) -> RequestOutput:
         return RequestOutput(
             request_id=self.request_id,
             prompt=self._prompt.text,

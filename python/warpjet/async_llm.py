@@ -1,15 +1,18 @@
 """AsyncLLM: the same for asyncio, one request a call."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warpjet._native import Engine, ModelInfo, Output, OutputQueue, SamplingParams
+from warpjet._native import Engine, ModelInfo, Output, OutputQueue, PoolingParams, SamplingParams
 from warpjet.assembly import Assembly
+from warpjet.batch import Answer, Collector
 from warpjet.chat import Conversation
-from warpjet.outputs import RequestOutput
+from warpjet.embedding import NO_SAMPLING, Embedding, check_pooling
+from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
@@ -20,7 +23,7 @@ _SLICE = 2048  # outputs taken in one turn of the event loop: some ten milliseco
 @dataclass(slots=True)
 class _Live:
     native_id: int
-    assembly: Assembly
+    collector: Collector[Any]
     interval: int  # unread tokens that wake the reader, as the first output does; 0 wakes it only at the end
     paused: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,15 +60,15 @@ class _Hub:
         for output in outputs:
             if (request := self.live.get(output.id)) is None:
                 continue
-            assembly = request.assembly
-            if assembly.feed(output):
+            collector = request.collector
+            if collector.feed(output):
                 self._engine.cancel(output.id, output.sample)
-            if assembly.finished:
+            if collector.finished:
                 del self.live[output.id]
                 request.changed.set()
-            elif request.interval and (assembly.unread_tokens >= request.interval or not assembly.begun):
+            elif request.interval and (collector.unread_tokens >= request.interval or not collector.begun):
                 request.changed.set()
-                if assembly.unread_tokens > self._max_unread_tokens and not request.paused:
+                if collector.unread_tokens > self._max_unread_tokens and not request.paused:
                     request.paused = True
                     self._engine.pause(output.id)
 
@@ -134,6 +137,27 @@ class AsyncLLM:
         async for output in self.run(prompts[0], sampling_params, request_id, priority=priority):
             yield output
 
+    async def embed(
+        self,
+        prompt: PromptType,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        tenant: str = "",
+    ) -> EmbeddingRequestOutput:
+        """One prompt as a vector; see LLM.embed(). Cancelling the task cancels the request."""
+        prompts = self._session.prepare(prompt)
+        if len(prompts) != 1:
+            raise ValueError("embed() takes one prompt; call it once for each")
+        pooling, name = check_pooling(pooling_params), self._free_name(request_id)
+
+        def submit(queue: OutputQueue) -> int:
+            return self._session.submit(prompts[0], NO_SAMPLING, queue, priority, tenant, pooling)
+
+        async with contextlib.aclosing(self._follow(name, submit, Embedding(name, prompts[0]))) as answers:
+            return await anext(answers)
+
     async def abort(self, request_id: str) -> None:
         """Ends a request: its stream yields a last output with finish_reason "abort". Unknown ids are no error."""
         if request := self._by_name.get(request_id):
@@ -182,24 +206,41 @@ class AsyncLLM:
     ) -> AsyncGenerator[RequestOutput, None]:
         """generate() for a prepared prompt. A stream shows its first token at once and then this many at a time. A
         request with more unread tokens than EngineConfig.max_unread_tokens pauses until somebody reads."""
-        session, hub = self._session, self._current_hub()
-        name = session.next_request_id() if request_id is None else request_id
+        session = self._session
         params = session.default_params if sampling_params is None else sampling_params
         native = await session.native_params_async(params)
-        if name in self._by_name:
-            raise ValueError(f"request_id {name!r} is live already")
-        native_id = session.submit(prompt, native, hub.queue, priority, tenant)
+        name = self._free_name(request_id)
+
+        def submit(queue: OutputQueue) -> int:
+            return session.submit(prompt, native, queue, priority, tenant)
+
         assembly = Assembly(name, prompt, params, session.tokenizer, params.output_kind)
         interval = 0 if params.output_kind == "final_only" else stream_interval
-        request = _Live(native_id, assembly, interval)
+        async with contextlib.aclosing(self._follow(name, submit, assembly, interval)) as outputs:
+            async for output in outputs:
+                yield output
+
+    def _free_name(self, request_id: str | None) -> str:
+        name = self._session.next_request_id() if request_id is None else request_id
+        if name in self._by_name:
+            raise ValueError(f"request_id {name!r} is live already")
+        return name
+
+    async def _follow(
+        self, name: str, submit: Callable[[OutputQueue], int], collector: Collector[Answer], interval: int = 0
+    ) -> AsyncGenerator[Answer, None]:
+        """Submits a request and yields what is to be shown of it; being closed cancels it."""
+        session, hub = self._session, self._current_hub()
+        native_id = submit(hub.queue)
+        request = _Live(native_id, collector, interval)
         hub.live[native_id] = self._by_name[name] = request
         try:
             finished = False
             while not finished:
                 await request.changed.wait()
                 request.changed.clear()
-                finished = assembly.finished
-                if output := assembly.take():
+                finished = collector.finished
+                if (output := collector.take()) is not None:
                     yield output
                 if request.paused:
                     request.paused = False
@@ -207,7 +248,7 @@ class AsyncLLM:
         finally:
             del self._by_name[name]
             if hub.live.pop(native_id, None):
-                session.engine.cancel(native_id)
+                self._session.engine.cancel(native_id)
 
     def _current_hub(self) -> _Hub:
         """The running loop's. Another loop than before (a second asyncio.run) gets a new one."""

@@ -1,19 +1,23 @@
 """LLM: generate text from many prompts at once."""
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from warpjet._native import ModelInfo, SamplingParams
-from warpjet.batch import Batch, ParamsType
+from warpjet.background import Background, Generation
+from warpjet.batch import Answer, Batch, ParamsType, Requests
+from warpjet.beams import BeamSearchOutput, BeamSearchParams, beam_search_output
 from warpjet.chat import Conversation
-from warpjet.outputs import RequestOutput
+from warpjet.embedding import EmbeddingBatch, PoolingType
+from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.parsing.answers import AnswerReader
 from warpjet.parsing.detection import find_parsers
 from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, check_tools
-from warpjet.prompts import Prompt, PromptsType
+from warpjet.prompts import Prompt, PromptsType, PromptType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
 
@@ -50,6 +54,9 @@ class LLM:
         self._parsers = find_parsers(
             template.source if template else "", tokenizer_used.special_texts if tokenizer_used else (), names
         )
+        self._background = Background(self._session)
+        self._session.readers.append(self._background.join)
+        self._enqueued: deque[Batch] = deque()
 
     def generate(
         self,
@@ -68,7 +75,7 @@ class LLM:
         scheduling_policy="priority". Raises ValueError, TypeError or NotImplementedError for a request that cannot
         run; nothing of the call goes on then. A failure while it runs gives that completion's finish_reason "error"."""
         _require_none(lora_request=lora_request, tokenization_kwargs=tokenization_kwargs)
-        return self._collect(self._session.prepare(prompts), sampling_params, priority, use_tqdm)
+        return self._complete(self._session.prepare(prompts), sampling_params, priority, use_tqdm)
 
     def chat(
         self,
@@ -105,10 +112,10 @@ class LLM:
             chat_template_kwargs=chat_template_kwargs,
         )
         if self._parsers == (None, None) and tool_choice in ("auto", "none"):
-            return self._collect(prompts, sampling_params, None, use_tqdm)
+            return self._complete(prompts, sampling_params, None, use_tqdm)
         reader = AnswerReader(self._parsers, tools, tool_choice, parallel_tool_calls, continue_final_message)
         params = reader.prepare(prompts, sampling_params or self.get_default_sampling_params(), self.get_tokenizer())
-        outputs = self._collect(prompts, params, None, use_tqdm)
+        outputs = self._complete(prompts, params, None, use_tqdm)
         reader.read(outputs)
         return outputs
 
@@ -131,6 +138,82 @@ class LLM:
     ) -> Iterator[RequestOutput]:
         """stream() for conversations; chat_options are those of chat()."""
         return self._stream(self._session.prepare_chat(messages, **chat_options), sampling_params, None)
+
+    def generate_async(
+        self,
+        prompt: PromptType,
+        sampling_params: SamplingParams | None = None,
+        *,
+        lora_request: None = None,
+        priority: int = 0,
+    ) -> Generation:
+        """Submits one prompt and returns at once, with a handle: result(timeout), await, or iteration by the request's
+        output_kind. Raises as generate(), and QueueFullError when the engine takes no more at the moment."""
+        _require_none(lora_request=lora_request)
+        prompts = self._session.prepare(prompt)
+        if len(prompts) != 1:
+            raise ValueError("generate_async() takes one prompt; call it once for each")
+        params = self._session.default_params if sampling_params is None else sampling_params
+        return self._background.submit(prompts[0], params, priority)
+
+    def enqueue(
+        self,
+        prompts: PromptsType,
+        sampling_params: ParamsType | None = None,
+        *,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[str]:
+        """Starts what generate() would run and returns the request ids; wait_for_completion() gives the outputs. What
+        the engine's queue has no room for starts then. Raises as generate()."""
+        _require_none(lora_request=lora_request)
+        batch = Batch(self._session, self._session.prepare(prompts), sampling_params, priority, kind="final_only")
+        try:
+            batch.submit()
+        except BaseException:
+            batch.cancel()
+            raise
+        self._enqueued.append(batch)
+        return batch.request_ids
+
+    def wait_for_completion(self, *, use_tqdm: bool = True) -> list[RequestOutput]:
+        """The final outputs of all that was enqueued and not waited for yet, in that order."""
+        outputs: list[RequestOutput] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                outputs += self._collect(self._enqueued.popleft(), use_tqdm)
+        return outputs
+
+    def beam_search(
+        self,
+        prompts: PromptsType,
+        params: BeamSearchParams,
+        lora_request: None = None,
+        use_tqdm: bool = False,
+    ) -> list[BeamSearchOutput]:
+        """The beam_width most likely continuations of each prompt. Raises as generate(); EngineError when the engine
+        fails on the way."""
+        _require_none(lora_request=lora_request)
+        if not isinstance(params, BeamSearchParams):
+            raise TypeError(f"params must be BeamSearchParams, got {type(params).__name__}")
+        outputs = self._complete(self._session.prepare(prompts), params.sampling_params(), None, use_tqdm)
+        return [beam_search_output(output, params, self._session.tokenizer) for output in outputs]
+
+    def embed(
+        self,
+        prompts: PromptsType,
+        *,
+        use_tqdm: bool = True,
+        pooling_params: PoolingType | None = None,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[EmbeddingRequestOutput]:
+        """Each prompt as a vector, of the model's hidden states after its last norm; order is kept. pooling_params: one
+        for all or one for each; None takes the last token's, at length one. Raises as generate(); EngineError when the
+        engine fails on the way."""
+        _require_none(lora_request=lora_request)
+        batch = EmbeddingBatch(self._session, self._session.prepare(prompts), pooling_params, priority)
+        return self._collect(batch, use_tqdm)
 
     def get_tokenizer(self) -> Tokenizer:
         """Raises ValueError when there is none (skip_tokenizer_init=True)."""
@@ -175,21 +258,24 @@ class LLM:
     ) -> None:
         self.shutdown()
 
-    def _collect(
+    def _complete(
         self,
         prompts: list[Prompt],
         sampling_params: ParamsType | None,
         priority: int | Sequence[int] | None,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
+        return self._collect(Batch(self._session, prompts, sampling_params, priority, kind="final_only"), use_tqdm)
+
+    def _collect(self, batch: Requests[Answer], use_tqdm: bool) -> list[Answer]:
         """Runs all and returns the final outputs in order, with a progress bar if it takes more than a second."""
-        done: dict[int, RequestOutput] = {}
-        batch = Batch(self._session, prompts, sampling_params, priority, kind="final_only")
-        with contextlib.closing(batch.run()) as stream, _progress_bar(len(prompts), use_tqdm) as bar:
+        done: dict[int, Answer] = {}
+        total = len(batch.request_ids)
+        with contextlib.closing(batch.run()) as stream, _progress_bar(total, use_tqdm) as bar:
             for index, output in stream:
                 done[index] = output
                 bar.update()
-        return [done[index] for index in range(len(prompts))]
+        return [done[index] for index in range(total)]
 
     def _stream(
         self, prompts: list[Prompt], sampling_params: ParamsType | None, priority: int | Sequence[int] | None

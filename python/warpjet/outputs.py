@@ -54,6 +54,18 @@ class CompletionOutput:
 
 
 @dataclass(slots=True)
+class EmbeddingOutput:
+    """A prompt as one vector, of the model's hidden size or the dimensions asked for."""
+
+    embedding: list[float]
+
+    @property
+    def hidden_size(self) -> int:
+        """How many numbers it has."""
+        return len(self.embedding)
+
+
+@dataclass(slots=True)
 class RequestMetrics:
     """Times of one request in milliseconds, from its submission."""
 
@@ -78,3 +90,15 @@ class RequestOutput:
     num_cached_tokens: int = 0
     kv_transfer_params: None = None
     error: str | None = None
+
+
+@dataclass(slots=True)
+class EmbeddingRequestOutput:
+    """The embedding of one prompt."""
+
+    request_id: str
+    outputs: EmbeddingOutput
+    prompt_token_ids: list[int]
+    finished: bool = True
+    num_cached_tokens: int = 0
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)

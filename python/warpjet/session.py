@@ -6,12 +6,12 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warpjet._native import Engine, ModelFormatError, OutputQueue, SamplingParams
+from warpjet._native import Engine, ModelFormatError, OutputQueue, PoolingParams, SamplingParams
 from warpjet.arguments import engine_config
 from warpjet.assembly import native_params
 from warpjet.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
@@ -80,6 +80,7 @@ class Session:
         self.default_params = defaults.replace(max_tokens=min(defaults.max_tokens or limit, limit))
         self._guides: Guides | None = None
         self._guides_lock = threading.Lock()
+        self.readers: list[Callable[[], None]] = []  # wait for threads that end when the engine has ended
         self._numbers = itertools.count()
         self._process = os.getpid()
         _open_sessions.add(self)
@@ -112,13 +113,19 @@ class Session:
         return self.prepare(texts, add_special_tokens)
 
     def submit(
-        self, prompt: Prompt, params: NativeParams, queue: OutputQueue, priority: int = 0, tenant: str = ""
+        self,
+        prompt: Prompt,
+        params: NativeParams,
+        queue: OutputQueue,
+        priority: int = 0,
+        tenant: str = "",
+        pooling: PoolingParams | None = None,
     ) -> int:
         """Hands a prepared prompt to the engine; params are native_params()."""
         token_ids = prompt.token_ids or ()
         options: dict[str, Any] = {"priority": priority, "cache_salt": prompt.cache_salt, "tenant": tenant}
         if isinstance(params, SamplingParams):
-            return self.engine.submit(token_ids, params, queue, **options)
+            return self.engine.submit(token_ids, params, queue, pooling=pooling, **options)
         sampling = params.params
         return self._open_guides().submit(
             params.grammar,
@@ -164,6 +171,8 @@ class Session:
             self.engine.close()
             if self._guides is not None:
                 self._guides.join()
+            for join in self.readers:
+                join()
 
     def _find_chat_template(self, given: str | Path | None) -> ChatTemplate | None:
         if self.tokenizer is None:

@@ -22,6 +22,10 @@ class Llama:
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """[len(tokens), vocab]: after each token."""
+        return self.hidden(tokens) @ self.weights["lm_head.weight"].T
+
+    def hidden(self, tokens: Sequence[int]) -> np.ndarray:
+        """[len(tokens), hidden_size]: what the output head sees."""
         c, w = self.config, self.weights
         heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
         length = len(tokens)
@@ -42,7 +46,7 @@ class Llama:
             y = self._norm(x, w[p + "post_attention_layernorm.weight"])
             gate, up = y @ w[p + "mlp.gate_proj.weight"].T, y @ w[p + "mlp.up_proj.weight"].T
             x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
-        return self._norm(x, w["model.norm.weight"]) @ w["lm_head.weight"].T
+        return self._norm(x, w["model.norm.weight"])
 
     def _norm(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"]) * weight

@@ -104,6 +104,27 @@ struct SamplingParams {
 // the request is submitted.
 WJ_API void validate(const SamplingParams& params);
 
+// What a request is answered with that wants its prompt as one vector: of the hidden states after the last norm.
+struct PoolingParams {
+  std::string pooling = "last";
+  bool normalize = true;
+  std::optional<int> dimensions;
+
+  bool operator==(const PoolingParams&) const = default;
+
+  static constexpr auto fields() {
+    using C = PoolingParams;
+    return std::tuple{
+        Field{"pooling", &C::pooling, "last: the last token's hidden state; mean: of all tokens'"},
+        Field{"normalize", &C::normalize, "scale the embedding to a length of one"},
+        Field{"dimensions", &C::dimensions,
+              "keep only the first ones, before it is normalized; for models that were trained for it"},
+    };
+  }
+};
+
+WJ_API void validate(const PoolingParams& params);
+
 // How an engine runs. 0 means "chosen from the model and the machine".
 struct EngineConfig {
   std::string device = "auto";

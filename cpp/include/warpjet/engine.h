@@ -34,6 +34,8 @@ class OutputQueue;
 struct Request {
   std::vector<std::int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
+  std::optional<PoolingParams>
+      pooling;             // the answer is an embedding of the prompt, and no text; sampling is left as it is
   int priority = 0;        // lower runs first under the policies "priority" and "fair"; else it must be 0
   std::string tenant;      // whose request it is: the policy "fair" shares the engine between tenants
   std::string cache_salt;  // requests share prefix blocks only if their salts are equal
@@ -111,6 +113,7 @@ struct Output {
   double queue_ms = 0;            // submit -> first scheduled
   double ttft_ms = 0;             // submit -> first token
   double cumulative_logprob = 0;  // of a beam; else 0
+  std::vector<float> embedding;   // in the final output of a request with `pooling`, whose finish is stop
   RequestTimes times;             // in the final output
 
   bool is_final() const { return finish != FinishReason::none; }
@@ -226,6 +229,7 @@ struct ModelInfo {
   int vocab_size = 0;
   int max_model_len = 0;
   int num_layers = 0;
+  int hidden_size = 0;  // of an embedding
   std::int64_t parameters = 0;
   std::int64_t weight_bytes = 0;
   std::int64_t kv_bytes_per_token = 0;
