@@ -1,0 +1,73 @@
+// Starts the page and binds what both sides share: the key, the model, the views of a narrow screen.
+
+import { $ } from "./dom.js";
+import { apiKey, call } from "./api.js";
+import { Dashboard } from "./dashboard.js";
+import { Chat } from "./chat.js";
+
+let chat = null;
+const dashboard = new Dashboard(() => chat?.touch());
+chat = new Chat(dashboard);
+
+async function loadModels() {
+  try {
+    const { data } = await (await call("v1/models")).json();
+    chat.setModels(data);
+  } catch (error) {
+    if (error.status === 401 || error.status === 403) askForKey(error.message);
+    else setTimeout(loadModels, 3000);
+  }
+}
+
+function showKey(on) {
+  $("key-form").hidden = !on;
+  $("key-button").setAttribute("aria-expanded", String(on));
+  if (on) $("key").focus();
+}
+
+function askForKey(reason) {
+  const note = $("key-form").querySelector(".note");
+  note.textContent = reason;
+  note.classList.add("error");
+  if ($("key-form").hidden) showKey(true);
+}
+
+$("key").value = apiKey.get();
+$("key-button").addEventListener("click", () => showKey($("key-form").hidden));
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const note = $("key-form").querySelector(".note");
+  note.textContent = "Kept for this tab only and sent to this server only.";
+  note.classList.remove("error");
+  showKey(false);
+  apiKey.set($("key").value.trim());
+  loadModels();
+});
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") showKey(false); });
+document.addEventListener("refused", (event) => askForKey(event.detail));
+
+function show(view) {
+  document.body.dataset.view = view;
+  $("view-chat").setAttribute("aria-pressed", String(view === "chat"));
+  $("view-engine").setAttribute("aria-pressed", String(view === "engine"));
+  dashboard.touch();
+}
+$("view-chat").addEventListener("click", () => show("chat"));
+$("view-engine").addEventListener("click", () => show("engine"));
+
+loadModels();
+
+// What a test, or a curious person, may read.
+window.warpjet = {
+  get connected() { return dashboard.connected; },
+  get step() { return dashboard.state.step; },
+  get running() { return dashboard.state.running.length; },
+  get waiting() { return dashboard.state.waiting.length; },
+  get widestStep() { return dashboard.state.widest; },
+  get joined() { return dashboard.state.runs.some((run) => run.prefill && run.decode); },
+  get blocks() { return dashboard.blocks.drawn; },
+  get timeline() { return dashboard.timeline.drawn; },
+  get firstTokens() { return dashboard.state.ttft.length; },
+  get frames() { return dashboard.frames; },
+  get chats() { return chat.list.map((c) => ({ title: c.title, busy: c.busy, messages: c.messages.length, linked: dashboard.state.byTag.has(c.tag) })); },
+};

@@ -1,0 +1,148 @@
+// The KV pool as a grid, a cell for each block in the order of memory: the colour of the request that holds it, stripes of
+// those that share it, a ghost of the last one's colour while it is only cached.
+
+import { calm, number, surface } from "./dom.js";
+import { colour } from "./colours.js";
+
+const FLASH_MS = 450;
+const MAX_STRIPES = 4;
+const MIN_CELL = 4, MAX_CELL = 15;
+
+export class BlockGrid {
+  constructor(canvas, state, view) {
+    Object.assign(this, { canvas, state, view });
+    this.layout = null;
+    this.drawn = { held: 0, shared: 0, cached: 0, free: 0, owners: {} };
+    this.version = -1;
+    this.until = 0; // ms: something still flashes
+  }
+
+  draw(ink, nowMs) {
+    const s = surface(this.canvas);
+    if (!s) return;
+    const { g, width, height } = s;
+    const { pool, owners, lastOwner, changed } = this.state;
+    g.clearRect(0, 0, width, height);
+    const drawn = { held: 0, shared: 0, cached: 0, free: 0, owners: {} };
+    this.drawn = drawn;
+    if (!pool.length) return;
+    const { cell, columns, each } = (this.layout = fit(pool.length, width, height));
+    const gap = cell >= 8 ? 1.5 : cell >= 5 ? 1 : 0.5, size = cell - gap;
+    this.until = 0;
+    const cells = Math.ceil(pool.length / each);
+    for (let i = 0; i < cells; i++) {
+      const block = each === 1 ? i : busiest(pool, i * each, Math.min(pool.length, (i + 1) * each));
+      const x = (i % columns) * cell, y = Math.floor(i / columns) * cell, value = pool[block];
+      const holders = owners[block];
+      if (value === 0) {
+        drawn.free++;
+        g.fillStyle = ink.track;
+        g.fillRect(x, y, size, size);
+      } else if (value === 255) {
+        drawn.cached++;
+        g.fillStyle = lastOwner[block] < 0 ? ink.line : colour(lastOwner[block]).ghost;
+        g.fillRect(x, y, size, size);
+      } else {
+        drawn.held++;
+        if (value > 1) drawn.shared++;
+        this.#held(g, ink, holders, value, x, y, size, drawn);
+      }
+      const age = nowMs - changed[block];
+      if (age < FLASH_MS && value !== 0 && value !== 255 && !calm.matches) {
+        this.until = Math.max(this.until, changed[block] + FLASH_MS);
+        g.globalAlpha = 0.75 * (1 - age / FLASH_MS) ** 2;
+        g.fillStyle = ink.text;
+        g.fillRect(x, y, size, size);
+        g.globalAlpha = 1;
+      }
+    }
+    this.version = this.state.version;
+  }
+
+  #held(g, ink, holders, value, x, y, size, drawn) {
+    const chosen = this.view.chosen;
+    if (!holders) {
+      g.fillStyle = ink.dim;
+      g.fillRect(x, y, size, size);
+      return;
+    }
+    if (chosen !== null && !holders.some((request) => request.id === chosen)) g.globalAlpha = 0.16;
+    for (const request of holders) drawn.owners[request.id] = (drawn.owners[request.id] || 0) + 1;
+    const ids = [...new Map(holders.map((request) => [request.id, request])).values()];
+    const stripes = Math.min(MAX_STRIPES, ids.length);
+    if (stripes === 1) {
+      g.fillStyle = colour(ids[0].colour).solid;
+      g.fillRect(x, y, size, size);
+      if (value > 1) { // samples of one request share it
+        g.fillStyle = ink.panel;
+        g.fillRect(x + size * 0.38, y + size * 0.38, size * 0.24, size * 0.24);
+      }
+    } else {
+      for (let k = 0; k < stripes; k++) {
+        g.fillStyle = colour(ids[k].colour).solid;
+        slanted(g, x, y, size, k / stripes, (k + 1) / stripes);
+      }
+    }
+    g.globalAlpha = 1;
+  }
+
+  at(x, y) {
+    if (!this.layout) return null;
+    const { cell, columns, each } = this.layout;
+    const column = Math.floor(x / cell), block = (Math.floor(y / cell) * columns + column) * each;
+    if (column >= columns || block >= this.state.pool.length) return null;
+    const chosen = each === 1 ? block : busiest(this.state.pool, block, Math.min(this.state.pool.length, block + each));
+    const holders = this.state.owners[chosen];
+    return { block: chosen, holders, request: holders && holders.length ? holders[0] : null };
+  }
+
+  describe(hit) {
+    if (!hit) return null;
+    const value = this.state.pool[hit.block], lines = [`Block ${number(hit.block)} · ${this.state.info.block_size} tokens`];
+    if (value === 0) lines.push("free");
+    else if (value === 255) lines.push("cached: nobody holds it, the next with this prefix may");
+    else {
+      lines.push(value === 1 ? "held by one sequence" : `shared by ${value === 254 ? "254 or more" : value} sequences`);
+      if (hit.holders) lines.push([...new Set(hit.holders.map((r) => `#${r.id}`))].slice(0, 8).join(" ") + (hit.holders.length > 8 ? " …" : ""));
+    }
+    return lines;
+  }
+}
+
+// The largest cells that show all blocks; where that would be too small, a cell stands for `each` blocks.
+function fit(blocks, width, height) {
+  for (let each = 1; ; each++) {
+    const cells = Math.ceil(blocks / each);
+    let cell = Math.min(MAX_CELL, Math.sqrt((width * height) / cells));
+    while (cell >= MIN_CELL && Math.ceil(cells / Math.floor(width / cell)) * cell > height) cell -= 0.25;
+    if (cell >= MIN_CELL) {
+      cell = width / Math.floor(width / cell) < MAX_CELL ? cell : cell;
+      return { cell, columns: Math.floor(width / cell), each };
+    }
+  }
+}
+
+// Of several blocks, the one that tells most: held before cached before free
+function busiest(pool, from, to) {
+  let best = from, rank = -1;
+  for (let block = from; block < to; block++) {
+    const value = pool[block], r = value === 0 ? 0 : value === 255 ? 1 : 2 + value;
+    if (r > rank) { rank = r; best = block; }
+  }
+  return best;
+}
+
+// The part of a square between two of its diagonals, from and to in 0..1
+function slanted(g, x, y, size, from, to) {
+  const points = [];
+  const edge = (t) => (t <= 0.5 ? [[x + 2 * t * size, y], [x, y + 2 * t * size]] : [[x + size, y + (2 * t - 1) * size], [x + (2 * t - 1) * size, y + size]]);
+  const [a, b] = edge(from), [c, d] = edge(to);
+  points.push(a);
+  if (from < 0.5 && to > 0.5) points.push([x + size, y]);
+  points.push(c, d);
+  if (from < 0.5 && to > 0.5) points.push([x, y + size]);
+  points.push(b);
+  g.beginPath();
+  points.forEach(([px, py], i) => (i ? g.lineTo(px, py) : g.moveTo(px, py)));
+  g.fill();
+}
