@@ -110,3 +110,13 @@ def _require_fixed(name: str, value: object) -> None:
         choices = " or ".join(repr(choice) for choice in accepted if choice is not None) or "None"
         text = f"{name}={value!r} is not supported, only {choices}"
         raise NotImplementedError(text + (f"; {advice}" if advice else ""))
+
+
+def is_fixed(name: str) -> bool:
+    """True for a name that is accepted only at the values that change nothing."""
+    return name in _FIXED
+
+
+def fixed_names() -> tuple[str, ...]:
+    """The names of is_fixed()."""
+    return tuple(_FIXED)

@@ -98,7 +98,10 @@ class Assembly:
         self, request_id: str, prompt: Prompt, params: SamplingParams, tokenizer: Tokenizer | None, kind: str
     ) -> None:
         self.request_id = request_id
+        self.unread_tokens = 0  # generated since the last take()
+        self.begun = False  # take() has shown something
         self._prompt = prompt
+        self._prompt_token_ids = list(prompt.token_ids or ())
         self._kind = kind
         self._tokenizer = tokenizer if params.detokenize else None
         self._samples = [_Sample(i, params, tokenizer) for i in range(max(params.n, params.beam_width))]
@@ -131,7 +134,9 @@ class Assembly:
         sample = self._samples[output.sample]
         if sample.finish_reason is not None:
             return False  # surplus after a stop string
+        before = len(sample.token_ids)
         sample.feed(output)
+        self.unread_tokens += len(sample.token_ids) - before
         self._changed.add(output.sample)
         return sample.finish_reason is not None and output.finish is None
 
@@ -142,10 +147,11 @@ class Assembly:
         delta = self._kind == "delta"
         samples = [s for i, s in enumerate(self._samples) if i in self._changed or not delta]
         self._changed.clear()
+        self.unread_tokens, self.begun = 0, True
         return RequestOutput(
             request_id=self.request_id,
             prompt=self._prompt.text,
-            prompt_token_ids=list(self._prompt.token_ids or ()),
+            prompt_token_ids=self._prompt_token_ids,
             prompt_logprobs=self._prompt_logprobs,
             outputs=[sample.output(delta) for sample in samples],
             finished=self.finished,

@@ -1,12 +1,12 @@
 """AsyncLLM: the same for asyncio, one request a call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warpjet._native import Engine, OutputQueue, SamplingParams
+from warpjet._native import Engine, ModelInfo, OutputQueue, SamplingParams
 from warpjet.assembly import Assembly
 from warpjet.chat import Conversation
 from warpjet.outputs import RequestOutput
@@ -19,6 +19,8 @@ from warpjet.tokenizer import Tokenizer
 class _Live:
     native_id: int
     assembly: Assembly
+    interval: int  # unread tokens that wake the reader, as the first output does; 0 wakes it only at the end
+    paused: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -30,6 +32,7 @@ class _Hub:
         self.loop = asyncio.get_running_loop()
         self.live: dict[int, _Live] = {}
         self._engine = engine
+        self._max_unread_tokens = engine.config.max_unread_tokens
         self.loop.add_reader(self.queue.wait_fd(), self._on_ready)
 
     def close(self) -> None:
@@ -40,11 +43,17 @@ class _Hub:
         for output in self.queue.poll():
             if (request := self.live.get(output.id)) is None:
                 continue
-            if request.assembly.feed(output):
+            assembly = request.assembly
+            if assembly.feed(output):
                 self._engine.cancel(output.id, output.sample)
-            request.changed.set()
-            if request.assembly.finished:
+            if assembly.finished:
                 del self.live[output.id]
+                request.changed.set()
+            elif request.interval and (assembly.unread_tokens >= request.interval or not assembly.begun):
+                request.changed.set()
+                if assembly.unread_tokens > self._max_unread_tokens and not request.paused:
+                    request.paused = True
+                    self._engine.pause(output.id)
 
 
 class AsyncLLM:
@@ -64,6 +73,11 @@ class AsyncLLM:
         self._hub: _Hub | None = None
         self._by_name: dict[str, _Live] = {}
 
+    @property
+    def session(self) -> Session:
+        """Engine, tokenizer and chat template."""
+        return self._session
+
     async def generate(
         self,
         prompt: PromptType,
@@ -71,14 +85,14 @@ class AsyncLLM:
         request_id: str | None = None,
         *,
         priority: int = 0,
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs of one prompt by its output_kind; the last has finished=True. A slow reader gets what came together
         as one output. Leaving the loop early, or cancelling the task, cancels the request. Raises as LLM.generate();
         ValueError also for a request_id that is live."""
         prompts = self._session.prepare(prompt)
         if len(prompts) != 1:
             raise ValueError("generate() takes one prompt; call it once for each")
-        async for output in self._run(prompts[0], sampling_params, request_id, priority):
+        async for output in self.run(prompts[0], sampling_params, request_id, priority=priority):
             yield output
 
     async def chat(
@@ -93,7 +107,7 @@ class AsyncLLM:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput, None]:
         """generate() for one conversation."""
         prompts = self._session.prepare_chat(
             [messages],
@@ -103,7 +117,7 @@ class AsyncLLM:
             tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
-        async for output in self._run(prompts[0], sampling_params, request_id, priority):
+        async for output in self.run(prompts[0], sampling_params, request_id, priority=priority):
             yield output
 
     async def abort(self, request_id: str) -> None:
@@ -121,6 +135,10 @@ class AsyncLLM:
         """What generate() uses without sampling_params: a copy."""
         return self._session.default_params.replace()
 
+    def get_model_info(self) -> ModelInfo:
+        """Architecture, sizes and limits of the model."""
+        return self._session.engine.model
+
     def get_metrics(self) -> dict[str, int]:
         """Counters and gauges of the engine."""
         return self._session.engine.stats()
@@ -134,25 +152,43 @@ class AsyncLLM:
         """Ends live requests with finish_reason "abort"; their streams still yield that. Idempotent."""
         self._session.close()
 
-    async def _run(
-        self, prompt: Prompt, sampling_params: SamplingParams | None, request_id: str | None, priority: int
-    ) -> AsyncIterator[RequestOutput]:
+    def is_live(self, request_id: str) -> bool:
+        """True from the start of a request until its last output is taken."""
+        return request_id in self._by_name
+
+    async def run(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        tenant: str = "",
+        stream_interval: int = 1,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """generate() for a prepared prompt. A stream shows its first token at once and then this many at a time. A
+        request with more unread tokens than EngineConfig.max_unread_tokens pauses until somebody reads."""
         session, hub = self._session, self._current_hub()
         name = session.next_request_id() if request_id is None else request_id
         if name in self._by_name:
             raise ValueError(f"request_id {name!r} is live already")
         params = session.default_params if sampling_params is None else sampling_params
-        native_id = session.submit(prompt, session.native_params(params), hub.queue, priority)
-        request = _Live(native_id, Assembly(name, prompt, params, session.tokenizer, params.output_kind))
+        native_id = session.submit(prompt, session.native_params(params), hub.queue, priority, tenant)
+        assembly = Assembly(name, prompt, params, session.tokenizer, params.output_kind)
+        interval = 0 if params.output_kind == "final_only" else stream_interval
+        request = _Live(native_id, assembly, interval)
         hub.live[native_id] = self._by_name[name] = request
         try:
             finished = False
             while not finished:
                 await request.changed.wait()
                 request.changed.clear()
-                finished = request.assembly.finished
-                if output := request.assembly.take():
+                finished = assembly.finished
+                if output := assembly.take():
                     yield output
+                if request.paused:
+                    request.paused = False
+                    session.engine.resume(native_id)
         finally:
             del self._by_name[name]
             if hub.live.pop(native_id, None):

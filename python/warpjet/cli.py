@@ -15,7 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 for a failure while running, 2 for bad input, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        advice = getattr(args, "advice", lambda words: "")([word.partition("=")[0] for word in unknown[:1]])
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -124,6 +127,32 @@ def _fill_doctor(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+def _fill_serve(parser: argparse.ArgumentParser) -> None:
+    from warpjet.serve.flags import add_flags, given_flags, near, plan, read_config
+
+    parser.add_argument(
+        "model_tag", nargs="?", metavar="MODEL", help="checkpoint or engine directory (default: the embedded model)"
+    )
+    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, help="the same")
+    parser.add_argument("--config", metavar="FILE", help="settings by name, in JSON; flags come before them")
+    parser.add_argument("--dry-run", action="store_true", help="check the configuration and exit")
+    add_flags(parser, _add_fields)
+
+    def run(args: argparse.Namespace) -> int:
+        given = read_config(args.config) if args.config else {}
+        given = {name.replace("-", "_"): value for name, value in given.items()} | given_flags(vars(args))
+        if args.model_tag is not None:
+            given["model"] = args.model_tag
+        configuration = plan(given)
+        try:
+            from warpjet.serve.launch import serve
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the server needs {error.name}: pip install 'warpjet[server]'") from None
+        return serve(configuration, args.dry_run)
+
+    parser.set_defaults(run=run, advice=lambda words: "".join(near(w.lstrip("-").replace("-", "_")) for w in words))
+
+
 def _fill_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
@@ -204,12 +233,15 @@ def _replicas(text: str) -> int:
     return 0 if text == "auto" else int(text)
 
 
+_MODEL_HELP = "checkpoint or engine directory (default: the embedded model)"
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "generate": ("complete prompts", _fill_generate),
     "chat": ("talk with a model in the terminal", _fill_chat),
     "build": ("compile a checkpoint into an engine directory", _fill_build),
     "info": ("show what a model is and what a step of it costs, without loading it", _fill_info),
     "doctor": ("show what of this machine warpjet can use", _fill_doctor),
+    "serve": ("serve a model over HTTP, with OpenAI's API", _fill_serve),
     "bench": ("measure", _fill_bench),
     "sim": ("simulate a load on many engines, and how many GPUs it needs", _fill_sim),
 }

@@ -78,21 +78,26 @@ class Session:
     def prepare_chat(
         self,
         messages: Conversation | Sequence[Conversation],
-        chat_template: str | None = None,
+        chat_template: str | ChatTemplate | None = None,
+        add_special_tokens: bool = False,  # the template writes them itself
         **options: Any,
     ) -> list[Prompt]:
         """One conversation or a list of them, as prompts. Raises ValueError without a chat template."""
         conversations: Any = [messages] if is_conversation(messages) else messages
-        template = self._chat_template if chat_template is None else self._compile(chat_template)
+        template = self._chat_template
+        if chat_template is not None:
+            template = chat_template if isinstance(chat_template, ChatTemplate) else self._compile(chat_template)
         if template is None:
             raise ValueError("the model has no chat template; pass chat_template=, a Jinja template or its path")
         texts = [template.render(conversation, **options) for conversation in conversations]
-        return self.prepare(texts, add_special_tokens=False)  # the template writes them itself
+        return self.prepare(texts, add_special_tokens)
 
-    def submit(self, prompt: Prompt, params: SamplingParams, queue: OutputQueue, priority: int = 0) -> int:
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, queue: OutputQueue, priority: int = 0, tenant: str = ""
+    ) -> int:
         """Hands a prepared prompt to the engine; params are native_params()."""
         return self.engine.submit(
-            prompt.token_ids or (), params, queue, priority=priority, cache_salt=prompt.cache_salt
+            prompt.token_ids or (), params, queue, priority=priority, cache_salt=prompt.cache_salt, tenant=tenant
         )
 
     def native_params(self, params: SamplingParams) -> SamplingParams:

@@ -1,0 +1,356 @@
+"""What is asked of the model and what happens while it answers, whatever API it came by."""
+
+import contextlib
+import functools
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from warpjet._native import SamplingParams
+from warpjet.async_llm import AsyncLLM
+from warpjet.chat import ChatTemplate
+from warpjet.outputs import CompletionOutput, Logprob, RequestOutput
+from warpjet.prompts import Prompt, PromptType
+from warpjet.serve.counters import HttpMetrics
+from warpjet.serve.errors import ServeError, bad_request, from_exception
+from warpjet.serve.limits import Workers
+from warpjet.serve.parsers import ParserNames, constrained, make_parsers
+from warpjet.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from warpjet.parsing.chat_parser import ChatParser
+    from warpjet.parsing.events import ToolCallDelta
+    from warpjet.serve.settings import Settings
+    from warpjet.structured import StructuredOutputsParams
+
+# Prompts up to this size are prepared in the event loop: a thread would take longer.
+_SMALL_TEXT, _SMALL_MESSAGES = 16384, 64
+_PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
+    "prompt",
+    "prompt_token_ids",
+    "priority",
+    "request_id",
+}
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """One conversation to answer."""
+
+    messages: list[dict[str, Any]]  # OpenAI chat messages
+    sampling: SamplingParams  # n samples
+    tools: list[dict[str, Any]] | None = None  # OpenAI function tools: {"type": "function", "function": {...}}
+    tool_choice: str | dict[str, Any] = "auto"  # auto, none, required, {"type": "function", "function": {"name": ...}}
+    parallel_tool_calls: bool = True
+    structured: "StructuredOutputsParams | None" = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    truncate_prompt_tokens: int | None = None  # keep the last so many; -1 is what fits
+    include_reasoning: bool = True
+    stream_interval: int = 1  # tokens that are shown together
+    request_id: str | None = None
+    priority: int = 0
+    cache_salt: str = ""
+    tenant: str = ""  # from the API key
+
+
+@dataclass(slots=True)
+class CompletionRequest:
+    """One prompt to go on from: text or token ids."""
+
+    prompt: str | list[int]
+    sampling: SamplingParams
+    structured: "StructuredOutputsParams | None" = None
+    add_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
+    stream_interval: int = 1  # tokens that are shown together
+    request_id: str | None = None
+    priority: int = 0
+    cache_salt: str = ""
+    tenant: str = ""
+
+
+@dataclass(slots=True)
+class Started:
+    """The engine has begun: always the first event, once."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    prompt_token_ids: list[int]
+    prompt: str | None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+
+
+@dataclass(slots=True)
+class Delta:
+    """What is new in one sample. logprobs has an entry for each of token_ids."""
+
+    index: int
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: "list[ToolCallDelta]" = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, Logprob]] | None = None
+
+
+@dataclass(slots=True)
+class Ended:
+    """The last event of one sample. finish_reason: stop, length, tool_calls, abort or error."""
+
+    index: int
+    finish_reason: str
+    stop_reason: int | str | None = None
+    error: str | None = None
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cumulative_logprob: float | None = None
+
+
+ChatEvent = Started | Delta | Ended
+Events = AsyncGenerator[list[ChatEvent], None]  # what came together comes together
+
+
+async def each(batches: Events) -> AsyncGenerator[ChatEvent, None]:
+    """Events one by one, for answers that are not streamed."""
+    async with contextlib.aclosing(batches):
+        async for batch in batches:
+            for event in batch:
+                yield event
+
+
+class Serving:
+    """The opened model with what the server knows of it."""
+
+    def __init__(self, llm: AsyncLLM, settings: "Settings", model_names: Sequence[str], parsers: ParserNames) -> None:
+        self.llm = llm
+        self.settings = settings
+        self.model_names = list(model_names)
+        self.started_at = int(time.time())
+        self.draining = False
+        self.http_metrics = HttpMetrics()
+        self.live_requests: Callable[[], int] = lambda: 0  # HTTP requests being answered
+        self._parsers = parsers
+        self._workers = Workers(settings.prepare_threads, settings.prepare_timeout)
+
+    @functools.cached_property
+    def default_sampling(self) -> dict[str, Any]:
+        """Sampling fields that requests have unless they say otherwise; without max_tokens."""
+        neutral = SamplingParams().to_dict()
+        fields = self.llm.get_default_sampling_params().to_dict() | self.settings.override_generation_config
+        SamplingParams.from_dict(fields)  # raises what is wrong with it
+        return {k: v for k, v in fields.items() if k not in ("max_tokens", "output_kind") and v != neutral[k]}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises ServeError 400 when there is none."""
+        if self.llm.session.tokenizer is None:
+            raise bad_request("the server has no tokenizer (skip_tokenizer_init): send and take token ids")
+        return self.llm.session.tokenizer
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output in tokens."""
+        return self.llm.session.engine.model.max_model_len
+
+    async def answer(self, request: ChatRequest) -> Events:
+        """Events of one conversation; what came together comes together, and all at the end if sampling.output_kind is
+        "final_only". Raises ServeError before the first event for what cannot run. Closing the iterator, or cancelling
+        the task, cancels the request."""
+        prompt = await self.prepare_chat(request)
+        samples = max(request.sampling.n, request.sampling.beam_width)
+        parsers = make_parsers(self._parsers, request, prompt.text or "", samples)
+        sampling = constrained(self._parsers, request)
+        async for events in self._run(prompt, sampling, request, parsers):
+            yield events
+
+    async def complete(self, request: CompletionRequest) -> Events:
+        """answer() for a plain prompt."""
+        prompt = await self.prepare(request)
+        sampling = request.sampling
+        if request.structured is not None:
+            sampling = sampling.replace(structured_outputs=request.structured)
+        async for events in self._run(prompt, sampling, request, []):
+            yield events
+
+    async def prepare_chat(self, request: ChatRequest) -> Prompt:
+        """The conversation as the model reads it. Raises ServeError."""
+
+        def render() -> Prompt:
+            template = None
+            if request.chat_template is not None:  # never a path: it may come from anywhere
+                template = ChatTemplate({"default": request.chat_template}, self.tokenizer.special_tokens)
+            return self.llm.session.prepare_chat(
+                request.messages,
+                template,
+                add_special_tokens=request.add_special_tokens,
+                add_generation_prompt=request.add_generation_prompt,
+                continue_final_message=request.continue_final_message,
+                tools=request.tools if request.tool_choice != "none" else None,
+                chat_template_kwargs=request.chat_template_kwargs,
+            )[0]
+
+        large = request.chat_template is not None or len(request.messages) > _SMALL_MESSAGES
+        prompt = await self._prepared(render, large or _characters(request.messages) > _SMALL_TEXT, "messages")
+        return self._finished(prompt, request)
+
+    async def prepare(self, request: CompletionRequest) -> Prompt:
+        """The prompt in token ids. Raises ServeError."""
+        given = request.prompt
+
+        def encode() -> Prompt:
+            prompt: PromptType = {"prompt" if isinstance(given, str) else "prompt_token_ids": given}
+            return self.llm.session.prepare(prompt, request.add_special_tokens)[0]
+
+        prompt = await self._prepared(encode, isinstance(given, str) and len(given) > _SMALL_TEXT, "prompt")
+        return self._finished(prompt, request)
+
+    async def cancel(self, request_id: str) -> bool:
+        """Ends the request, and those it was split into; false when there is none."""
+        found = [
+            name
+            for name in (request_id, *(f"{request_id}-{i}" for i in range(self.settings.max_prompts)))
+            if self.llm.is_live(name)
+        ]
+        for name in found:
+            await self.llm.abort(name)
+        return bool(found)
+
+    def require_alive(self, ends: Iterable[Ended | None]) -> None:
+        """Raises ServeError 500 when the engine failed and nothing else ended these samples."""
+        if self.llm.session.engine.health() == "failed" and all(end and end.finish_reason == "error" for end in ends):
+            raise ServeError(500, "the engine failed while it answered", code="engine_failed")
+
+    def close(self) -> None:
+        """Ends live requests with finish_reason "abort". Idempotent."""
+        self._workers.close()
+        self.llm.shutdown()
+
+    async def _prepared(self, make: Callable[[], Prompt], large: bool, param: str) -> Prompt:
+        try:
+            return await self._workers.run(make) if large else make()
+        except ServeError:
+            raise
+        except Exception as error:
+            served = from_exception(error)
+            served.param = served.param or (param if served.status == 400 else None)
+            raise served from None
+
+    def _finished(self, prompt: Prompt, request: ChatRequest | CompletionRequest) -> Prompt:
+        keep = request.truncate_prompt_tokens
+        if keep is not None and prompt.token_ids is not None:
+            room = self.max_model_len - (request.sampling.max_tokens or 1)
+            keep = max(room, 1) if keep == -1 else keep
+            if keep < 1:
+                raise bad_request("truncate_prompt_tokens must be at least 1, or -1", "truncate_prompt_tokens")
+            prompt.token_ids = prompt.token_ids[-keep:]
+        prompt.cache_salt = request.cache_salt
+        return prompt
+
+    async def _run(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        request: ChatRequest | CompletionRequest,
+        parsers: "list[ChatParser]",
+    ) -> Events:
+        if sampling.output_kind == "cumulative":
+            sampling = sampling.replace(output_kind="delta")
+        outputs = self.llm.run(
+            prompt,
+            sampling,
+            request.request_id,
+            priority=request.priority,
+            tenant=request.tenant,
+            stream_interval=request.stream_interval,
+        )
+        samples = [_Sample(index) for index in range(max(sampling.n, sampling.beam_width))]
+        for sample, parser in zip(samples, parsers, strict=False):
+            sample.parser = parser
+        begun = False
+        async with contextlib.aclosing(outputs):
+            while output := await _next(outputs, "messages" if isinstance(request, ChatRequest) else "prompt"):
+                events: list[ChatEvent] = []
+                if not begun:
+                    begun = True
+                    ids = output.prompt_token_ids
+                    events.append(
+                        Started(len(ids), output.num_cached_tokens, ids, output.prompt, output.prompt_logprobs)
+                    )
+                for piece in output.outputs:
+                    samples[piece.index].add(piece, output.error, events)
+                yield events
+
+
+class _Sample:
+    """One sample's outputs to events."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.parser: ChatParser | None = None
+        self._tokens = 0
+        self._reasoning_tokens = 0
+        self._ended = False
+
+    def add(self, piece: CompletionOutput, error: str | None, events: list[ChatEvent]) -> None:
+        if self._ended:
+            return
+        self._tokens += len(piece.token_ids)
+        delta = Delta(self.index, piece.text, token_ids=piece.token_ids, logprobs=piece.logprobs)
+        if self.parser is not None:
+            self._parse(self.parser, piece, delta)
+        if piece.token_ids or piece.text or delta.content or delta.reasoning or delta.tool_calls:
+            events.append(delta)
+        if piece.finish_reason is not None:
+            self._ended = True
+            reason = piece.finish_reason
+            if reason == "stop" and self.parser is not None and self.parser.called_tools:
+                reason = "tool_calls"
+            events.append(
+                Ended(
+                    self.index,
+                    reason,
+                    piece.stop_reason,
+                    error if reason == "error" else None,
+                    self._tokens,
+                    self._reasoning_tokens,
+                    piece.cumulative_logprob,
+                )
+            )
+
+    def _parse(self, parser: "ChatParser", piece: CompletionOutput, delta: Delta) -> None:
+        parts = [parser.push(piece.text, piece.token_ids)]
+        if parts[0].reasoning and not parts[0].content:
+            self._reasoning_tokens += len(piece.token_ids)
+        if piece.finish_reason is not None:
+            parts.append(parser.finish())
+        delta.content = "".join(part.content for part in parts)
+        delta.reasoning = "".join(part.reasoning for part in parts)
+        delta.tool_calls = [call for part in parts for call in part.tool_calls]
+
+
+async def _next(outputs: AsyncGenerator[RequestOutput, None], prompt_name: str) -> RequestOutput | None:
+    try:
+        return await anext(outputs)
+    except StopAsyncIteration:
+        return None
+    except Exception as error:
+        served = from_exception(error, _PARAMS)
+        if served.param in ("prompt", "prompt_token_ids"):
+            served.param = prompt_name
+        raise served from error
+
+
+def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
+    """About how much text a conversation holds."""
+    total = 0
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            total += len(content)
+        elif isinstance(content, list):
+            total += sum(len(part.get("text") or "") if isinstance(part, dict) else 0 for part in content)
+    return total

@@ -1,0 +1,18 @@
+"""/openapi.json: this API, for programs."""
+
+from warpjet._native import __version__
+from warpjet.serve.conversation import Serving
+from warpjet.serve.errors import ServeError
+from warpjet.serve.exchange import HttpRequest, Response, json_response
+from warpjet.serve.schema import Endpoint, openapi
+
+
+async def _openapi(serving: Serving, request: HttpRequest) -> Response:
+    from warpjet.serve.app import all_endpoints
+
+    if serving.settings.disable_openapi:
+        raise ServeError(404, "there is no such route", code="not_found")
+    return json_response(openapi((e for e in all_endpoints() if e.scope != "admin"), __version__))
+
+
+ROUTES = [Endpoint("GET", "/openapi.json", _openapi, summary="this document")]

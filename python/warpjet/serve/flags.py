@@ -1,0 +1,242 @@
+"""The names of a configuration: the server's settings, the engine's fields, and what other servers call them."""
+
+import argparse
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from warpjet._native import EngineConfig
+from warpjet.arguments import engine_config, fixed_names, is_fixed
+from warpjet.serve.settings import Settings, read_setting
+
+# Other servers' names of ours.
+ALIASES = {
+    "model_path": "model",
+    "context_length": "max_model_len",
+    "max_running_requests": "max_num_seqs",
+    "max_queued_requests": "max_num_queued_reqs",
+    "chunked_prefill_size": "max_num_batched_tokens",
+    "max_prefill_tokens": "max_num_batched_tokens",
+    "page_size": "block_size",
+    "schedule_policy": "scheduling_policy",
+    "random_seed": "seed",
+    "tokenizer_path": "tokenizer",
+    "mem_fraction_static": "gpu_memory_utilization",
+    "max_total_tokens": "max_model_len",
+    "tp_size": "tensor_parallel_size",
+    "dp_size": "data_parallel_size",
+    "pp_size": "pipeline_parallel_size",
+    "ep_size": "enable_expert_parallel",
+    "uvicorn_log_level": "log_level",
+    "disable_fastapi_docs": "disable_openapi",
+    "hostname": "host",
+    "max_concurrent_requests": "max_num_queued_reqs",
+    "max_client_batch_size": "max_prompts",
+}
+
+_ONE_DEVICE = "one device runs the whole model; start one server per device"
+_NO_LORA = "merge the adapter into the checkpoint"
+_NO_SPECULATION = "decoding is not speculative"
+
+# Flags of other servers that leave no choice here: the values that mean what happens anyway (True is the flag alone),
+# and what to do instead of others. Those of LLM are in arguments.py.
+FIXED: dict[str, tuple[tuple[object, ...], str]] = {
+    "all2all_backend": ((), _ONE_DEVICE),
+    "api_server_count": ((1,), "one process serves"),
+    "chat_template_content_format": (("auto", "string"), "templates get text"),
+    "data_parallel_backend": ((), _ONE_DEVICE),
+    "disable_cuda_graph": ((), "enforce_eager does that"),
+    "disable_frontend_multiprocessing": ((True,), ""),
+    "disable_log_requests": ((True,), ""),
+    "disable_radix_cache": ((), "no-enable-prefix-caching does that"),
+    "disable_uvicorn_access_log": ((True,), ""),
+    "enable_auto_tool_choice": ((True,), ""),
+    "enable_eplb": ((), _ONE_DEVICE),
+    "enable_lora": ((), _NO_LORA),
+    "enable_metrics": ((True,), ""),
+    "enable_prompt_tokens_details": ((True,), ""),
+    "enable_request_id_headers": ((True,), ""),
+    "grammar_backend": (("llguidance",), "llguidance is what there is"),
+    "guided_decoding_backend": (("auto", "guidance"), "llguidance is what there is"),
+    "kv_events_config": ((), "kv_events keeps them"),
+    "logprobs_mode": (("raw_logprobs",), "logprobs are those of the raw logits"),
+    "lora_modules": ((), _NO_LORA),
+    "master_addr": ((), _ONE_DEVICE),
+    "master_port": ((), _ONE_DEVICE),
+    "max_log_len": ((), "no text of requests is logged"),
+    "middleware": ((), "put a proxy in front"),
+    "nnodes": ((1,), _ONE_DEVICE),
+    "node_rank": ((0,), _ONE_DEVICE),
+    "otlp_traces_endpoint": ((), "trace writes a file for Perfetto"),
+    "performance_mode": (("balanced",), "itl_target_ms and max_num_batched_tokens are the knobs"),
+    "pooler_config": ((), "models generate text"),
+    "response_role": (("assistant",), "answers have the role assistant"),
+    "skip_server_warmup": ((True,), ""),
+    "speculative_algorithm": ((), _NO_SPECULATION),
+    "speculative_draft_model_path": ((), _NO_SPECULATION),
+    "speculative_eagle_topk": ((), _NO_SPECULATION),
+    "speculative_num_draft_tokens": ((), _NO_SPECULATION),
+    "speculative_num_steps": ((), _NO_SPECULATION),
+    "ssl_cert_reqs": ((0,), "ssl_ca_certs asks clients for certificates"),
+    "tool_parser_plugin": ((), "no code is loaded"),
+    "tool_server": ((), "nothing is called over the network"),
+    "uvicorn_access_log": ((), "enable_log_requests logs requests"),
+}
+
+# vLLM's short flags.
+SHORT = {
+    "-tp": "tensor_parallel_size",
+    "-pp": "pipeline_parallel_size",
+    "-dp": "data_parallel_size",
+    "-ep": "enable_expert_parallel",
+    "-q": "quantization",
+    "-sc": "speculative_config",
+    "-cc": "compilation_config",
+    "-asc": "api_server_count",
+    "-O": "compilation_config",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole configuration: the server's settings, LLM's keywords, and the model."""
+
+    model: str | None
+    settings: Settings
+    engine: dict[str, Any]
+    notices: tuple[str, ...] = ()
+
+
+def plan(given: Mapping[str, Any]) -> Plan:
+    """Sorts names and values, as given by flags or a file, into a Plan. Raises ValueError, TypeError or
+    NotImplementedError, naming what is wrong and what is closest."""
+    own = {row.name: row for row in fields(Settings)}
+    engine_names = {row[0] for row in EngineConfig.__fields__}
+    server: dict[str, Any] = {}
+    engine: dict[str, Any] = {}
+    model: str | None = None
+    notices = []
+    for spelled, value in given.items():
+        name = spelled.replace("-", "_")
+        if name in ALIASES:
+            notices.append(f"{_flag(name)} is {_flag(ALIASES[name])} here")
+            name = ALIASES[name]
+        if name == "model":
+            model = str(value)
+        elif name in own:
+            server[name] = read_setting(name, own[name].metadata["kind"], value)
+        elif name in engine_names:
+            engine[name] = value
+        elif name in FIXED:
+            _require(name, value)
+        elif is_fixed(name):
+            engine[name] = _guess(value)
+        else:
+            raise ValueError(f"there is no setting {spelled!r}{near(name)}")
+    engine_config(engine)  # raises what is wrong with it
+    return Plan(model, Settings(**server), engine, tuple(notices))
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Settings by name from a JSON file, or YAML where the yaml package is there. Raises ValueError."""
+    text = Path(path).read_text(encoding="utf-8")
+    if path.endswith((".yaml", ".yml")):
+        try:
+            import yaml  # type: ignore[import-untyped, unused-ignore]
+        except ImportError:
+            raise ValueError(f"{path}: reading YAML needs the package pyyaml; or write the file in JSON") from None
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from None
+    else:
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold an object of settings")
+    return values
+
+
+def known_names() -> list[str]:
+    """Every name that plan() has an answer to."""
+    own = [row.name for row in fields(Settings)]
+    return [*own, *(row[0] for row in EngineConfig.__fields__), *ALIASES, *FIXED, *fixed_names(), "model"]
+
+
+def add_flags(parser: argparse.ArgumentParser, add_fields: Callable[..., None]) -> None:
+    """A flag for every name. Flags that are not given leave no trace; those of other servers are not shown."""
+    parser.allow_abbrev = False
+    group = parser.add_argument_group("server")
+    for row in fields(Settings):
+        form = _FORMS[row.metadata["kind"]] | {"help": row.metadata["doc"], "default": argparse.SUPPRESS}
+        group.add_argument(_flag(row.name), dest=f"server.{row.name}", **form)
+    add_fields(parser, "engine", EngineConfig.__fields__)
+    shown = {row.name for row in fields(Settings)} | {row[0] for row in EngineConfig.__fields__}
+    shorts: dict[str, list[str]] = {}
+    for short, name in SHORT.items():
+        shorts.setdefault(name, []).append(short)
+    for name in sorted({*ALIASES, *FIXED, *fixed_names()} - shown - {"served_model_name"}):
+        parser.add_argument(
+            *shorts.get(name, []),
+            _flag(name),
+            dest=f"other.{name}",
+            nargs="?",
+            const=True,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+
+
+def given_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of add_flags() that were given, by name."""
+    out = {}
+    for key, value in values.items():
+        group, dot, name = key.partition(".")
+        if dot and group in ("server", "engine", "other"):
+            out[name] = _guess(value) if group == "other" else value
+    return out
+
+
+def near(name: str) -> str:
+    """A suggestion, or nothing."""
+    found = difflib.get_close_matches(name, known_names(), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+_FORMS: dict[str, dict[str, Any]] = {
+    "bool": {"action": argparse.BooleanOptionalAction},
+    "names": {"nargs": "+", "action": "extend", "metavar": "TEXT"},
+    "dict": {"metavar": "JSON"},
+    "str": {"metavar": "TEXT"},
+    "int": {"type": int, "metavar": "N"},
+    "float": {"type": float, "metavar": "X"},
+}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _require(name: str, value: Any) -> None:
+    accepted, advice = FIXED[name]
+    if not any(_guess(value) == choice and type(_guess(value)) is type(choice) for choice in accepted):
+        only = " or ".join(str(choice) for choice in accepted if choice is not True)
+        text = f"{_flag(name)} is not supported" + (f", only {only}" if only else "")
+        raise NotImplementedError(f"{text}; {advice}" if advice else text)
+
+
+def _guess(value: Any) -> Any:
+    """The value that a flag's text stands for."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "true", "false"):
+        return {"none": None, "true": True, "false": False}[value.lower()]
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,144 @@
+"""What one client may take of what all share: bytes of bodies, requests a second, threads that prepare prompts."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from warpjet.serve.errors import ServeError
+
+T = TypeVar("T")
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_DISCARD_SECONDS = 2.0  # a client that is still sending hears why it is refused, if it sends no longer than this
+
+
+class Bodies:
+    """Reads bodies, each no longer than `max_bytes` and `seconds`, all together no more than `total_bytes`."""
+
+    def __init__(self, max_bytes: int, seconds: float, total_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._total_bytes = total_bytes
+        self.held_bytes = 0
+
+    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        """The whole body; release() it. Raises ServeError 400, 408, 413 or 503; ConnectionError when the client has
+        gone."""
+        declared = headers.get("content-length")
+        if declared is not None and int(declared) > self._max_bytes:
+            if "expect" not in headers:
+                await self._discard(receive)
+            raise self._too_large()
+        async with _within(self._seconds, "the body did not arrive"):
+            return await self._read(receive)
+
+    def release(self, body: bytes) -> None:
+        """The body is not needed any more."""
+        self.held_bytes -= len(body)
+
+    async def _read(self, receive: Receive) -> bytes:
+        pieces, size = [], 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionError("the client has gone")
+                piece = message.get("body", b"")
+                size += len(piece)
+                self.held_bytes += len(piece)
+                pieces.append(piece)
+                if size > self._max_bytes:
+                    pieces.clear()
+                    await self._discard(receive)
+                    raise self._too_large()
+                if self.held_bytes > self._total_bytes:
+                    raise ServeError(503, "too many large requests at once", code="overloaded", retry_after=1)
+                if not message.get("more_body"):
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        except BaseException:
+            self.held_bytes -= size
+            raise
+
+    def _too_large(self) -> ServeError:
+        return ServeError(413, f"the body is longer than {self._max_bytes} bytes", code="request_too_large")
+
+    async def _discard(self, receive: Receive) -> None:
+        try:
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+        except TimeoutError:
+            pass
+
+
+class _within:
+    def __init__(self, seconds: float, what: str) -> None:
+        self._timeout = asyncio.timeout(seconds)
+        self._text = f"{what} within {seconds:g} s"
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*error)
+        except TimeoutError:
+            raise ServeError(408, self._text) from None
+
+
+class RateLimit:
+    """A bucket of `burst` requests for each key, filled at `per_second`; 0 is no limit."""
+
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._per_second = per_second
+        self._burst = max(float(burst), 1.0)
+        self._buckets: dict[str, tuple[float, float]] = {}  # what was left, and when
+
+    def take(self, key: str) -> None:
+        """Raises ServeError 429 when the bucket is empty."""
+        if self._per_second <= 0:
+            return
+        now = time.monotonic()
+        left, then = self._buckets.get(key, (self._burst, now))
+        left = min(self._burst, left + (now - then) * self._per_second)
+        if left < 1:
+            wait = (1 - left) / self._per_second
+            raise ServeError(
+                429,
+                f"this key may send {self._per_second:g} requests a second",
+                code="rate_limit_exceeded",
+                retry_after=max(1, round(wait + 0.5)),
+            )
+        self._buckets[key] = (left - 1, now)
+
+
+class Workers:
+    """A few threads for prompts that take long to prepare, so that the event loop does not."""
+
+    def __init__(self, threads: int, seconds: float) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warpjet-prepare")
+        self._seconds = seconds
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Raises ServeError 400 when it takes longer than `seconds`, and 503 when it did not begin within that."""
+        begun = False
+
+        def call() -> T:
+            nonlocal begun
+            begun = True
+            return function()
+
+        future = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await future
+        except TimeoutError:
+            if begun:
+                raise ServeError(400, f"preparing the prompt takes longer than {self._seconds:g} s") from None
+            raise ServeError(503, "too many long prompts at once", code="overloaded", retry_after=2) from None
+
+    def close(self) -> None:
+        """Does not wait."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,324 @@
+"""POST /v1/completions: OpenAI's older API, for prompts that are text or token ids."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started, each
+from warpjet.serve.errors import bad_request
+from warpjet.serve.exchange import DONE, EventStream, HttpRequest, Response, json_response, sse
+from warpjet.serve.models import check_model
+from warpjet.serve.openai_fields import (
+    COMMON_FIELDS,
+    SAMPLING_FIELDS,
+    StreamOptions,
+    Usage,
+    identity,
+    sampling_params,
+    structured_outputs,
+)
+from warpjet.serve.openai_logprobs import LegacyLogprobs, prompt_logprobs
+from warpjet.serve.schema import Endpoint, Field, Schema
+
+_Numbered = tuple[int, list[ChatEvent]]  # events, and the prompt that they belong to
+_DEFAULT_MAX_TOKENS = 16
+
+COMPLETION = Schema(
+    "CompletionRequest",
+    [
+        Field("prompt", "string or list", "text, token ids, or a list of these", required=True, low=1),
+        *SAMPLING_FIELDS,
+        *COMMON_FIELDS,
+        Field("logprobs", "integer", "give log-probabilities of so many of the most likely tokens", low=0),
+        Field("echo", "boolean", "begin the text with the prompt", default=False),
+        Field("best_of", "integer", "generate so many and give the n most likely", low=1, high=128),
+        Field("suffix", "string", "text is written forward only", only=("",)),
+    ],
+)
+
+
+async def _create(serving: Serving, request: HttpRequest) -> Response | EventStream:
+    body = request.body
+    model = check_model(serving, body.get("model"))
+    options = StreamOptions(serving, body)
+    requests = _requests(serving, request)
+    writer = _Writer(serving, body, model, requests)
+    if body["stream"]:
+        return EventStream(writer.stream(options))
+    return json_response(await writer.whole())
+
+
+def _requests(serving: Serving, request: HttpRequest) -> list[CompletionRequest]:
+    """One for each prompt."""
+    body = request.body
+    prompts = _prompts(body["prompt"])
+    if len(prompts) > serving.settings.max_prompts:
+        raise bad_request(f"a request may have {serving.settings.max_prompts} prompts, got {len(prompts)}", "prompt")
+    n, best_of = body.get("n", 1), body.get("best_of")
+    own: dict[str, Any] = {"logprobs": body.get("logprobs")}
+    if best_of is not None and best_of != n:
+        if best_of < n or body["stream"]:
+            raise bad_request("best_of must be at least n, and needs stream false", "best_of")
+        own |= {"n": best_of, "logprobs": own["logprobs"] or 0}
+    if "max_tokens" not in body:
+        own["max_tokens"] = _DEFAULT_MAX_TOKENS
+    if body["echo"] and body.get("logprobs") is not None:
+        own["prompt_logprobs"] = max(body["logprobs"], body.get("prompt_logprobs", 0))
+    if body.get("max_tokens") == 0 and (body["echo"] or "prompt_logprobs" in body):
+        own.setdefault("prompt_logprobs", body.get("prompt_logprobs", 0))  # the engine computes the prompt for that
+    sampling, structured, who = (
+        sampling_params(serving, body, **own),
+        structured_outputs(body),
+        identity(request, serving),
+    )
+    add_special_tokens = body.get("add_special_tokens", True)
+    name = who.pop("request_id")
+    if len(prompts) == 1:
+        return [CompletionRequest(prompts[0], sampling, structured, add_special_tokens, request_id=name, **who)]
+    return [
+        CompletionRequest(prompt, sampling, structured, add_special_tokens, request_id=f"{name}-{index}", **who)
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def _prompts(given: str | list[Any]) -> list[str | list[int]]:
+    """Raises ServeError 400 for other forms than text, token ids, or a list of these."""
+    prompts = [given] if isinstance(given, str) or type(given[0]) is int else given
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, list):
+            if not prompt or not all(type(token) is int for token in prompt):
+                raise bad_request(f"prompt {index} must be token ids, at least one", "prompt")
+        elif not isinstance(prompt, str) or not prompt:
+            raise bad_request(f"prompt {index} must be text that is not empty, or token ids", "prompt")
+    return prompts
+
+
+class _Choice:
+    """One sample of one prompt."""
+
+    def __init__(self, writer: "_Writer") -> None:
+        self.text: list[str] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[Any] = []
+        self.legacy = writer.new_logprobs()
+        self.ended: Ended | None = None
+
+
+class _Writer:
+    """Events of all prompts as OpenAI's objects. Choices are numbered prompt by prompt."""
+
+    def __init__(self, serving: Serving, body: dict[str, Any], model: str, requests: list[CompletionRequest]) -> None:
+        self._serving = serving
+        self._requests = requests
+        self._body = body
+        self._id = f"cmpl-{(requests[0].request_id or '').removesuffix('-0' if len(requests) > 1 else '')}"
+        self._created = int(time.time())
+        self._model = model
+        self._top: int | None = body.get("logprobs")
+        self._as_ids = body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids)
+        self._wanted: int = body.get("n", 1)
+        self._with_ids = body["return_token_ids"]
+        self._usage = Usage()
+        if "prompt_logprobs" in body and body["stream"]:
+            raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
+
+    def new_logprobs(self) -> LegacyLogprobs | None:
+        """Writes one choice's, if they are wanted."""
+        return None if self._top is None else LegacyLogprobs(self._as_ids, self._serving.tokenizer.piece)
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer as one object."""
+        answers = await _together([self._gather(request) for request in self._requests])
+        choices: list[dict[str, Any]] = []
+        for request, (started, samples) in zip(self._requests, answers, strict=True):
+            self._serving.require_alive(sample.ended for sample in samples)
+            for sample in _best(samples, self._wanted) if self._wanted < request.sampling.n else samples:
+                choices.append(self._whole_choice(len(choices), started, sample))
+        return {**self._head(), "choices": choices, "usage": self._usage.to_dict()}
+
+    async def stream(self, options: StreamOptions) -> AsyncGenerator[bytes, None]:
+        """The answer as Server-Sent Events."""
+        choices: dict[int, _Choice] = {}
+        async with contextlib.aclosing(_merged(self._serving, self._requests)) as merged:
+            async for prompt_index, batch in merged:
+                pieces = []
+                first = prompt_index * self._samples()
+                for event in batch:
+                    if isinstance(event, Started):
+                        self._usage.start(event)
+                        if self._body["echo"]:
+                            pieces += [
+                                self._chunk(self._echoed(choices, first + i, event), options)
+                                for i in range(self._samples())
+                            ]
+                        continue
+                    index = first + event.index
+                    choice = choices.setdefault(index, _Choice(self))
+                    pieces.append(self._chunk(self._event(choice, index, event), options))
+                if pieces:
+                    yield b"".join(pieces)
+        if options.include_usage:
+            yield sse({**self._head(), "choices": [], "usage": self._usage.to_dict()})
+        yield DONE
+
+    def _samples(self) -> int:
+        sampling = self._requests[0].sampling
+        return max(sampling.n, sampling.beam_width)
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": self._id, "object": "text_completion", "created": self._created, "model": self._model}
+
+    def _chunk(self, choice: dict[str, Any], options: StreamOptions) -> bytes:
+        usage = {"usage": self._usage.to_dict()} if options.continuous else {}
+        return sse({**self._head(), "choices": [choice], **usage})
+
+    def _event(self, choice: _Choice, index: int, event: Delta | Ended) -> dict[str, Any]:
+        if isinstance(event, Ended):
+            self._usage.end(event)
+            end = {"index": index, "text": "", "logprobs": None, "finish_reason": event.finish_reason}
+            return {**end, "stop_reason": event.stop_reason, **({"error": event.error} if event.error else {})}
+        self._usage.completion_tokens += len(event.token_ids)
+        out: dict[str, Any] = {"index": index, "text": event.content, "logprobs": None, "finish_reason": None}
+        if choice.legacy is not None and event.logprobs is not None:
+            out["logprobs"] = choice.legacy.write(event.token_ids, event.logprobs, self._top or 0)
+        if self._with_ids:
+            out["token_ids"] = event.token_ids
+        return out
+
+    def _echoed(self, choices: dict[int, _Choice], index: int, event: Started) -> dict[str, Any]:
+        choice = choices.setdefault(index, _Choice(self))
+        out: dict[str, Any] = {
+            "index": index,
+            "text": self._prompt_text(event),
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        if choice.legacy is not None and event.prompt_logprobs is not None:
+            out["logprobs"] = choice.legacy.write(event.prompt_token_ids, event.prompt_logprobs, self._top or 0)
+        if self._with_ids:
+            out["prompt_token_ids"] = event.prompt_token_ids
+        return out
+
+    def _prompt_text(self, event: Started) -> str:
+        if event.prompt is not None:
+            return event.prompt
+        return self._serving.tokenizer.decode(event.prompt_token_ids)
+
+    async def _gather(self, request: CompletionRequest) -> tuple[Started, list[_Choice]]:
+        started: Started | None = None
+        samples = [_Choice(self) for _ in range(max(request.sampling.n, request.sampling.beam_width))]
+        async for event in each(self._serving.complete(request)):
+            if isinstance(event, Started):
+                started = event
+                self._usage.start(event)
+            elif isinstance(event, Ended):
+                samples[event.index].ended = event
+                self._usage.end(event)
+            else:
+                sample = samples[event.index]
+                sample.text.append(event.content)
+                sample.token_ids += event.token_ids
+                sample.logprobs += event.logprobs or ()
+                self._usage.completion_tokens += len(event.token_ids)
+        assert started is not None
+        return started, samples
+
+    def _whole_choice(self, index: int, started: Started, sample: _Choice) -> dict[str, Any]:
+        echo = self._body["echo"]
+        ended = sample.ended or Ended(index, "error")
+        out: dict[str, Any] = {
+            "index": index,
+            "text": (self._prompt_text(started) if echo else "") + "".join(sample.text),
+            "logprobs": None,
+            "finish_reason": ended.finish_reason,
+            "stop_reason": ended.stop_reason,
+            "prompt_logprobs": None,
+        }
+        if sample.legacy is not None:
+            ids, rows = sample.token_ids, sample.logprobs
+            if echo and started.prompt_logprobs is not None:
+                ids, rows = started.prompt_token_ids + ids, [*started.prompt_logprobs, *rows]
+            out["logprobs"] = sample.legacy.write(ids, rows, self._top or 0)
+        if "prompt_logprobs" in self._body:
+            out["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs)
+        if self._with_ids:
+            out |= {"token_ids": sample.token_ids, "prompt_token_ids": started.prompt_token_ids}
+        if ended.error:
+            out["error"] = ended.error
+        return out
+
+
+def _best(samples: list[_Choice], count: int) -> list[_Choice]:
+    """Those with the highest log-probability a token."""
+
+    def score(sample: _Choice) -> float:
+        total = (sample.ended and sample.ended.cumulative_logprob) or 0.0
+        return total / max(len(sample.token_ids), 1)
+
+    return sorted(samples, key=score, reverse=True)[:count]
+
+
+async def _together(jobs: list[Any]) -> list[Any]:
+    """All results in order; the first error ends the others."""
+    if len(jobs) == 1:
+        return [await jobs[0]]
+    async with _Group() as group:
+        return list(await asyncio.gather(*(group.start(job) for job in jobs)))
+
+
+class _Group:
+    """Tasks that end with their block: what is left when an error leaves it is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def __aenter__(self) -> "_Group":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, job: Any) -> asyncio.Task[Any]:
+        self._tasks.append(asyncio.ensure_future(job))
+        return self._tasks[-1]
+
+
+async def _merged(
+    serving: Serving, requests: list[CompletionRequest]
+) -> AsyncGenerator[tuple[int, list[ChatEvent]], None]:
+    """Events of several prompts as they come, with the prompt's index."""
+    if len(requests) == 1:
+        async with contextlib.aclosing(serving.complete(requests[0])) as events:
+            async for batch in events:
+                yield 0, batch
+        return
+    queue: asyncio.Queue[tuple[int, list[ChatEvent]] | Exception | None] = asyncio.Queue(maxsize=64)
+
+    async def feed(index: int, request: CompletionRequest) -> None:
+        try:
+            async with contextlib.aclosing(serving.complete(request)) as events:
+                async for batch in events:
+                    await queue.put((index, batch))
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+
+    async with _Group() as group:
+        for index, request in enumerate(requests):
+            group.start(feed(index, request))
+        open_streams = len(requests)
+        while open_streams:
+            item = await queue.get()
+            if item is None:
+                open_streams -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+
+
+ROUTES = [Endpoint("POST", "/v1/completions", _create, COMPLETION, "go on from a prompt")]

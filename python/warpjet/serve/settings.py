@@ -1,0 +1,122 @@
+"""What `warpjet serve` can be told, beside the engine's own fields: one table, which is the command line and the
+config file."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _s(default: Any, doc: str, kind: str = "") -> Any:
+    """kind is a word of _READERS; it follows from the default when it is left out."""
+    made: dict[str, Any] = {"metadata": {"doc": doc, "kind": kind or type(default).__name__}}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: default, **made)
+    return field(default=default, **made)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of the server. Raises ValueError for a value that cannot be."""
+
+    host: str = _s("127.0.0.1", "address to listen on; 0.0.0.0 is every one")
+    port: int = _s(8000, "port to listen on; 0 takes a free one")
+    uds: str | None = _s(None, "listen on this Unix socket instead of a port", "str")
+    served_model_name: tuple[str, ...] = _s((), "names of the model (default: its directory's)", "names")
+    tokenizer: str | None = _s(None, "directory to take the tokenizer from", "str")
+    skip_tokenizer_init: bool = _s(False, "serve token ids only")
+    generation_config: str = _s("auto", "default sampling: auto (the model's), warpjet (neutral) or a directory")
+    override_generation_config: dict[str, Any] = _s({}, "default sampling: these fields differ, as JSON")  # noqa: RUF009
+    api_key: tuple[str, ...] = _s((), "keys of users; name:key names a tenant", "names")
+    api_key_file: str | None = _s(None, "a file of such keys, one a line", "str")
+    admin_api_key: tuple[str, ...] = _s((), "keys of the admin routes", "names")
+    admin_port: int | None = _s(None, "port of the admin routes, on the loopback address", "int")
+    admin_uds: str | None = _s(None, "Unix socket of the admin routes", "str")
+    ssl_keyfile: str | None = _s(None, "TLS: the private key", "str")
+    ssl_certfile: str | None = _s(None, "TLS: the certificate chain", "str")
+    ssl_ca_certs: str | None = _s(None, "TLS: ask clients for a certificate of these authorities", "str")
+    root_path: str = _s("", "path prefix that a proxy in front strips")
+    max_body_bytes: int = _s(32 << 20, "longest body of a request")
+    max_bodies_bytes: int = _s(512 << 20, "all bodies held at one time")
+    header_timeout: float = _s(60.0, "seconds in which a request's head must arrive")
+    body_timeout: float = _s(60.0, "seconds in which a request's body must arrive")
+    keep_alive_timeout: float = _s(75.0, "seconds that an idle connection is kept")
+    send_timeout: float = _s(600.0, "seconds that a client may stop reading its answer")
+    prepare_timeout: float = _s(10.0, "seconds that tokenising and the chat template may take")
+    prepare_threads: int = _s(4, "threads that tokenise long prompts")
+    max_connections: int = _s(16384, "connections at one time; more get 503")
+    shutdown_timeout: float = _s(30.0, "seconds that live requests get to finish after SIGTERM")
+    max_prompts: int = _s(1024, "prompts of one completion request")
+    max_request_tokens: int = _s(1 << 20, "n x max_tokens of one request")
+    rate_limit: float = _s(0.0, "requests a second of one key; 0 is no limit")
+    rate_limit_burst: int = _s(20, "requests that one key may send at once under rate_limit")
+    strict: bool = _s(False, "refuse unknown fields of a request; otherwise they are logged once")
+    allowed_origins: tuple[str, ...] = _s((), "CORS: origins whose pages may call; * is all", "names")
+    allowed_methods: tuple[str, ...] = _s(("GET", "POST"), "CORS: methods", "names")
+    allowed_headers: tuple[str, ...] = _s(("*",), "CORS: headers", "names")
+    allow_credentials: bool = _s(False, "CORS: credentials")
+    chat_template: str | None = _s(None, "chat template, as Jinja or a file", "str")
+    default_chat_template_kwargs: dict[str, Any] = _s({}, "variables of the chat template, as JSON")  # noqa: RUF009
+    trust_request_chat_template: bool = _s(False, "let requests bring a chat template")
+    tool_call_parser: str = _s("auto", "format of the model's tool calls; auto finds it in the chat template")
+    reasoning_parser: str = _s("auto", "format of the model's reasoning; auto finds it in the chat template")
+    return_tokens_as_token_ids: bool = _s(False, "name tokens in logprobs token_id:N")
+    enable_force_include_usage: bool = _s(False, "end every stream with usage")
+    metrics_compat: str | None = _s(None, "also give /metrics the names of vllm, sglang or tgi", "str")
+    disable_openapi: bool = _s(False, "serve no /openapi.json")
+    enable_log_requests: bool = _s(False, "log a line for each request: no text of it")
+    log_level: str = _s("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        choices = {
+            "metrics_compat": (None, "vllm", "sglang", "tgi"),
+            "log_level": ("debug", "info", "warning", "error"),
+        }
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("port", "admin_port"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < 65536:
+                raise ValueError(f"{name} must be in [0, 65535], got {value}")
+        if any(not key.strip() for key in (*self.api_key, *self.admin_api_key)):
+            raise ValueError("an API key is empty")
+        if set(self.admin_api_key) & set(self.api_key):
+            raise ValueError("admin_api_key must differ from every api_key")
+        if (self.admin_port is not None or self.admin_uds is not None) and not self.admin_api_key:
+            raise ValueError("admin_port and admin_uds need admin_api_key")
+        if self.admin_api_key and self.admin_port is None and self.admin_uds is None:
+            raise ValueError("admin_api_key needs admin_port or admin_uds: admin routes have a port of their own")
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            raise ValueError("ssl_keyfile and ssl_certfile go together")
+        if self.ssl_ca_certs is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_ca_certs needs ssl_certfile")
+
+
+_CHOICES = {
+    "metrics_compat": (None, "vllm", "sglang", "tgi"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+_POSITIVE = (
+    *("max_body_bytes", "max_bodies_bytes", "header_timeout", "body_timeout", "keep_alive_timeout", "send_timeout"),
+    *("prepare_timeout", "prepare_threads", "max_connections", "max_prompts", "max_request_tokens", "rate_limit_burst"),
+)
+
+
+def read_setting(name: str, kind: str, value: Any) -> Any:
+    """A value as given by a flag or a file. Raises TypeError or ValueError naming the setting."""
+    if kind == "names":
+        texts = [value] if isinstance(value, str) else list(value)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{name} must be a string or a list of strings")
+        return tuple(texts)
+    if kind == "dict" and isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{name} must be a JSON object: {error}") from None
+    wanted = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}[kind]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):  # type: ignore[arg-type]
+        raise TypeError(f"{name} must be {kind.replace('dict', 'an object')}, got {value!r}")
+    return float(value) if kind == "float" else value

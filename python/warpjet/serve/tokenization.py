@@ -1,0 +1,77 @@
+"""/tokenize and /detokenize."""
+
+from warpjet._native import SamplingParams
+from warpjet.serve.conversation import ChatRequest, CompletionRequest, Serving
+from warpjet.serve.errors import bad_request
+from warpjet.serve.exchange import HttpRequest, Response, json_response
+from warpjet.serve.models import check_model
+from warpjet.serve.schema import Endpoint, Field, Schema
+
+_TOKENIZE = Schema(
+    "TokenizeRequest",
+    [
+        Field("model", "string"),
+        Field("prompt", "string", "text; or else messages"),
+        Field("messages", "objects", "a conversation, as the chat template writes it", low=1),
+        Field("tools", "objects"),
+        Field("add_special_tokens", "boolean", "true for a prompt, false for messages, if not given"),
+        Field("add_generation_prompt", "boolean"),
+        Field("continue_final_message", "boolean", default=False),
+        Field("chat_template", "string", "a chat template of the request's own; use the server's", only=()),
+        Field("chat_template_kwargs", "object", "variables of the chat template"),
+        Field("return_token_strs", "boolean", "give each token's text too", default=False),
+    ],
+)
+_DETOKENIZE = Schema(
+    "DetokenizeRequest",
+    [Field("model", "string"), Field("tokens", "integers", "token ids", required=True, high=1 << 20)],
+)
+
+
+async def _tokenize(serving: Serving, request: HttpRequest) -> Response:
+    body = request.body
+    check_model(serving, body.get("model"))
+    if ("prompt" in body) == ("messages" in body):
+        raise bad_request("tokenize takes either prompt or messages", "prompt")
+    if "prompt" in body:
+        plain = CompletionRequest(body["prompt"], _ANY, add_special_tokens=body.get("add_special_tokens", True))
+        prompt = await serving.prepare(plain)
+    else:
+        continued = body["continue_final_message"]
+        chat = ChatRequest(
+            body["messages"],
+            _ANY,
+            tools=body.get("tools"),
+            add_special_tokens=body.get("add_special_tokens", False),
+            add_generation_prompt=body.get("add_generation_prompt", not continued),
+            continue_final_message=continued,
+            chat_template_kwargs=body.get("chat_template_kwargs"),
+        )
+        prompt = await serving.prepare_chat(chat)
+    tokens = prompt.token_ids or []
+    piece = serving.tokenizer.piece
+    return json_response(
+        {
+            "count": len(tokens),
+            "max_model_len": serving.max_model_len,
+            "tokens": tokens,
+            "token_strs": [piece(token) for token in tokens] if body.get("return_token_strs") else None,
+        }
+    )
+
+
+async def _detokenize(serving: Serving, request: HttpRequest) -> Response:
+    check_model(serving, request.body.get("model"))
+    tokens = request.body["tokens"]
+    size = serving.llm.session.engine.model.vocab_size
+    if wrong := next((token for token in tokens if not 0 <= token < size), None):
+        raise bad_request(f"tokens must be in [0, {size}), got {wrong}", "tokens")
+    return json_response({"prompt": serving.tokenizer.decode(tokens, skip_special_tokens=False)})
+
+
+_ANY = SamplingParams(max_tokens=1)
+
+ROUTES = [
+    Endpoint("POST", "/tokenize", _tokenize, _TOKENIZE, "token ids of a text or a conversation"),
+    Endpoint("POST", "/detokenize", _detokenize, _DETOKENIZE, "text of token ids"),
+]

@@ -1,0 +1,130 @@
+"""A server of its own process for tests, and a canary: the request whose answer must never change."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+CANARY = {
+    "messages": [{"role": "user", "content": "Tell me of the fox."}],
+    "max_tokens": 12,
+    "temperature": 0.9,
+    "seed": 3,
+    "logprobs": True,
+    "top_logprobs": 2,
+}
+
+
+class Server:
+    """`warpjet serve` on a free port of the loopback address."""
+
+    def __init__(self, *flags: str, wait: bool = True) -> None:
+        command = [sys.executable, "-m", "warpjet", "serve", "--port", "0", "--device", "cpu", *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self.url = ""
+        while wait and not self.url:
+            line = self._line()
+            if match := re.search(r"API at (https?://\S+)/v1", line):
+                self.url = match[1]
+            elif "Unix socket" in line:
+                break
+        self.port = int(self.url.rsplit(":", 1)[1]) if self.url else 0
+        self.http = httpx.Client(base_url=self.url or "http://localhost", timeout=60)
+
+    def _line(self) -> str:
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        if not line:
+            raise RuntimeError(f"the server ended with {self.process.wait()}: {''.join(self.lines)}")
+        self.lines.append(line)
+        return line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        """JSON in, an answer of any status out."""
+        return self.http.post(path, json=body, **options)
+
+    def complete(self, **fields: Any) -> dict[str, Any]:
+        """A text completion that must succeed."""
+        answer = self.post("/v1/completions", {"prompt": "The fox", "max_tokens": 8, "temperature": 0, **fields})
+        assert answer.status_code == 200, answer.text
+        return answer.json()  # type: ignore[no-any-return]
+
+    def canary(self) -> Any:
+        """What the canary says: text, tokens and log-probabilities."""
+        answer = self.post("/v1/chat/completions", CANARY)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"]
+
+    def gauge(self, name: str) -> float:
+        """A metric that has one value."""
+        match = re.search(rf"^{name}(?:{{.*}})? (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
+        assert match, name
+        return float(match[1])
+
+    def idle(self, seconds: float = 5) -> bool:
+        """Whether no request is live any more, within this time."""
+        deadline = time.monotonic() + seconds
+        names = ("warpjet:num_requests_running", "warpjet:num_requests_waiting", "warpjet:kv_cache_usage_perc")
+        while any(self.gauge(name) for name in names):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def connect(self) -> socket.socket:
+        """A bare connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def raw(self, data: bytes) -> bytes:
+        """Bytes in, all bytes until the server closes out."""
+        with self.connect() as one:
+            one.sendall(data)
+            return b"".join(iter(lambda: one.recv(65536), b""))
+
+    def rss_bytes(self) -> int:
+        """Memory of the process."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def checked(server: Server) -> Iterator[Server]:
+    """A fixture's body: the server, and afterwards the proof that nothing happened to it."""
+    expected = server.canary()
+    yield server
+    assert server.idle()
+    assert server.canary() == expected
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of an answer that must have this status: OpenAI's envelope, without paths or traces."""
+    assert answer.status_code == status, f"{answer.status_code} {answer.text[:500]}"
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"] and "Traceback" not in error["message"] and "/" + "tmp" not in error["message"]
+    return error  # type: ignore[no-any-return]
