@@ -1,6 +1,7 @@
 """AsyncLLM: the same for asyncio, one request a call."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,7 @@ class AsyncLLM:
         self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
         self._hub: _Hub | None = None
         self._by_name: dict[str, _Live] = {}
+        self._latest: deque[tuple[int, str]] = deque(maxlen=256)
 
     @property
     def session(self) -> Session:
@@ -156,6 +158,10 @@ class AsyncLLM:
         """True from the start of a request until its last output is taken."""
         return request_id in self._by_name
 
+    def latest_requests(self) -> list[tuple[int, str]]:
+        """The engine's number and the request_id of the latest requests, at most 256, oldest first."""
+        return list(self._latest)
+
     async def run(
         self,
         prompt: Prompt,
@@ -178,6 +184,7 @@ class AsyncLLM:
         interval = 0 if params.output_kind == "final_only" else stream_interval
         request = _Live(native_id, assembly, interval)
         hub.live[native_id] = self._by_name[name] = request
+        self._latest.append((native_id, name))
         try:
             finished = False
             while not finished:

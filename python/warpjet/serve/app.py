@@ -29,7 +29,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # Modules with ROUTES, a list of Endpoints.
 _MODULES = (
     *("openai_chat", "openai_completions", "models", "tokenization", "health", "metrics", "documents", "admin"),
-    *("responses", "embeddings", "anthropic_messages", "tgi", "live", "page"),
+    *("responses", "embeddings", "anthropic_messages", "tgi", "live"),
 )
 _LARGE_BODY = 256 << 10  # a body that a thread parses
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")

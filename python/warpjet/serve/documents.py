@@ -12,7 +12,8 @@ async def _openapi(serving: Serving, request: HttpRequest) -> Response:
 
     if serving.settings.disable_openapi:
         raise ServeError(404, "there is no such route", code="not_found")
-    return json_response(openapi((e for e in all_endpoints() if e.scope != "admin"), __version__))
+    documented = (e for e in all_endpoints() if e.scope != "admin" and e.summary)
+    return json_response(openapi(documented, __version__))
 
 
 ROUTES = [Endpoint("GET", "/openapi.json", _openapi, summary="this document")]

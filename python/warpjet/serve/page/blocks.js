@@ -13,75 +13,80 @@ export class BlockGrid {
     Object.assign(this, { canvas, state, view });
     this.layout = null;
     this.drawn = { held: 0, shared: 0, cached: 0, free: 0, owners: {} };
-    this.version = -1;
-    this.until = 0; // ms: something still flashes
+    this.flashing = []; // places of blocks that were taken a moment ago
   }
 
   draw(ink, nowMs) {
     const s = surface(this.canvas);
     if (!s) return;
-    const { g, width, height } = s;
-    const { pool, owners, lastOwner, changed } = this.state;
+    const { g, width, height } = s, { pool, changed } = this.state;
     g.clearRect(0, 0, width, height);
-    const drawn = { held: 0, shared: 0, cached: 0, free: 0, owners: {} };
-    this.drawn = drawn;
+    this.drawn = { held: 0, shared: 0, cached: 0, free: 0, owners: {} };
+    this.flashing = [];
     if (!pool.length) return;
     const { cell, columns, each } = (this.layout = fit(pool.length, width, height));
-    const gap = cell >= 8 ? 1.5 : cell >= 5 ? 1 : 0.5, size = cell - gap;
-    this.until = 0;
-    const cells = Math.ceil(pool.length / each);
-    for (let i = 0; i < cells; i++) {
+    const size = cell - (cell >= 8 ? 1.5 : cell >= 5 ? 1 : 0.5);
+    for (let i = 0; i * each < pool.length; i++) {
       const block = each === 1 ? i : busiest(pool, i * each, Math.min(pool.length, (i + 1) * each));
-      const x = (i % columns) * cell, y = Math.floor(i / columns) * cell, value = pool[block];
-      const holders = owners[block];
-      if (value === 0) {
-        drawn.free++;
-        g.fillStyle = ink.track;
-        g.fillRect(x, y, size, size);
-      } else if (value === 255) {
-        drawn.cached++;
-        g.fillStyle = lastOwner[block] < 0 ? ink.line : colour(lastOwner[block]).ghost;
-        g.fillRect(x, y, size, size);
-      } else {
-        drawn.held++;
-        if (value > 1) drawn.shared++;
-        this.#held(g, ink, holders, value, x, y, size, drawn);
-      }
-      const age = nowMs - changed[block];
-      if (age < FLASH_MS && value !== 0 && value !== 255 && !calm.matches) {
-        this.until = Math.max(this.until, changed[block] + FLASH_MS);
-        g.globalAlpha = 0.75 * (1 - age / FLASH_MS) ** 2;
-        g.fillStyle = ink.text;
-        g.fillRect(x, y, size, size);
-        g.globalAlpha = 1;
-      }
+      const place = { block, x: (i % columns) * cell, y: Math.floor(i / columns) * cell, size };
+      this.#cell(g, ink, place, this.drawn);
+      if (nowMs - changed[block] < FLASH_MS && pool[block] !== 0 && pool[block] !== 255 && !calm.matches) this.flashing.push(place);
     }
-    this.version = this.state.version;
+    this.flash(ink, nowMs);
   }
 
-  #held(g, ink, holders, value, x, y, size, drawn) {
-    const chosen = this.view.chosen;
+  // Draws what was taken a moment ago, brighter the newer. Returns whether there is more to come.
+  flash(ink, nowMs) {
+    const g = this.canvas.getContext("2d");
+    for (const place of this.flashing) {
+      const age = (nowMs - this.state.changed[place.block]) / FLASH_MS;
+      this.#cell(g, ink, place, null);
+      if (age >= 1) continue;
+      g.globalAlpha = 0.75 * (1 - age) ** 2;
+      g.fillStyle = "#fff";
+      g.fillRect(place.x, place.y, place.size, place.size);
+      g.globalAlpha = 1;
+    }
+    this.flashing = this.flashing.filter(({ block }) => nowMs - this.state.changed[block] < FLASH_MS);
+    return this.flashing.length > 0;
+  }
+
+  #cell(g, ink, { block, x, y, size }, drawn) {
+    const value = this.state.pool[block], last = this.state.lastOwner[block];
+    if (value === 0) {
+      if (drawn) drawn.free++;
+      g.fillStyle = ink.track;
+      g.fillRect(x, y, size, size);
+    } else if (value === 255) {
+      if (drawn) drawn.cached++;
+      g.fillStyle = last < 0 ? ink.raised : colour(last).ghost;
+      g.fillRect(x, y, size, size);
+    } else this.#held(g, ink, { block, x, y, size }, drawn);
+  }
+
+  #held(g, ink, { block, x, y, size }, drawn) {
+    const { chosen } = this.view, holders = this.state.owners[block], value = this.state.pool[block];
+    if (drawn) {
+      drawn.held++;
+      if (value > 1) drawn.shared++;
+      for (const { id } of holders || []) drawn.owners[id] = (drawn.owners[id] || 0) + 1;
+    }
     if (!holders) {
       g.fillStyle = ink.dim;
       g.fillRect(x, y, size, size);
       return;
     }
     if (chosen !== null && !holders.some((request) => request.id === chosen)) g.globalAlpha = 0.16;
-    for (const request of holders) drawn.owners[request.id] = (drawn.owners[request.id] || 0) + 1;
-    const ids = [...new Map(holders.map((request) => [request.id, request])).values()];
-    const stripes = Math.min(MAX_STRIPES, ids.length);
-    if (stripes === 1) {
-      g.fillStyle = colour(ids[0].colour).solid;
-      g.fillRect(x, y, size, size);
-      if (value > 1) { // samples of one request share it
-        g.fillStyle = ink.panel;
-        g.fillRect(x + size * 0.38, y + size * 0.38, size * 0.24, size * 0.24);
-      }
-    } else {
-      for (let k = 0; k < stripes; k++) {
-        g.fillStyle = colour(ids[k].colour).solid;
-        slanted(g, x, y, size, k / stripes, (k + 1) / stripes);
-      }
+    const all = holders.length === 1 ? [holders[0].colour] : [...new Set(holders.map((request) => request.colour))];
+    const stripes = Math.min(MAX_STRIPES, all.length);
+    for (let k = 0; k < stripes; k++) {
+      g.fillStyle = colour(all[k]).solid;
+      if (stripes === 1) g.fillRect(x, y, size, size);
+      else slanted(g, x, y, size, k / stripes, (k + 1) / stripes);
+    }
+    if (stripes === 1 && value > 1) { // samples of one request share it
+      g.fillStyle = ink.panel;
+      g.fillRect(x + size * 0.36, y + size * 0.36, size * 0.28, size * 0.28);
     }
     g.globalAlpha = 1;
   }
@@ -115,10 +120,7 @@ function fit(blocks, width, height) {
     const cells = Math.ceil(blocks / each);
     let cell = Math.min(MAX_CELL, Math.sqrt((width * height) / cells));
     while (cell >= MIN_CELL && Math.ceil(cells / Math.floor(width / cell)) * cell > height) cell -= 0.25;
-    if (cell >= MIN_CELL) {
-      cell = width / Math.floor(width / cell) < MAX_CELL ? cell : cell;
-      return { cell, columns: Math.floor(width / cell), each };
-    }
+    if (cell >= MIN_CELL) return { cell, columns: Math.floor(width / cell), each };
   }
 }
 

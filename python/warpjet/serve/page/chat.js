@@ -42,8 +42,8 @@ export class Chat {
     $("log").scrollTop = $("log").scrollHeight;
   }
 
-  #add(title) {
-    const conversation = new Conversation(title);
+  #add() {
+    const conversation = new Conversation("");
     conversation.onchange = () => this.touch();
     this.list.push(conversation);
     return conversation;
@@ -191,7 +191,7 @@ export class Chat {
         node = el("button", { type: "button", class: "tab", onclick: () => this.open(c) }, el("i", { "aria-hidden": "true" }), el("span"));
         this.tabs.set(c, node);
       }
-      const title = c ? c.title : "All";
+      const title = c ? c.title || "New chat" : "All";
       if (node.lastChild.textContent !== title) node.lastChild.textContent = title;
       node.setAttribute("aria-pressed", String(c === this.current));
       node.classList.toggle("busy", Boolean(c && c.busy));

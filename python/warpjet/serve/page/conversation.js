@@ -10,7 +10,7 @@ let made = 0;
 export class Conversation {
   constructor(title) {
     this.number = ++made;
-    this.title = title || "New chat";
+    this.title = title;
     this.messages = [];
     this.tag = null; // what /live calls its latest request
     this.controller = null;
@@ -34,7 +34,7 @@ export class Conversation {
   async send(text, options) {
     if (this.busy) return;
     if (text !== null) {
-      if (!this.messages.length) this.title = text.replace(/\s+/g, " ").slice(0, 60);
+      if (!this.title) this.title = text.replace(/\s+/g, " ").slice(0, 60);
       this.messages.push({ role: "user", content: text });
     }
     const answer = { role: "assistant", content: "", reasoning: "", calls: [], error: null,

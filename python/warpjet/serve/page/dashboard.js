@@ -142,12 +142,13 @@ export class Dashboard {
     const fresh = this.drawnVersion !== this.state.version;
     const moving = this.timeline.advance(dt);
     if (this.dirty || moving || fresh) this.timeline.draw(this.ink, dt);
-    if (this.dirty || fresh || now < this.blocks.until) this.blocks.draw(this.ink, now);
+    if (this.dirty || fresh) this.blocks.draw(this.ink, now);
+    else if (this.blocks.flashing.length) this.blocks.flash(this.ink, now);
     if (fresh) this.#figures();
     this.drawnVersion = this.state.version;
     this.dirty = false;
     this.frames++;
-    if (moving || now < this.blocks.until) this.frame ||= requestAnimationFrame((t) => this.#draw(t));
+    if (moving || this.blocks.flashing.length) this.frame ||= requestAnimationFrame((t) => this.#draw(t));
     else this.lastFrame = undefined;
   }
 

@@ -140,8 +140,10 @@ export class EngineState {
     const gaps = [];
     for (const [id, sample, start, count] of rows) {
       const request = this.#request(id, sample);
-      if (request.lane < 0 || this.lanes[request.lane] !== request) this.#enter(request);
-      const prefill = start < request.prompt || count > 1 || (request.fresh && !request.prompt);
+      const joins = request.lane < 0 || this.lanes[request.lane] !== request;
+      if (joins) this.#enter(request);
+      // A count of 0 begins with what another sample of its request computed.
+      const prefill = count > 0 && (start < request.prompt || count > 1 || (request.fresh && !request.prompt));
       if (request.fresh && this.step >= 0 && sample === 0) this.prompts.push({ cached: start, total: Math.max(request.prompt, start + count) });
       request.fresh = false;
       const emits = !prefill || start + count >= request.prompt;
@@ -151,7 +153,7 @@ export class EngineState {
         request.lastUs = endUs;
       }
       request.lastStep = step;
-      run.rows.push({ request, lane: request.lane, prefill, count, start, emits });
+      run.rows.push({ request, lane: request.lane, prefill, count, start, joins: joins && this.step >= 0 });
       if (prefill) {
         run.prefill += count;
         run.chunk = Math.max(run.chunk, count);
@@ -233,7 +235,7 @@ export class EngineState {
       tokens += entry.tokens * entry.steps;
       steps += entry.steps;
     }
-    const seconds = Math.max(0.2, Math.min(RATE_WINDOW_US, snapshot.now_us - this.startedUs) / 1e6);
+    const seconds = Math.max(1, Math.min(RATE_WINDOW_US, snapshot.now_us - this.startedUs) / 1e6);
     this.rate = tokens / seconds;
     this.stepsPerSecond = steps / seconds;
     this.rates.push(this.rate);

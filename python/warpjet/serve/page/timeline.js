@@ -8,10 +8,11 @@ import { calm, duration, number, surface } from "./dom.js";
 import { colour } from "./colours.js";
 
 const CELL = 9; // px of a decode step at zoom 1
-const PX_PER_S = 75; // how fast decode steps, and as fast again steps that change something, may move
+const PX_PER_S = 90; // how fast decode steps may move, and those that change the batch besides
 const LAG_MS = 240; // what came at once is shown over this time
-const QUEUE = 104, TOP = 24, AXIS = 18, TOKENS = 46;
+const TOP = 26, AXIS = 18, TOKENS = 44, SPACE = 6;
 const MIN_LANES = 8, MAX_LANE = 30;
+const queueWidth = (width) => (width < 500 ? 84 : 112);
 
 export class Timeline {
   constructor(canvas, state, view) {
@@ -83,7 +84,7 @@ export class Timeline {
 
   // The zoom at which the last seconds move at PX_PER_S; once nothing moves, the last burst fills the picture.
   #follow(dt) {
-    const runs = this.state.runs, room = Math.max(200, this.canvas.clientWidth - QUEUE);
+    const runs = this.state.runs, width = this.canvas.clientWidth, room = Math.max(200, width - queueWidth(width));
     if (!runs.length) return;
     const idle = this.state.idle, seconds = 4;
     const until = idle ? runs.at(-1).startUs + runs.at(-1).us : this.state.info.now_us;
@@ -101,7 +102,7 @@ export class Timeline {
       if (idle && decode + changes > 400000) break;
     }
     const space = idle ? room * 0.9 : PX_PER_S * seconds;
-    const wide = Math.min(1, Math.max(0.12, (idle ? space * 0.6 : space) / Math.max(changes, 1)));
+    const wide = Math.min(1, Math.max(0.12, (idle ? space * 0.6 : space * 1.3) / Math.max(changes, 1)));
     const left = idle ? Math.max(space - changes * wide, space * 0.3) : space;
     const zoom = Math.min(1, Math.max(0.004, left / Math.max(decode, 1)));
     const ease = (from, to) => {
@@ -117,7 +118,7 @@ export class Timeline {
     const s = surface(this.canvas);
     if (!s) return;
     const { g, width, height } = s;
-    const now = width - QUEUE, bottom = height - AXIS - TOKENS;
+    const now = width - queueWidth(width), bottom = height - AXIS - TOKENS - SPACE;
     g.clearRect(0, 0, width, height);
     const columns = this.#columns(now);
     const lanes = this.#lanes(columns);
@@ -135,8 +136,9 @@ export class Timeline {
     this.#bars(g, columns, pitch);
     this.#cuts(g, columns, ink, bottom);
     this.#prefills(g, columns, pitch, ink);
-    this.#tokens(g, columns, ink, bottom, height - AXIS);
-    this.#axis(g, columns, ink, height);
+    this.#tokens(g, columns, ink, height - AXIS - TOKENS, height - AXIS);
+    this.#axis(g, columns, ink, now, height);
+    this.#joins(g, columns, pitch, ink, now);
     g.restore();
     if (!this.paused && !this.scroll) this.#names(g, ink, now, pitch);
     this.#now(g, ink, now, bottom, height);
@@ -215,8 +217,8 @@ export class Timeline {
     g.fillStyle = ink.panel;
     for (const { run, x, width } of columns) {
       if (run.gap) continue;
-      g.globalAlpha = 1;
-      g.fillRect(x - 0.5, TOP, width > 5 ? 1.4 : 0.5, bottom - TOP);
+      g.globalAlpha = width > 5 ? 0.8 : 0.35;
+      g.fillRect(x - 0.5, TOP, 1, bottom - TOP);
       if (run.prefill || cell < 2.5) continue;
       g.globalAlpha = Math.min(1, (cell - 2.5) / 3);
       for (let k = 1; k < run.count; k++) g.fillRect(x + (k * width) / run.count - 0.5, TOP, 1, bottom - TOP);
@@ -268,7 +270,7 @@ export class Timeline {
 
   // Tokens of each step, on a scale of powers of two: decode below, prefill on top
   #tokens(g, columns, ink, top, bottom) {
-    const room = bottom - top - 12, scale = room / Math.log2(1 + Math.max(256, ...columns.map(({ run }) => run.prefill + run.decode / Math.max(1, run.count))));
+    const room = bottom - top, scale = room / Math.log2(1 + Math.max(256, ...columns.map(({ run }) => run.prefill + run.decode / Math.max(1, run.count))));
     g.fillStyle = ink.line;
     g.fillRect(0, bottom - 0.5, 4000, 1);
     for (const { run, x, width } of columns) {
@@ -283,20 +285,37 @@ export class Timeline {
         g.fillRect(x, bottom - all, wide, all - decode);
       }
     }
-    g.font = `500 10px ${ink.sans}`;
-    g.textAlign = "left";
-    g.textBaseline = "top";
-    g.fillStyle = ink.dim;
-    g.fillText("tokens in the step", 2, top + 3);
   }
 
-  #axis(g, columns, ink, height) {
+  // Who joins, written over the step in which it does
+  #joins(g, columns, { gap }, ink, now) {
+    g.font = `600 10px ${ink.mono}`;
+    g.textAlign = "left";
+    g.textBaseline = "middle";
+    let free = 0;
+    for (const { run, x } of columns) {
+      const joins = run.rows.filter((row) => row.joins);
+      if (!joins.length) continue;
+      const { request, lane } = joins[0], label = `+#${request.id}${joins.length > 1 ? ` +${joins.length - 1}` : ""}`;
+      const wide = label.length * 6.2;
+      if (x < free || x < 0 || x + wide > now - 40) continue;
+      g.globalAlpha = this.#faded(request) ? 0.25 : 1;
+      g.fillStyle = colour(request.colour).solid;
+      g.fillText(label, x + 4, TOP / 2 - 1);
+      g.globalAlpha *= 0.4;
+      g.fillRect(x + 0.4, TOP / 2 - 6, 1.2, TOP / 2 + 6 + lane * this.laneHeight + gap / 2);
+      free = x + wide + 12;
+    }
+    g.globalAlpha = 1;
+  }
+
+  #axis(g, columns, ink, now, height) {
     g.font = `500 10px ${ink.mono}`;
     g.textAlign = "left";
     g.textBaseline = "alphabetic";
     let free = 0;
     for (const { run, x } of columns) {
-      if (run.gap || x < free) continue;
+      if (run.gap || x < free || x > now - 50) continue;
       g.fillStyle = ink.line;
       g.fillRect(x, height - AXIS, 1, 4);
       g.fillStyle = ink.dim;
@@ -306,13 +325,13 @@ export class Timeline {
     for (const { run, x, width } of columns) {
       if (!run.gap) continue;
       g.fillStyle = ink.faint;
-      for (let y = TOP + 2; y < height - AXIS - TOKENS; y += 7) g.fillRect(x + width / 2 - 0.75, y, 1.5, 2.5);
+      for (let y = TOP + 2; y < height - AXIS - TOKENS - SPACE; y += 7) g.fillRect(x + width / 2 - 0.75, y, 1.5, 2.5);
     }
   }
 
   // Who is in the batch now, at the right end of its lane
   #names(g, ink, now, { h, gap }) {
-    if (h < 13) return;
+    if (h < 16) return;
     g.font = `600 ${Math.min(11, h * 0.5)}px ${ink.mono}`;
     g.textAlign = "right";
     g.textBaseline = "middle";
@@ -337,6 +356,12 @@ export class Timeline {
     g.textBaseline = "middle";
     g.textAlign = "right";
     g.fillText(this.paused ? "paused" : "now", now - 6, TOP / 2 - 1);
+    g.textAlign = "left";
+    g.font = `500 10px ${ink.sans}`;
+    g.fillStyle = ink.dim;
+    g.fillText("tokens", now + 12, height - AXIS - TOKENS + 8);
+    g.fillText("in the step", now + 12, height - AXIS - TOKENS + 21);
+    g.fillText("step", now + 12, height - 8);
   }
 
   #queue(g, ink, now, width, bottom) {
@@ -381,7 +406,7 @@ export class Timeline {
 
   // {run, row | null} under a point, or {request} of the queue, or null
   at(x, y) {
-    const now = this.canvas.clientWidth - QUEUE;
+    const now = this.canvas.clientWidth - queueWidth(this.canvas.clientWidth);
     if (x > now + 8) {
       const request = this.state.waiting[Math.floor((y - TOP) / 24)];
       return request && y > TOP ? { request } : null;
