@@ -1,4 +1,4 @@
-// What the three parts of the Python module share. They see the public headers only.
+// What the parts of the Python module share. They see the public headers only.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -24,6 +24,8 @@ std::string kind_of(nb::handle value);
 std::int64_t to_integer(nb::handle value, const std::string& name, std::int64_t low, std::int64_t high);
 
 std::int64_t allocations_of_this_thread();
+
+nb::dict dict_of(const Snapshot& snapshot);
 
 void bind_configs(nb::module_& module);
 void bind_engine(nb::module_& module);

@@ -114,6 +114,9 @@ nb::str text_of(std::string_view text) {
 
 // A struct with fields() as a dict.
 template <class C>
+requires requires {
+  C::fields();
+}
 nb::dict dict_of(const C& values) {
   nb::dict out;
   for_each_field<C>([&](const auto& field) { out[text_of(field.name)] = nb::cast(values.*(field.member)); });
@@ -138,6 +141,15 @@ nb::list events_of(const EngineHandle& engine, std::uint64_t number) {
     out.append(row);
   }
   return out;
+}
+
+nb::dict snapshot_of(const EngineHandle& engine, std::uint64_t since_step) {
+  Snapshot snapshot;
+  {
+    const nb::gil_scoped_release release;
+    snapshot = engine.get().snapshot(since_step);
+  }
+  return python::dict_of(snapshot);
 }
 
 void bind_output(nb::module_& module) {
@@ -257,6 +269,16 @@ void bind_engine_class(nb::module_& module) {
       .def("kv_events", &events_of, nb::arg("number") = 0,
            nb::sig("def kv_events(self, number: int = 0) -> list[dict[str, int | str]]"),
            "Changes of the prefix cache from this number on, as far as EngineConfig.kv_events of them are kept.")
+      .def(
+          "snapshot", &snapshot_of, nb::arg("since_step") = 0,
+          nb::sig("def snapshot(self, since_step: int = 0) -> dict[str, typing.Any]"),
+          "What it is doing now, and what of the last steps is newer than since_step; those are recorded from one call "
+          "until 2 s after the latest. Keys: step, now_us, block_size, kv_blocks, max_model_len, max_num_seqs; pool: a "
+          "byte for each block, 0 free, 255 cached and held by nobody, else by how many; sequences: at most 512 dicts "
+          "of id, sample, state (running, waiting, paused, parked, preempted), prompt, computed, output, cached, "
+          "blocks; steps: at most 128 dicts of step, us, start_us, rows [[id, sample, start, count], ...]; "
+          "first_tokens: [[id, step, ttft_ms], ...]; finished: [[id, sample, step, reason, output_tokens, total_ms], "
+          "...]. An end between two steps has the number of the step to come, so it may be told again.")
       .def(
           "stats", [](const EngineHandle& self) { return dict_of(self.get().stats()); },
           nb::sig("def stats(self) -> dict[str, int]"))

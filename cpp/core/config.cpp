@@ -119,14 +119,19 @@ void validate_beams(const SamplingParams& p) {
   require_off(p.stop.empty(), "stop");
 }
 
-void validate_device(const std::string& device) {
+void validate_device(const std::string& device, std::string_view also = "") {
   constexpr std::string_view kIndexed = "cuda:";
   const std::string_view index = std::string_view(device).substr(0, kIndexed.size()) == kIndexed
                                      ? std::string_view(device).substr(kIndexed.size())
                                      : std::string_view();
   const bool is_index = !index.empty() && index.size() <= 3 && index.find_first_not_of("0123456789") == index.npos;
   WJ_REQUIRE(device == "auto" || device == "cpu" || device == "cuda" || is_index, invalid_argument,
-             "device must be auto, cpu, cuda or cuda:N, got ", quote(device));
+             "device must be auto, cpu, cuda", also, " or cuda:N, got ", quote(device));
+}
+
+void validate_null_device(const EngineConfig& config) {
+  WJ_REQUIRE(config.load_format != "safetensors", invalid_argument,
+             "load_format: safetensors does not go with device null, which reads no weights; leave it at auto");
 }
 
 }  // namespace
@@ -154,7 +159,7 @@ void validate(const EngineConfig& config) {
   require_range("max_num_batched_tokens", config.max_num_batched_tokens, 1, 1 << 20);
   WJ_REQUIRE(config.block_size == 16 || config.block_size == 32 || config.block_size == 64, invalid_argument,
              "block_size must be 16, 32 or 64, got ", config.block_size);
-  validate_device(config.device);
+  config.device == "null" ? validate_null_device(config) : validate_device(config.device, ", null");
   WJ_REQUIRE(config.gpu_memory_utilization > 0 && config.gpu_memory_utilization <= 1, invalid_argument,
              "gpu_memory_utilization must be above 0 and at most 1, got ", config.gpu_memory_utilization);
   require_at_least("kv_cache_memory_bytes", config.kv_cache_memory_bytes, 0);

@@ -29,7 +29,7 @@ void StepLoop::State::take_choices(Sample& sample, SampledRow& row) {
   if (sample.first_token == 0) {
     sample.first_token = sample.last_token = now_;
     sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
-    if (sample.index == 0) metrics_.first_token(1e-6 * static_cast<double>(now_ - live.submitted));
+    if (sample.index == 0) first_token(live);
   }
   if (row.token == kBrokenToken) {
     live.broken = true;

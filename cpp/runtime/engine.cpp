@@ -1,4 +1,6 @@
 // The public Engine: a checkpoint or an engine directory, opened on a device, behind a step loop.
+#include <warpjet/snapshot.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -79,21 +81,58 @@ struct Engine::Impl {
   ModelInfo model;
   LoadReport load_report;
   std::unique_ptr<StepLoop> loop;  // last: its thread uses the rest
+
+  bool computes() const { return config.device != "null"; }
+  OpenedModel open(const std::filesystem::path& path);
+  std::unique_ptr<Executor> make_executor(OpenedModel opened, const KvCache::Config& kv,
+                                          std::shared_ptr<Doorbell> bell);
 };
 
-std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const EngineConfig& config) {
+// Fills in the device. Where nothing is computed the model is planned as for the CPU: only its sizes matter.
+OpenedModel Engine::Impl::open(const std::filesystem::path& path) {
+  register_cuda_backend(catalogs);
+  register_reference(catalogs);
+  device = computes() ? open_device(config.device, config.num_threads) : make_cpu_device(1);
+  const DeviceInfo& info = device->info();
+  if (computes()) config.device = info.id;
+  config.num_threads = info.sm == 0 ? info.cores : 0;
+  const bool weightless = !computes() && !is_engine_directory(path);
+  const std::string load_format = weightless ? "dummy" : config.load_format;
+  return open_model(path, {.dtype = config.dtype, .load_format = load_format}, catalogs, info);
+}
+
+std::unique_ptr<Executor> Engine::Impl::make_executor(OpenedModel opened, const KvCache::Config& kv,
+                                                      std::shared_ptr<Doorbell> bell) {
+  const int slots = num_slots(config.max_num_seqs, config.max_steps_in_flight);
+  if (!computes()) {
+    load_report = {.source = "none"};
+    return std::make_unique<NullExecutor>(config.max_steps_in_flight, slots, model);
+  }
+  constexpr int kMaxGraphTokens = 512;
+  const DeviceInfo& info = device->info();
+  const ModelRunner::Config sizes = {.max_tokens = config.max_num_batched_tokens,
+                                     .max_seqs = config.max_num_seqs,
+                                     .max_model_len = config.max_model_len,
+                                     .num_slots = slots,
+                                     .max_logprobs = most_logprobs(config, opened.plan.model, info),
+                                     .max_in_flight = config.max_steps_in_flight,
+                                     .max_graph_tokens = info.sm == 0 || config.enforce_eager ? 0 : kMaxGraphTokens};
+  Weights weights;
+  load_report = load_weights(opened, *device, weights);
+  Runner runner(std::move(opened.plan), std::move(weights), catalogs, *device, config.max_num_batched_tokens,
+                config.max_num_seqs, config.block_size);
+  auto model_runner =
+      std::make_unique<ModelRunner>(sizes, std::move(runner), KvCache(kv, catalogs, *device), catalogs, *device);
+  return std::make_unique<DeviceThread>(std::move(model_runner), config.max_steps_in_flight, std::move(bell));
+}
+
+std::unique_ptr<Engine> Engine::open(const std::filesystem::path& path, const EngineConfig& config) {
   validate(config);
   auto impl = std::make_unique<Impl>();
   impl->config = config;
-  register_cuda_backend(impl->catalogs);
-  register_reference(impl->catalogs);
-  impl->device = open_device(config.device, config.num_threads);
+  OpenedModel opened = impl->open(path);
   const DeviceInfo& device = impl->device->info();
-  impl->config.device = device.id;
-  impl->config.num_threads = device.sm == 0 ? device.cores : 0;
-
-  OpenedModel opened =
-      open_model(model, {.dtype = config.dtype, .load_format = config.load_format}, impl->catalogs, device);
+  const std::string device_name = impl->computes() ? device.name : config.device;
   const ModelSpec& m = opened.plan.model;
   KvCache::Config kv{.layers = static_cast<int>(m.layers.size()),
                      .kv_heads = m.num_kv_heads,
@@ -102,39 +141,22 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& model, const E
                      .num_blocks = 0,
                      .dtype = opened.plan.kv};
   const MemoryPlan memory = plan_memory(impl->config, opened.plan, kv, impl->catalogs, device);
-  WJ_LOG(info, "memory of ", device.name, ": ", to_string(memory));
+  WJ_LOG(info, "memory of ", device_name, ": ", to_string(memory));
   kv.num_blocks = static_cast<int>(memory.num_blocks);
   const int host_blocks = num_host_blocks(config, memory.block_bytes);
   kv.num_host_blocks = host_blocks > 0 ? host_blocks + 1 : 0;
-  const int logprobs = most_logprobs(config, m, device);
   impl->config.dtype = opened.plan.scheme;
   impl->model = info_of(opened.plan, impl->config.max_model_len);
-
-  const EngineConfig& resolved = impl->config;
-  const StepLoop::Config loop{.engine = resolved,
+  const StepLoop::Config loop{.engine = impl->config,
                               .model = impl->model,
                               .num_blocks = kv.num_blocks,
                               .num_host_blocks = host_blocks,
                               .window = common_window(m),
                               .rope_original = m.rope.scaling == "dynamic" ? m.rope.original_max_positions : 0};
-  Weights weights;
-  impl->load_report = load_weights(opened, *impl->device, weights);
-  Runner runner(std::move(opened.plan), std::move(weights), impl->catalogs, *impl->device,
-                resolved.max_num_batched_tokens, resolved.max_num_seqs, resolved.block_size);
-  constexpr int kMaxGraphTokens = 512;
-  auto model_runner = std::make_unique<ModelRunner>(
-      ModelRunner::Config{.max_tokens = resolved.max_num_batched_tokens,
-                          .max_seqs = resolved.max_num_seqs,
-                          .max_model_len = resolved.max_model_len,
-                          .num_slots = num_slots(resolved.max_num_seqs, resolved.max_steps_in_flight),
-                          .max_logprobs = logprobs,
-                          .max_in_flight = resolved.max_steps_in_flight,
-                          .max_graph_tokens = device.sm == 0 || resolved.enforce_eager ? 0 : kMaxGraphTokens},
-      std::move(runner), KvCache(kv, impl->catalogs, *impl->device), impl->catalogs, *impl->device);
   auto bell = std::make_shared<Doorbell>();
-  auto executor = std::make_unique<DeviceThread>(std::move(model_runner), resolved.max_steps_in_flight, bell);
+  auto executor = impl->make_executor(std::move(opened), kv, bell);
   impl->loop = std::make_unique<StepLoop>(loop, std::move(executor), std::move(bell));
-  WJ_LOG(info, "engine ready model=", model.string(), " device=", device.name, " parameters=", impl->model.parameters,
+  WJ_LOG(info, "engine ready model=", path.string(), " device=", device_name, " parameters=", impl->model.parameters,
          " scheme=", impl->model.scheme, " kv_blocks=", kv.num_blocks - 1, " block_size=", config.block_size);
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
@@ -156,6 +178,9 @@ void Engine::resume(RequestId id) {
 }
 std::vector<KvEvent> Engine::kv_events(std::uint64_t number) const {
   return impl_->loop->kv_events(number);
+}
+Snapshot Engine::snapshot(std::uint64_t since_step) const {
+  return impl_->loop->snapshot(since_step);
 }
 std::string Engine::metrics() const {
   return impl_->loop->metrics();

@@ -104,15 +104,16 @@ void StepLoop::State::post(Command command) {
   if (inbox_.push(owned)) bell_->ring();  // an engine that has ended has nothing to cancel
 }
 
-std::vector<KvEvent> StepLoop::State::ask(Command command) {
-  std::promise<std::vector<KvEvent>> done;
-  auto answer = done.get_future();
-  command.done = &done;
+StepLoop::State::Answer StepLoop::State::ask(Command command) {
+  Answer answer;
+  auto done = answer.done.get_future();
+  command.answer = &answer;
   auto owned = std::make_unique<Command>(std::move(command));
   WJ_REQUIRE(inbox_.push(owned), closed, "the engine is ", to_string(health()));
   bell_->ring();
-  while (config_.manual && answer.wait_for(std::chrono::seconds(0)) != std::future_status::ready) turn();
-  return answer.get();
+  while (config_.manual && done.wait_for(std::chrono::seconds(0)) != std::future_status::ready) turn();
+  done.get();
+  return answer;
 }
 
 Stats StepLoop::State::stats() const {
@@ -166,6 +167,9 @@ void StepLoop::reset_prefix_cache() {
 }
 std::vector<KvEvent> StepLoop::kv_events(std::uint64_t number) {
   return state_->kv_events(number);
+}
+Snapshot StepLoop::snapshot(std::uint64_t since_step) {
+  return state_->snapshot(since_step);
 }
 Stats StepLoop::stats() const {
   return state_->stats();

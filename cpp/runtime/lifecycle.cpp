@@ -181,7 +181,7 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   if (first) {
     sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
     sample.first_token = now_;
-    if (sample.index == 0) metrics_.first_token(1e-6 * static_cast<double>(now_ - live.submitted));
+    if (sample.index == 0) first_token(live);
   } else {
     metrics_.next_token(1e-6 * static_cast<double>(now_ - sample.last_token));
   }
@@ -206,6 +206,12 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   unread_.push_back(live.id);
   live.credit->wanted.store(true);
   apply_pause(live);
+}
+
+void StepLoop::State::first_token(const Live& live) {
+  const Micros passed = now_ - live.submitted;
+  metrics_.first_token(1e-6 * static_cast<double>(passed));
+  recorder_.first_token({.id = live.id, .ttft_ms = milliseconds(passed)}, now_);
 }
 
 // The reader's counter is looked at only when the request has gone on long enough without.
@@ -280,6 +286,14 @@ RequestTimes StepLoop::State::times_of(const Sample& sample) const {
 
 // --- Ends ---------------------------------------------------------------------------------------------------------
 
+int StepLoop::State::output_length(const Sample& sample, const Sequence* sequence) const {
+  const std::vector<Hypothesis>& hypotheses = sample.live->hypotheses;
+  if (sample.live->beams() && std::cmp_less(sample.index, hypotheses.size())) {
+    return static_cast<int>(hypotheses[sample.index].tokens.size());
+  }
+  return sequence ? sequence->output_length() : 0;
+}
+
 // THE place where a sample ends: its one final output goes out, and then its sequence goes.
 void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code, std::string_view error,
                              std::int32_t stop_token) {
@@ -307,6 +321,12 @@ void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code
   ++counters_.finished;
   if (sequence) counters_.cached_tokens += sequence->cached;
   metrics_.finished(reason, live.request.sampling, live.prompt_length, sequence ? sequence->output_length() : 0, times);
+  recorder_.finished({.id = live.id,
+                      .sample = sample.index,
+                      .reason = reason,
+                      .output_tokens = output_length(sample, sequence),
+                      .total_ms = times.total_ms},
+                     now_);
   if (--live.num_running == 0) end(live);
   if (sequence) scheduler_.remove(*sequence, now_);
 }

@@ -23,23 +23,6 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Every sample is the same token; results are there at once.
-class NullExecutor final : public Executor {
- public:
-  explicit NullExecutor(int depth) : results_(depth + 1) {}
-  void launch(StepPlan& plan) override {
-    StepResult& result = results_[launched_++ % results_.size()];
-    result.sampled.resize(plan.num_samples());
-    for (SampledRow& row : result.sampled) row.token = 7;
-    result.scored_ends.assign(plan.chunks.size(), 0);
-  }
-  StepResult* poll() override { return taken_ == launched_ ? nullptr : &results_[taken_++ % results_.size()]; }
-
- private:
-  std::vector<StepResult> results_;
-  std::size_t launched_ = 0, taken_ = 0;
-};
-
 StepLoop::Config loop_config(int batch) {
   StepLoop::Config config;
   config.engine.max_model_len = config.model.max_model_len = 8192;
@@ -57,7 +40,11 @@ StepLoop::Config loop_config(int batch) {
 
 struct Bench {
   explicit Bench(const StepLoop::Config& config)
-      : loop(config, std::make_unique<NullExecutor>(config.engine.max_steps_in_flight), std::make_shared<Doorbell>()) {}
+      : loop(config,
+             std::make_unique<NullExecutor>(config.engine.max_steps_in_flight,
+                                            num_slots(config.engine.max_num_seqs, config.engine.max_steps_in_flight),
+                                            config.model),
+             std::make_shared<Doorbell>()) {}
   void submit(int prompt, int max_tokens, int seed) {
     std::vector<std::int32_t> tokens(prompt, 3 + seed % 900);
     tokens[0] = 3 + seed / 900 % 900;

@@ -9,6 +9,7 @@ namespace warpjet {
 namespace {
 
 constexpr std::int64_t kGpuReserve = 512ll << 20;
+constexpr std::int64_t kMostNullBlocks = 1 << 16;  // of a KV cache that is not there
 
 std::string gib(std::int64_t bytes) {
   char text[32];
@@ -20,6 +21,7 @@ std::string gib(std::int64_t bytes) {
 // part of the machine's memory that leaves room for everybody.
 std::int64_t kv_bytes(const EngineConfig& config, const MemoryPlan& plan, const DeviceInfo& device) {
   if (config.kv_cache_memory_bytes > 0) return config.kv_cache_memory_bytes;
+  if (config.device == "null") return kMostNullBlocks * plan.block_bytes;
   if (device.sm == 0) return std::min(device.memory_bytes / 4, std::int64_t{4} << 30);
   return plan.budget - plan.others() - plan.block_bytes;  // the null block
 }
@@ -52,12 +54,14 @@ MemoryPlan plan_memory(EngineConfig& config, const Plan& plan, const KvCache::Co
   resolve_length(config, plan.model);
   const auto share =
       static_cast<std::int64_t>(config.gpu_memory_utilization * static_cast<double>(device.memory_bytes));
+  const bool computes = config.device != "null";
   const std::int64_t slots = num_slots(config.max_num_seqs, config.max_steps_in_flight);
   MemoryPlan memory = {
       .budget = device.sm == 0 ? device.memory_bytes : std::min(share, device.free_bytes),
-      .weights = plan.weight_bytes(),
-      .activations = Runner::memory_bytes(plan, catalogs, device, config.max_num_batched_tokens, config.max_num_seqs,
-                                          config.block_size),
+      .weights = computes ? plan.weight_bytes() : 0,
+      .activations = computes ? Runner::memory_bytes(plan, catalogs, device, config.max_num_batched_tokens,
+                                                     config.max_num_seqs, config.block_size)
+                              : 0,
       .slots = DeviceState::bytes({.num_slots = static_cast<int>(slots),
                                    .max_text = config.max_model_len + 1,
                                    .block_size = config.block_size}) +

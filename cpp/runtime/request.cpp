@@ -10,11 +10,25 @@ namespace {
 
 constexpr std::size_t kMaxTenantBytes = 256;
 
+// What a device that makes tokens up would have to lie about.
+void validate_for_null_device(const SamplingParams& p) {
+  const auto refuse = [](bool asked, std::string_view field) {
+    WJ_REQUIRE(!asked, unsupported, field, " needs a device that computes; device null makes tokens up");
+  };
+  refuse(p.logprobs.has_value(), "logprobs");
+  refuse(p.prompt_logprobs.has_value(), "prompt_logprobs");
+  refuse(p.beam_width > 1, "beam_width");
+  refuse(p.allowed_token_ids.has_value(), "allowed_token_ids");
+  refuse(!p.bad_words_token_ids.empty(), "bad_words_token_ids");
+  refuse(!p.logit_bias.empty(), "logit_bias");
+}
+
 }  // namespace
 
 void validate_request(const Request& request, const EngineConfig& engine, const ModelInfo& model) {
   const SamplingParams& p = request.sampling;
   validate(p);
+  if (engine.device == "null") validate_for_null_device(p);
   const int vocab = model.vocab_size, limit = model.max_model_len;
   const int length = static_cast<int>(std::min<std::size_t>(request.prompt.size(), INT32_MAX));
   WJ_REQUIRE(length > 0, invalid_argument, "prompt: empty; give at least one token");

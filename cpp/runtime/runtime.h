@@ -17,12 +17,15 @@
 #pragma once
 
 #include <warpjet/engine.h>
+#include <warpjet/snapshot.h>
 
 #include "decode/decode.h"
 #include "memory/kv_cache.h"
 #include "plan/plan.h"
 #include "schedule/schedule.h"
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -93,6 +96,31 @@ class Executor {
   virtual ~Executor() = default;
   virtual void launch(StepPlan& plan) = 0;
   virtual StepResult* poll() = 0;
+};
+
+// A device that computes nothing: results are there at once, and every row draws a token that depends on its place in
+// the text alone. The tokens are made up, from the middle of the vocabulary, and none of them ends a text.
+class NullExecutor final : public Executor {
+ public:
+  // Throws invalid_argument when the vocabulary has nothing but end tokens.
+  NullExecutor(int depth, int num_slots, const ModelInfo& model);
+  void launch(StepPlan& plan) override;
+  StepResult* poll() override { return taken_ == launched_ ? nullptr : &results_[taken_++ % results_.size()]; }
+
+ private:
+  void apply(const SlotChange& change);
+  std::int32_t draw(Slot slot, int length) {
+    lengths_[slot] = length + 1;
+    return tokens_[static_cast<std::size_t>(length) % kTokens];
+  }
+
+  static constexpr std::size_t kTokens = 4096;
+  std::array<std::int32_t, kTokens> tokens_;  // by the length of the text so far
+  std::vector<int> lengths_;                  // of the slots' texts
+  std::vector<Slot> decoding_;
+  std::vector<int> decode_indices_;  // of the slots
+  std::vector<StepResult> results_;
+  std::size_t launched_ = 0, taken_ = 0;
 };
 
 // Runs a StepRunner on a thread of its own; rings the bell when a result is there. At most `depth` plans are in flight,
@@ -191,6 +219,53 @@ class Metrics {
   std::shared_ptr<State> state_;
 };
 
+// What the last steps did, for snapshots: kept in rings, and only while somebody looks. Engine thread. (snapshot.cpp)
+class Recorder {
+ public:
+  // Somebody looks: records from here on, for a while. Throws bad_alloc, the first time.
+  void watch(Micros now);
+  bool watched(Micros now) const { return now < until_; }
+
+  // A step has retired: its rows, and what happens in between, are its own; what happens later is the next one's.
+  bool begin_step(std::uint64_t step, Micros now);  // false: nobody wants to know its rows
+  void row(const Snapshot::Row& row);
+  void end_step(Micros began, Micros us);
+
+  void first_token(Snapshot::FirstToken event, Micros now);
+  void finished(Snapshot::End event, Micros now);
+
+  void read(std::uint64_t since_step, Snapshot& out) const;  // what is newer
+
+ private:
+  struct Step {
+    std::uint64_t step = 0;
+    Micros us = 0, began = 0;
+    std::size_t rows = 0;
+  };
+  // The newest of what was pushed.
+  template <class T>
+  struct Ring {
+    std::vector<T> items;
+    std::size_t pushed = 0;
+    void push(const T& item) { items[pushed++ % items.size()] = item; }
+    T& newest() { return items[(pushed - 1) % items.size()]; }
+    template <class Visit>
+    void for_each(Visit visit) const {  // the oldest first: visit(item, its place)
+      for (std::size_t i = pushed - std::min(pushed, items.size()); i < pushed; ++i) {
+        visit(items[i % items.size()], i % items.size());
+      }
+    }
+  };
+
+  Micros until_ = 0;
+  std::uint64_t step_ = 1;  // whose events are recorded now
+  bool in_step_ = false;    // which is recorded
+  Ring<Step> steps_;
+  std::vector<Snapshot::Row> rows_;  // [kMaxSteps, kMaxRows], as steps_
+  Ring<Snapshot::FirstToken> first_tokens_;
+  Ring<Snapshot::End> ends_;
+};
+
 // What an engine did, step by step and request by request, as a Chrome trace ("JSON object format"), which Perfetto
 // opens: one track for the device's steps, one for the host's, and one a request, whose spans are its states and why it
 // was in them. Keeps the newest `max_events` in memory; writes them when asked. Engine thread.
@@ -240,6 +315,7 @@ class StepLoop {
   void resume(RequestId id);
   void reset_prefix_cache();
   std::vector<KvEvent> kv_events(std::uint64_t number);
+  Snapshot snapshot(std::uint64_t since_step);
   Stats stats() const;
   std::string metrics() const;
   Health health() const;

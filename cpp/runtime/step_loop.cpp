@@ -120,12 +120,12 @@ void StepLoop::State::obey(Command& command) {
       return set_paused(command.id, false);
     case Kind::reset_prefix_cache:
       kv_.reset_cache();
-      return command.done->set_value({});
-    case Kind::kv_events: {
-      std::vector<KvEvent> events;
-      kv_.events_since(command.number, events);
-      return command.done->set_value(std::move(events));
-    }
+      return command.answer->done.set_value();
+    case Kind::kv_events:
+      kv_.events_since(command.number, command.answer->events);
+      return command.answer->done.set_value();
+    case Kind::snapshot:
+      return take_snapshot(command.number, *command.answer);
   }
 }
 
@@ -168,6 +168,7 @@ void StepLoop::State::retire(StepResult& result) {
   const std::span<const Scheduler::Row> rows = scheduler_.retire(tokens_, now_);
   scheduler_.observe_time(result.us);
 
+  const bool watched = recorder_.begin_step(retired_, now_);
   const Launch& launch = launches_[retired_ % launches_.size()];
   std::size_t next_sampled = 0, scored = 0;
   int chunk = 0, index = 0;
@@ -177,6 +178,7 @@ void StepLoop::State::retire(StepResult& result) {
     SampledRow* sampled = row.sampled ? &result.sampled[next_sampled++] : nullptr;
     if (row.sequence) {
       Sample& sample = *static_cast<Sample*>(row.sequence->user);
+      if (watched) recorder_.row({sample.live->id, sample.index, row.start, row.count});
       counters_.prompt_tokens += std::clamp(row.sequence->prompt_length - row.start, 0, row.count);
       if (sample.live->scheduled < 0) sample.live->scheduled = launch.planned;
       if (scored_end > scored) {
@@ -196,6 +198,7 @@ void StepLoop::State::record_step(const StepResult& result, std::size_t num_rows
   const Micros device_us = static_cast<Micros>(result.us), began = start - device_us;
   const Micros idle_us = device_free_ > 0 ? std::max<Micros>(0, began - device_free_) : 0;
   device_free_ = start;
+  recorder_.end_step(began, device_us);
   const Micros end = now();
   const Micros host_us = launch.launched - launch.planned + end - start;
   metrics_.step(launch.tokens, static_cast<int>(num_rows), result.us, static_cast<double>(host_us),
@@ -271,7 +274,7 @@ void StepLoop::State::end_all(FinishReason reason, ErrorCode code, std::string_v
   for (; !inbox_.empty(); inbox_.pop()) {
     Command& command = inbox_.front();
     if (command.live) adopt(command.live);
-    if (command.done) command.done->set_value({});
+    if (command.answer) command.answer->done.set_value();
   }
   while (!live_.empty()) {
     const auto first = std::ranges::min_element(live_, {}, [](const auto& entry) { return entry.first; });

@@ -1,5 +1,6 @@
 // The step loop's state: private to front_door.cpp (user threads), step_loop.cpp (the engine thread's loop),
-// lifecycle.cpp (the life of a request) and beam.cpp (several hypotheses of one).
+// lifecycle.cpp (the life of a request), beam.cpp (several hypotheses of one) and snapshot.cpp (what all that looks
+// like).
 //
 // A request is `live` from submit() until each of its samples has had its final output. Everything that ends a sample
 // goes through finish(): it hands over the final output and removes the sequence. Then the record waits in ended_ until
@@ -76,7 +77,10 @@ class StepLoop::State {
   void pause(RequestId id) { post({.kind = Kind::pause, .id = id}); }
   void resume(RequestId id) { post({.kind = Kind::resume, .id = id}); }
   void reset_prefix_cache() { ask({.kind = Kind::reset_prefix_cache}); }
-  std::vector<KvEvent> kv_events(std::uint64_t number) { return ask({.kind = Kind::kv_events, .number = number}); }
+  std::vector<KvEvent> kv_events(std::uint64_t number) {
+    return ask({.kind = Kind::kv_events, .number = number}).events;
+  }
+  Snapshot snapshot(std::uint64_t since_step);
   Stats stats() const;
   std::string metrics() const { return metrics_.prometheus(stats(), config_.model.architecture); }
   Health health() const;
@@ -126,13 +130,18 @@ class StepLoop::State {
   };
   static constexpr const char* kBrokenRow =
       "the model gave no finite logit for the next token (broken weights, or every token banned)";
-  enum class Kind : std::uint8_t { submit, cancel, pause, resume, reset_prefix_cache, kv_events };
+  enum class Kind : std::uint8_t { submit, cancel, pause, resume, reset_prefix_cache, kv_events, snapshot };
+  struct Answer {
+    std::promise<void> done;
+    std::vector<KvEvent> events;
+    Snapshot snapshot;
+  };
   struct Command {
     Kind kind = Kind::cancel;
     RequestId id = 0;
     std::optional<int> sample = std::nullopt;
     std::unique_ptr<Live> live = {};
-    std::promise<std::vector<KvEvent>>* done = nullptr;
+    Answer* answer = nullptr;  // lives with who waits for it
     std::uint64_t number = 0;
     Command* next = nullptr;
   };
@@ -142,7 +151,7 @@ class StepLoop::State {
   void unreserve(std::int64_t tokens, const std::string& tenant);
   std::unique_ptr<Live> make_live(Request request, std::shared_ptr<OutputQueue::State> queue);
   void post(Command command);
-  std::vector<KvEvent> ask(Command command);
+  Answer ask(Command command);
   Micros now() const;
 
   // Engine thread: the loop. (step_loop.cpp)
@@ -172,6 +181,7 @@ class StepLoop::State {
   void apply_pause(Live& live);
   void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
   void take_token(Sample& sample, SampledRow& row);
+  void first_token(const Live& live);
   bool is_read(Live& live);
   void push(Sample& sample, OutputEvent& event);
   void push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details);
@@ -180,6 +190,7 @@ class StepLoop::State {
   RequestTimes times_of(const Sample& sample) const;
   void finish(Sample& sample, FinishReason reason, ErrorCode code = ErrorCode::internal, std::string_view error = {},
               std::int32_t stop_token = -1);
+  int output_length(const Sample& sample, const Sequence* sequence) const;
   void finish_sample(RequestId id, int index);
   void finish_request(RequestId id, FinishReason reason, ErrorCode code = ErrorCode::internal,
                       std::string_view error = {});
@@ -192,11 +203,16 @@ class StepLoop::State {
   void finish_beams(Live& live);
   void add_hypothesis(Live& live, int beam, double score, std::int32_t last, bool ends);
 
+  // For who watches. (snapshot.cpp)
+  void take_snapshot(std::uint64_t since_step, Answer& answer);
+  void describe(const Sequence& sequence, Snapshot::Sequence& out) const;
+
   const Config config_;
   std::shared_ptr<Doorbell> bell_;
   KvBlocks kv_;
   Scheduler scheduler_;
   Metrics metrics_;
+  Recorder recorder_;
   std::unique_ptr<Trace> trace_;
 
   Inbox<Command> inbox_;

@@ -289,6 +289,9 @@ class Scheduler {
   bool idle() const { return live_.empty(); }
   bool has_joins() const { return !next_.joins.empty(); }  // in the next plan, perhaps of who is gone by now
   const Sequence* first_waiting() const { return waiting_.empty() ? nullptr : waiting_.begin()->get(); }
+  // The first `most` of all that are live: those that run, then the paused, the parked and the waiting ones; the first
+  // and the last in their order.
+  void list(std::size_t most, std::vector<const Sequence*>& out) const;
   const StepTimeModel& step_time() const { return time_; }
 
   // Throws internal when sequences, slots and blocks disagree. Tests call it after every call.

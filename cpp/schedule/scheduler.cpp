@@ -277,6 +277,22 @@ void Scheduler::retire_row(Row& row, std::int32_t token, Micros now) {
   if (!parked_.empty()) unpark(sequence, now);
 }
 
+void Scheduler::list(std::size_t most, std::vector<const Sequence*>& out) const {
+  out.reserve(std::min(most, live_.size()));
+  const auto add = [&](const Owned& sequence) {
+    if (out.size() < most) out.push_back(sequence.get());
+    return out.size() < most;
+  };
+  if (!std::ranges::all_of(running_, add)) return;
+  for (const auto& [id, sequence] : paused_) {
+    if (!add(sequence)) return;
+  }
+  for (const auto& [id, sequences] : parked_) {
+    if (!std::ranges::all_of(sequences, add)) return;
+  }
+  std::ranges::all_of(waiting_, add);
+}
+
 void Scheduler::observe_time(double us) {
   time_.add(last_.tokens, last_.context, us);
 }

@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __version__: str
 
@@ -315,7 +315,8 @@ class EngineConfig:
     @property
     def device(self) -> str:
         """
-        where to run: auto (the first GPU if there is one), cpu, cuda or cuda:N
+        where to run: auto (the first GPU if there is one), cpu, cuda, cuda:N; or null: reads no weights, computes
+        nothing and makes tokens up, to measure everything else
         """
 
     @device.setter
@@ -1016,6 +1017,17 @@ class Engine:
     def kv_events(self, number: int = 0) -> list[dict[str, int | str]]:
         """
         Changes of the prefix cache from this number on, as far as EngineConfig.kv_events of them are kept.
+        """
+
+    def snapshot(self, since_step: int = 0) -> dict[str, Any]:
+        """
+        What it is doing now, and what of the last steps is newer than since_step; those are recorded from one call
+        until 2 s after the latest. Keys: step, now_us, block_size, kv_blocks, max_model_len, max_num_seqs; pool: a
+        byte for each block, 0 free, 255 cached and held by nobody, else by how many; sequences: at most 512 dicts of
+        id, sample, state (running, waiting, paused, parked, preempted), prompt, computed, output, cached, blocks;
+        steps: at most 128 dicts of step, us, start_us, rows [[id, sample, start, count], ...]; first_tokens: [[id,
+        step, ttft_ms], ...]; finished: [[id, sample, step, reason, output_tokens, total_ms], ...]. An end between two
+        steps has the number of the step to come, so it may be told again.
         """
 
     def stats(self) -> dict[str, int]: ...

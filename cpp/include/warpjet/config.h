@@ -131,7 +131,9 @@ struct EngineConfig {
   static constexpr auto fields() {
     using C = EngineConfig;
     return std::tuple{
-        Field{"device", &C::device, "where to run: auto (the first GPU if there is one), cpu, cuda or cuda:N"},
+        Field{"device", &C::device,
+              "where to run: auto (the first GPU if there is one), cpu, cuda, cuda:N; or null: reads no weights, "
+              "computes nothing and makes tokens up, to measure everything else"},
         Field{"dtype", &C::dtype, "compute type: auto (the checkpoint's), bfloat16, float16 or float32"},
         Field{"load_format", &C::load_format,
               "auto or safetensors (the model's files), or dummy: random weights, for which config.json is enough"},

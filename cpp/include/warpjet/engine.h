@@ -179,9 +179,11 @@ struct KvEvent {
   int num_tokens = 0;                     // of the block
 };
 
+struct Snapshot;  // snapshot.h
+
 // How the weights came into memory.
 struct LoadReport {
-  std::string source;      // checkpoint, engine or dummy
+  std::string source;      // checkpoint, engine, dummy or none
   std::int64_t bytes = 0;  // of weights
   int threads = 0;
   double seconds = 0;  // planning included
@@ -189,7 +191,7 @@ struct LoadReport {
   static constexpr auto fields() {
     using C = LoadReport;
     return std::tuple{
-        Field{"source", &C::source, "checkpoint, engine or dummy"}, Field{"bytes", &C::bytes, "bytes of weights"},
+        Field{"source", &C::source, "checkpoint, engine, dummy or none"}, Field{"bytes", &C::bytes, "bytes of weights"},
         Field{"threads", &C::threads, "threads that read them"}, Field{"seconds", &C::seconds, "how long it took"}};
   }
 };
@@ -251,6 +253,11 @@ class WJ_API Engine {
   // 0 on an empty set they give the cache's contents; a first number above the one asked for means that some are lost:
   // start anew from what reset_prefix_cache() leaves, or treat the cache as unknown.
   std::vector<KvEvent> kv_events(std::uint64_t number = 0) const;
+
+  // What it is doing now, and what of the last steps is newer than `since_step`: those are recorded from one call until
+  // 2 s after the latest, so the first call tells of none, and an engine that nobody looks at records nothing. The
+  // engine thread answers between two steps, in some 10 us and 1 us more for each sequence that is live. Throws closed.
+  Snapshot snapshot(std::uint64_t since_step = 0) const;
 
   Stats stats() const;
   std::string metrics() const;  // in Prometheus' text format

@@ -13,5 +13,6 @@
 #include <warpjet/fields.h>
 #include <warpjet/measure.h>
 #include <warpjet/simulate.h>
+#include <warpjet/snapshot.h>
 #include <warpjet/tensor.h>
 #include <warpjet/vocabulary.h>

@@ -1,0 +1,136 @@
+// Snapshots: what the engine looks like between two steps, and what is kept of the last ones while somebody looks.
+#include "runtime/step_loop.h"
+
+#include <algorithm>
+
+namespace warpjet {
+
+namespace {
+
+constexpr Micros kAttention = 2'000'000;  // who has looked is expected to look again within this time
+constexpr int kMostHolders = 254, kCachedBlock = 255;
+
+std::string_view state_of(const Sequence& sequence) {
+  const bool again = sequence.state == SequenceState::waiting && sequence.preemptions > 0;
+  return again ? "preempted" : to_string(sequence.state);
+}
+
+}  // namespace
+
+// --- The last steps -------------------------------------------------------------------------------------------------
+
+// All memory is taken at the first look; what was seen before everybody looked away is forgotten.
+void Recorder::watch(Micros now) {
+  if (!watched(now)) {
+    steps_.items.resize(Snapshot::kMaxSteps);
+    rows_.resize(Snapshot::kMaxSteps * Snapshot::kMaxRows);
+    first_tokens_.items.resize(Snapshot::kMaxEvents);
+    ends_.items.resize(Snapshot::kMaxEvents);
+    steps_.pushed = first_tokens_.pushed = ends_.pushed = 0;
+  }
+  until_ = now + kAttention;
+}
+
+bool Recorder::begin_step(std::uint64_t step, Micros now) {
+  step_ = step;
+  in_step_ = watched(now);
+  if (in_step_) steps_.push({.step = step});
+  return in_step_;
+}
+
+void Recorder::row(const Snapshot::Row& row) {
+  Step& step = steps_.newest();
+  if (step.rows == Snapshot::kMaxRows) return;
+  const std::size_t place = (steps_.pushed - 1) % Snapshot::kMaxSteps;
+  rows_[place * Snapshot::kMaxRows + step.rows++] = row;
+}
+
+void Recorder::end_step(Micros began, Micros us) {
+  if (in_step_) {
+    steps_.newest().began = began;
+    steps_.newest().us = us;
+  }
+  in_step_ = false;
+  ++step_;
+}
+
+void Recorder::first_token(Snapshot::FirstToken event, Micros now) {
+  event.step = step_;
+  if (watched(now)) first_tokens_.push(event);
+}
+
+void Recorder::finished(Snapshot::End event, Micros now) {
+  event.step = step_;
+  if (watched(now)) ends_.push(event);
+}
+
+void Recorder::read(std::uint64_t since_step, Snapshot& out) const {
+  steps_.for_each([&](const Step& step, std::size_t place) {
+    if (step.step <= since_step) return;
+    const auto first = rows_.begin() + static_cast<std::ptrdiff_t>(place * Snapshot::kMaxRows);
+    out.steps.push_back({.step = step.step,
+                         .us = step.us,
+                         .start_us = step.began,
+                         .rows = {first, first + static_cast<std::ptrdiff_t>(step.rows)}});
+  });
+  const auto copy = [&](const auto& ring, auto& events) {
+    ring.for_each([&](const auto& event, std::size_t) {
+      if (event.step > since_step) events.push_back(event);
+    });
+  };
+  copy(first_tokens_, out.first_tokens);
+  copy(ends_, out.finished);
+}
+
+// --- The engine now -------------------------------------------------------------------------------------------------
+
+// What cannot be told for want of memory is the asker's loss, not the engine's.
+void StepLoop::State::take_snapshot(std::uint64_t since_step, Answer& answer) {
+  try {
+    Snapshot& out = answer.snapshot;
+    out.step = retired_;
+    out.now_us = now_;
+    out.block_size = kv_.block_size();
+    out.kv_blocks = kv_.device().num_blocks() - 1;
+    out.max_model_len = config_.model.max_model_len;
+    out.max_num_seqs = config_.engine.max_num_seqs;
+    out.pool.resize(out.kv_blocks);
+    for (BlockId block = 1; block <= out.kv_blocks; ++block) {  // the null block is nobody's
+      const int holders = kv_.device().holders(block);
+      const bool cached = holders == 0 && kv_.device().node(block) != kNoNode;
+      out.pool[block - 1] = static_cast<std::uint8_t>(cached ? kCachedBlock : std::min(holders, kMostHolders));
+    }
+    std::vector<const Sequence*> sequences;
+    scheduler_.list(Snapshot::kMaxSequences, sequences);
+    out.sequences.resize(sequences.size());
+    for (std::size_t i = 0; i < sequences.size(); ++i) describe(*sequences[i], out.sequences[i]);
+    recorder_.watch(now_);
+    recorder_.read(since_step, out);
+    answer.done.set_value();
+  } catch (const std::bad_alloc&) {
+    answer.done.set_exception(std::current_exception());
+  }
+}
+
+void StepLoop::State::describe(const Sequence& sequence, Snapshot::Sequence& out) const {
+  const Sample& sample = *static_cast<const Sample*>(sequence.user);
+  out.id = sample.live->id;
+  out.sample = sample.index;
+  out.state = state_of(sequence);
+  out.prompt = sequence.prompt_length;
+  out.output = sequence.output_length();
+  out.computed = sequence.computed;
+  out.cached = sequence.cached;
+  const BlockTable& table = sequence.table;
+  out.blocks.reserve(table.blocks.size() - table.first);
+  for (std::size_t i = table.first; i < table.blocks.size(); ++i) out.blocks.push_back(table.blocks[i] - 1);
+}
+
+// The engine may have ended while it was being asked.
+Snapshot StepLoop::State::snapshot(std::uint64_t since_step) {
+  Answer answer = ask({.kind = Kind::snapshot, .number = since_step});
+  WJ_REQUIRE(answer.snapshot.kv_blocks > 0, closed, "the engine is ", to_string(health()));
+  return std::move(answer.snapshot);
+}
+
+}  // namespace warpjet
