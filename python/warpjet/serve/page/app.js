@@ -1,7 +1,7 @@
 // Starts the page and binds what both sides share: the key, the model, the views of a narrow screen.
 
 import { $ } from "./dom.js";
-import { apiKey, call } from "./api.js";
+import { apiKey, read } from "./api.js";
 import { Dashboard } from "./dashboard.js";
 import { Chat } from "./chat.js";
 
@@ -11,8 +11,7 @@ chat = new Chat(dashboard);
 
 async function loadModels() {
   try {
-    const { data } = await (await call("v1/models")).json();
-    chat.setModels(data);
+    chat.setModels((await read("v1/models")).data);
   } catch (error) {
     if (error.status === 401 || error.status === 403) askForKey(error.message);
     else setTimeout(loadModels, 3000);

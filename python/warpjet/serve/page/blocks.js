@@ -6,7 +6,7 @@ import { colour } from "./colours.js";
 
 const FLASH_MS = 450;
 const MAX_STRIPES = 4;
-const MIN_CELL = 4, MAX_CELL = 15;
+const MIN_CELL = 4, MAX_CELL = 24;
 
 export class BlockGrid {
   constructor(canvas, state, view) {
@@ -19,7 +19,7 @@ export class BlockGrid {
   draw(ink, nowMs) {
     const s = surface(this.canvas);
     if (!s) return;
-    const { g, width, height } = s, { pool, changed } = this.state;
+    const { g, width, height } = s, { pool, taken } = this.state;
     g.clearRect(0, 0, width, height);
     this.drawn = { held: 0, shared: 0, cached: 0, free: 0, owners: {} };
     this.flashing = [];
@@ -30,7 +30,7 @@ export class BlockGrid {
       const block = each === 1 ? i : busiest(pool, i * each, Math.min(pool.length, (i + 1) * each));
       const place = { block, x: (i % columns) * cell, y: Math.floor(i / columns) * cell, size };
       this.#cell(g, ink, place, this.drawn);
-      if (nowMs - changed[block] < FLASH_MS && pool[block] !== 0 && pool[block] !== 255 && !calm.matches) this.flashing.push(place);
+      if (nowMs - taken[block] < FLASH_MS && pool[block] !== 0 && pool[block] !== 255 && !calm.matches) this.flashing.push(place);
     }
     this.flash(ink, nowMs);
   }
@@ -39,15 +39,16 @@ export class BlockGrid {
   flash(ink, nowMs) {
     const g = this.canvas.getContext("2d");
     for (const place of this.flashing) {
-      const age = (nowMs - this.state.changed[place.block]) / FLASH_MS;
+      const age = (nowMs - this.state.taken[place.block]) / FLASH_MS;
+      g.clearRect(place.x, place.y, place.size, place.size);
       this.#cell(g, ink, place, null);
       if (age >= 1) continue;
-      g.globalAlpha = 0.75 * (1 - age) ** 2;
+      g.globalAlpha = 0.6 * (1 - age) ** 2;
       g.fillStyle = "#fff";
       g.fillRect(place.x, place.y, place.size, place.size);
       g.globalAlpha = 1;
     }
-    this.flashing = this.flashing.filter(({ block }) => nowMs - this.state.changed[block] < FLASH_MS);
+    this.flashing = this.flashing.filter(({ block }) => nowMs - this.state.taken[block] < FLASH_MS);
     return this.flashing.length > 0;
   }
 

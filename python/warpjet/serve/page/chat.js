@@ -3,7 +3,7 @@
 import { $, el } from "./dom.js";
 import { colour } from "./colours.js";
 import { Conversation } from "./conversation.js";
-import { MessageView, statsLine } from "./message.js";
+import { MessageView, briefLine } from "./message.js";
 
 const SUGGESTIONS = ["Tell me a story about a fox who learns to share.", "What is 7 plus 5?", "Explain in-flight batching in two sentences."];
 const SYSTEM = "You are a friendly story teller. Answer in plain words that a child understands. Give every story a beginning, " +
@@ -11,6 +11,7 @@ const SYSTEM = "You are a friendly story teller. Answer in plain words that a ch
 const SUBJECTS = ["a fox and a crow", "a small boat in a big storm", "two friends who build a bridge", "an owl who cannot sleep", "a bear and a jar of honey",
   "a girl who finds a map", "a clever mouse in a library", "a dragon who is afraid of the dark", "a tree that wanted to travel", "a king without a crown",
   "a frog who sings too loud", "the last snow of the winter"];
+const NAMES = ["Mia", "Tom", "Ivy", "Finn", "Ada", "Leo", "Nora", "Sam", "Tess", "Milo", "Ruby", "Max", "Zoe"];
 const DETAILS = ["", " Let it rain.", " Put a lost letter, a wooden door, a blue lamp and an old clock in it, and let each of them matter before the end comes.",
   " It happens in one night, in a town by the sea where everybody knows everybody, and where nobody has seen the sun for seven days."];
 
@@ -111,7 +112,8 @@ export class Chat {
     const n = this.sent++;
     conversation.burst = true;
     conversation.messages = [];
-    conversation.title = SUBJECTS[n % SUBJECTS.length];
+    const name = NAMES[Math.floor(Math.random() * NAMES.length)];
+    conversation.title = `${name} and ${SUBJECTS[n % SUBJECTS.length]}`;
     await conversation.send(`Tell me a story about ${conversation.title}.${DETAILS[(n * 7) % DETAILS.length]}`, options);
     const { error, stats } = conversation.latest;
     if (this.keeping && !error && stats.finish !== "stopped" && this.list.includes(conversation)) {
@@ -234,7 +236,7 @@ export class Chat {
       const { content, reasoning, calls, error, stats } = c.latest;
       card.title.textContent = c.title;
       card.text.textContent = error || (content || reasoning || calls.map((one) => one.name).join(" ")).slice(-260);
-      card.foot.textContent = statsLine(stats, c.busy);
+      card.foot.textContent = briefLine(stats, c.busy);
       card.node.classList.toggle("busy", c.busy);
       card.node.classList.toggle("failed", Boolean(error));
       this.#paint(card.node, c);

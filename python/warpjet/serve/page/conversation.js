@@ -114,7 +114,8 @@ export class Conversation {
 
 // {rate: tokens/s | 0, ttft: ms | 0} of an answer's stats
 export function speed({ sent, first, last, tokens }) {
-  return { ttft: first ? first - sent : 0, rate: tokens > 1 && last > first ? ((tokens - 1) * 1000) / (last - first) : 0 };
+  const whole = last - first < 5; // it came at once: there is no rate between its tokens
+  return { ttft: first ? first - sent : 0, rate: tokens > 1 ? ((tokens - 1) * 1000) / (last - (whole ? sent : first)) : 0 };
 }
 
 function random() {

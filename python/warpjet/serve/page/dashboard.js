@@ -137,7 +137,7 @@ export class Dashboard {
 
   #draw(now) {
     this.frame = 0;
-    const dt = Math.min(100, now - (this.lastFrame ?? now));
+    const dt = Math.min(100, now - (this.lastFrame ?? now - 16));
     this.lastFrame = now;
     const fresh = this.drawnVersion !== this.state.version;
     const moving = this.timeline.advance(dt);

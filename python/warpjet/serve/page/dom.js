@@ -14,7 +14,8 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-export const number = (value) => Math.round(value).toLocaleString("en-US");
+const grouped = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+export const number = (value) => grouped.format(value);
 
 // 3.2 µs, 8.1 ms, 1.25 s
 export function duration(ms) {

@@ -29,7 +29,7 @@ export class EngineState {
     this.pool = new Uint8Array(0);
     this.owners = []; // block -> null | requests that hold it
     this.lastOwner = []; // block -> colour index of who had it last
-    this.changed = new Float64Array(0); // block -> ms when its state changed
+    this.taken = new Float64Array(0); // block -> ms when somebody took it
     this.running = []; // requests
     this.waiting = [];
     this.ttft = []; // {ms, colour}
@@ -206,7 +206,7 @@ export class EngineState {
     const pool = decode(snapshot.pool);
     if (pool.length !== this.pool.length) {
       this.pool = pool.slice();
-      this.changed = new Float64Array(pool.length);
+      this.taken = new Float64Array(pool.length);
       this.lastOwner = new Array(pool.length).fill(-1);
       this.owners = new Array(pool.length).fill(null);
     }
@@ -216,7 +216,7 @@ export class EngineState {
         for (const block of request.blocks) (owners[block] ||= []).push(request);
     for (let block = 0; block < pool.length; block++) {
       const owner = owners[block] && owners[block][0];
-      if (pool[block] !== this.pool[block] || (owner && owner.colour !== this.lastOwner[block])) this.changed[block] = nowMs;
+      if (isHeld(pool[block]) && !isHeld(this.pool[block])) this.taken[block] = nowMs;
       if (owner) this.lastOwner[block] = owner.colour;
       else if (pool[block] === 0) this.lastOwner[block] = -1;
     }
@@ -273,6 +273,8 @@ export class EngineState {
     return total ? cached / total : 0;
   }
 }
+
+const isHeld = (value) => value !== 0 && value !== 255;
 
 function decode(base64) {
   const text = atob(base64);

@@ -70,6 +70,12 @@ export class MessageView {
   }
 }
 
+// The same in half the words, for a card
+export function briefLine(stats, busy) {
+  const { rate, ttft } = speed(stats);
+  return ttft ? `${duration(ttft)} · ${number(rate)} tok/s` : busy ? "waiting" : FINISH[stats.finish] || "";
+}
+
 export function statsLine(stats, busy) {
   const { rate, ttft } = speed(stats), parts = [];
   if (ttft) parts.push(`first token ${duration(ttft)}`);

@@ -11,7 +11,7 @@ const CELL = 9; // px of a decode step at zoom 1
 const PX_PER_S = 90; // how fast decode steps may move, and those that change the batch besides
 const LAG_MS = 240; // what came at once is shown over this time
 const TOP = 26, AXIS = 18, TOKENS = 44, SPACE = 6;
-const MIN_LANES = 8, MAX_LANE = 30;
+const MIN_LANES = 8, MAX_LANE = 36;
 const queueWidth = (width) => (width < 500 ? 84 : 112);
 
 export class Timeline {
@@ -88,7 +88,7 @@ export class Timeline {
     if (!runs.length) return;
     const idle = this.state.idle, seconds = 4;
     const until = idle ? runs.at(-1).startUs + runs.at(-1).us : this.state.info.now_us;
-    let decode = 0, changes = 0, last = Infinity;
+    let decode = 0, changes = 0, last = until;
     for (let i = runs.length - 1; i >= 0; i--) {
       const run = runs[i];
       if (!run.gap && (idle ? last - (run.startUs + run.us) > 8e5 : run.startUs + run.us < until - seconds * 1e6)) break;
