@@ -83,7 +83,7 @@ export class Chat {
         return null;
       }
     }
-    return { sampling, tools, system: $("system").value.trim(), model: $("model").value };
+    return { sampling, tools, system: $("system").value.trim(), model: $("model").value || undefined };
   }
 
   submit(text) {
