@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -67,6 +68,43 @@ std::vector<std::int32_t> to_tokens(nb::handle prompt) {
   return tokens;
 }
 
+// The words of a mask: anything that lies in one piece and is whole words long.
+std::vector<std::int32_t> to_words(nb::handle mask) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(mask.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
+  std::vector<std::int32_t> words(static_cast<std::size_t>(view.len) / sizeof(std::int32_t));
+  std::memcpy(words.data(), view.buf, words.size() * sizeof(std::int32_t));
+  const bool whole = view.len % sizeof(std::int32_t) == 0;
+  PyBuffer_Release(&view);
+  if (!whole) raise_value_error("mask must be whole 32-bit words");
+  return words;
+}
+
+// (id, sample, position, answer): a mask, None for the end, or the text of an error.
+Guidance to_guidance(nb::handle row) {
+  const nb::tuple values = nb::cast<nb::tuple>(row);
+  if (values.size() != 4) raise_value_error("an answer must be (id, sample, position, answer)");
+  Guidance out{
+      .id = nb::cast<RequestId>(values[0]), .sample = nb::cast<int>(values[1]), .position = nb::cast<int>(values[2])};
+  const nb::object answer = values[3];
+  if (answer.is_none()) {
+    out.kind = Guidance::Kind::stop;
+  } else if (PyUnicode_Check(answer.ptr())) {
+    out.kind = Guidance::Kind::fail;
+    out.error = nb::cast<std::string>(answer);
+  } else {
+    out.mask = to_words(answer);
+  }
+  return out;
+}
+
+void guide(const EngineHandle& engine, nb::handle answers) {
+  std::vector<Guidance> all;
+  for (const nb::handle row : nb::iter(answers)) all.push_back(to_guidance(row));
+  const nb::gil_scoped_release release;
+  engine.get().guide(std::move(all));
+}
+
 Clock::time_point deadline_after(std::optional<double> seconds) {
   if (!seconds) return Clock::time_point::max();
   if (!(*seconds > 0)) raise_value_error("timeout must be positive (seconds), got " + std::to_string(*seconds));
@@ -75,7 +113,7 @@ Clock::time_point deadline_after(std::optional<double> seconds) {
 
 RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingParams& sampling,
                  const QueueHandle& queue, int priority, std::string cache_salt, std::optional<double> timeout,
-                 std::string tenant, int cache_priority) {
+                 std::string tenant, int cache_priority, nb::handle mask, const QueueHandle* guide_queue) {
   Request request{.prompt = to_tokens(prompt),
                   .sampling = sampling,
                   .priority = priority,
@@ -83,6 +121,8 @@ RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingPa
                   .cache_salt = std::move(cache_salt),
                   .cache_priority = cache_priority,
                   .deadline = deadline_after(timeout)};
+  if (!mask.is_none()) request.mask = to_words(mask);
+  if (guide_queue) request.guide = &guide_queue->get();
   const nb::gil_scoped_release release;
   return engine.get().submit(std::move(request), queue.get());
 }
@@ -231,12 +271,22 @@ void bind_engine_class(nb::module_& module) {
           "Opens a checkpoint or an engine directory.")
       .def("submit", &submit, nb::arg("prompt"), nb::arg("sampling"), nb::arg("queue"), nb::kw_only(),
            nb::arg("priority") = 0, nb::arg("cache_salt") = "", nb::arg("timeout") = nb::none(), nb::arg("tenant") = "",
-           nb::arg("cache_priority") = Request{}.cache_priority,
+           nb::arg("cache_priority") = Request{}.cache_priority, nb::arg("mask") = nb::none(),
+           nb::arg("guide_queue") = nb::none(),
            nb::sig(
                "def submit(self, prompt: collections.abc.Sequence[int], sampling: SamplingParams, queue: OutputQueue, "
                "*, priority: int = 0, cache_salt: str = '', timeout: float | None = None, tenant: str = '', "
-               "cache_priority: int = 3) -> int"),
-           "Either raises and has no effect, or returns an id that gets one final output for each sample.")
+               "cache_priority: int = 3, mask: collections.abc.Buffer | None = None, "
+               "guide_queue: OutputQueue | None = None) -> int"),
+           "Either raises and has no effect, or returns an id that gets one final output for each sample. mask and "
+           "guide_queue: the request is guided, see guide().")
+      .def("guide", &guide, nb::arg("answers"),
+           nb::sig("def guide(self, answers: collections.abc.Iterable[tuple[int, int, int, collections.abc.Buffer | "
+                   "str | None]]) -> None"),
+           "What may follow in guided samples, as (id, sample, position, answer): at `position` output tokens, whose "
+           "number the guide has counted in what its queue gave it, the next token is one that the mask allows (32-bit "
+           "words, bit set = allowed), or the text is complete (None), or it fails with an error. An answer for any "
+           "other position than where the sample is has no effect.")
       .def(
           "cancel",
           [](const EngineHandle& self, RequestId id, std::optional<int> sample) {

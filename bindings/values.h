@@ -49,6 +49,12 @@ inline void assign(nb::handle value, const std::string& name, std::string& out) 
   out.assign(text, static_cast<std::size_t>(size));
 }
 
+// Python reads and writes what only Python understands.
+inline void assign(nb::handle value, const std::string& name, JsonText& out) {
+  out.text.clear();
+  if (!value.is_none()) assign(nb::module_::import_("warpjet.structured").attr("to_text")(value), name, out.text);
+}
+
 template <class T>
 void assign(nb::handle value, const std::string& name, std::optional<T>& out);
 template <class T>
@@ -119,6 +125,11 @@ nb::object to_object(const std::optional<T>& value, bool frozen) {
   return value ? to_object(*value, frozen) : nb::none();
 }
 
+inline nb::object to_object(const JsonText& value, bool frozen) {
+  if (value.text.empty()) return nb::none();
+  return nb::module_::import_("warpjet.structured").attr(frozen ? "from_text" : "dict_of")(value.text);
+}
+
 template <class T>
 nb::object to_object(const T& value, bool) {
   return nb::cast(value);
@@ -148,6 +159,11 @@ struct Hint<std::string> {
   static std::string out() { return "str"; }
   static std::string in() { return "str"; }
 };
+template <>
+struct Hint<JsonText> {
+  static std::string out() { return "StructuredOutputsParams | None"; }
+  static std::string in() { return "StructuredOutputsParams | Mapping[str, object] | None"; }
+};
 template <class T>
 struct Hint<std::optional<T>> {
   static std::string out() { return Hint<T>::out() + " | None"; }
@@ -170,12 +186,16 @@ struct Hint<std::map<std::int32_t, V>> {
   static std::string in() { return "Mapping[int, " + Hint<V>::in() + "] | None"; }
 };
 
-// Names belong to collections.abc; the stub generator imports what is spelt in full.
+// Names with their modules: the stub generator imports what is spelt in full.
 inline std::string qualified(std::string hint) {
-  for (const std::string_view name : {"Sequence[", "Mapping["}) {
-    for (std::size_t at = hint.find(name); at != std::string::npos; at = hint.find(name, at + 16 + name.size()))
-      hint.insert(at, "collections.abc.");
-  }
+  const auto prefix_all = [&](std::string_view name, std::string_view module) {
+    for (std::size_t at = hint.find(name); at != std::string::npos;
+         at = hint.find(name, at + module.size() + name.size()))
+      hint.insert(at, module);
+  };
+  prefix_all("Sequence[", "collections.abc.");
+  prefix_all("Mapping[", "collections.abc.");
+  prefix_all("StructuredOutputsParams", "warpjet.structured.");
   return hint;
 }
 

@@ -180,6 +180,8 @@ void validate(const EngineConfig& config) {
   require_at_least("max_num_queued_reqs_per_tenant", config.max_num_queued_reqs_per_tenant, 0);
   require_at_least("max_unread_tokens", config.max_unread_tokens, 1);
   require_range("kv_events", config.kv_events, 0, 1 << 24);
+  WJ_REQUIRE(config.guide_timeout > 0 && config.guide_timeout <= 1e6, invalid_argument,
+             "guide_timeout must be above 0 and at most 1e6 (seconds), got ", config.guide_timeout);
   WJ_REQUIRE(config.watchdog_timeout > 0 && std::isfinite(config.watchdog_timeout), invalid_argument,
              "watchdog_timeout must be a finite number above 0 (seconds), got ", config.watchdog_timeout);
   require_range("num_threads", config.num_threads, 0, kMaxThreads);

@@ -23,6 +23,9 @@ struct SampleState {
   std::span<const std::int32_t> stop_ids;  // end its text, and are banned before min_tokens are out
   int logprobs = -1;                       // most likely tokens to report with each token; -1 is none wanted
   int prompt_logprobs = -1;                // the same for the prompt
+  // What a guide lets the next token be: ceil(vocab / 32) words, bit set = allowed; null: there is no guide. The words
+  // stay where they are, and change only when the token that they were for is known.
+  const std::int32_t* guide_mask = nullptr;
 };
 
 // Whether `token` ends a text that has `output_length` tokens of output, this one included. The device and the engine
@@ -38,7 +41,8 @@ constexpr int kListWords = kMaxStopIds + 2 * kMaxBiases + kMaxBadWordEnds + kMax
 // A slot's row of each array of SlotViews.
 SlotSampling pack(const SampleState& state, int prompt_length);
 int pack_lists(const SampleState& state, std::span<std::int32_t> out);  // returns how many words it wrote
-bool pack_mask(const SampleState& state, std::span<std::int32_t> out);  // false: no mask; nothing was written
+bool is_masked(const SampleState& state);                               // by allowed_token_ids, by a guide or by both
+void pack_mask(const SampleState& state, std::span<std::int32_t> out);  // of one that is
 
 // Whether Penalize may ever change this slot's logits.
 bool needs_edits(const SampleState& state);
@@ -95,6 +99,9 @@ class Sampler {
   // way, one more waits until the oldest has arrived.
   void join(int slot, const SampleState& state, int prompt_length);
   static constexpr int kStaged = 64;
+
+  // The slot's mask has changed: writes it anew. Who is in the slot has drawn with the last one, and that is known.
+  void set_mask(int slot, const SampleState& state);
 
   // Draws a token for each row of logits [rows, vocab] f32, which may change, and appends it to the text of the row's
   // slot: slots [rows] i32, on the device. Returns the tokens [rows] i32, on the device until the next call. A row

@@ -13,7 +13,7 @@ bool is_stop(const SampleState& state, std::int32_t token, int output_length) {
 bool needs_edits(const SampleState& state) {
   const SamplingParams& p = *state.params;
   return p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0 ||
-         !p.logit_bias.empty() || p.allowed_token_ids.has_value() || !p.bad_words_token_ids.empty() || p.min_tokens > 0;
+         !p.logit_bias.empty() || is_masked(state) || !p.bad_words_token_ids.empty() || p.min_tokens > 0;
 }
 
 SlotSampling pack(const SampleState& state, int prompt_length) {
@@ -31,7 +31,7 @@ SlotSampling pack(const SampleState& state, int prompt_length) {
           .num_biases = static_cast<std::int32_t>(p.logit_bias.size()),
           .num_bad_words = static_cast<std::int32_t>(p.bad_words_token_ids.size()),
           .logprobs = state.logprobs,
-          .masked = p.allowed_token_ids.has_value(),
+          .masked = is_masked(state),
           .key = state.key};
 }
 
@@ -58,13 +58,21 @@ int pack_lists(const SampleState& state, std::span<std::int32_t> out) {
   return static_cast<int>(size);
 }
 
-bool pack_mask(const SampleState& state, std::span<std::int32_t> out) {
-  if (!state.params->allowed_token_ids) return false;
+bool is_masked(const SampleState& state) {
+  return state.params->allowed_token_ids.has_value() || state.guide_mask != nullptr;
+}
+
+void pack_mask(const SampleState& state, std::span<std::int32_t> out) {
+  const std::int32_t* guide = state.guide_mask;
+  if (!state.params->allowed_token_ids) {
+    std::copy_n(guide, out.size(), out.begin());
+    return;
+  }
   std::fill(out.begin(), out.end(), 0);
   for (const std::int32_t token : *state.params->allowed_token_ids) {
     out[static_cast<std::size_t>(token / 32)] |= static_cast<std::int32_t>(1u << (token % 32));
   }
-  return true;
+  for (std::size_t i = 0; guide && i < out.size(); ++i) out[i] &= guide[i];
 }
 
 std::vector<TokenLogprob> read_logprobs(const LogprobViews& views, std::int64_t row, int wanted) {

@@ -50,6 +50,7 @@ struct Sampler::State {
   Buffer staging;  // [kStaged] records: SlotSampling, lists, mask
   std::vector<Staged> staged;
   std::size_t next_staged = 0;
+  Buffer mask_staging;  // [slots, mask_words]: of masks that change
 
   // Of one call. What is [rows, vocab] is reserved whole: a device that gives pages on first use pays for rows that
   // need it. The ops share one workspace.
@@ -71,6 +72,7 @@ Sampler::State::State(const Catalogs& all, Device& on, const Config& c)
       record_bytes(static_cast<std::int64_t>(sizeof(SlotSampling) + (kListWords + mask_words) * sizeof(std::int32_t))),
       staging(on.allocate_host(static_cast<std::size_t>(kStaged * record_bytes))),
       staged(kStaged),
+      mask_staging(on.allocate_host(static_cast<std::size_t>(c.slots * mask_words) * sizeof(std::int32_t))),
       raw(allocate(c.rows, c.vocab)),
       tokens(allocate(c.rows, 1)),
       scored(allocate(c.rows, 1)),
@@ -119,7 +121,8 @@ void Sampler::join(int slot, const SampleState& state, int prompt_length) {
   std::memcpy(record, &sampling, sizeof sampling);
   auto* words = reinterpret_cast<std::int32_t*>(record + sizeof sampling);
   const int num_words = pack_lists(state, {words, kListWords});
-  const bool masked = pack_mask(state, {words + kListWords, static_cast<std::size_t>(s.mask_words)});
+  const bool masked = is_masked(state);
+  if (masked) pack_mask(state, {words + kListWords, static_cast<std::size_t>(s.mask_words)});
   const auto upload = [&](const TensorView& rows, const void* from, std::size_t bytes) {
     if (bytes > 0)
       s.device.stream().copy(rows.row<std::byte>(std::int64_t{slot} * dtype_bytes(rows.dtype)), from, bytes);
@@ -128,6 +131,16 @@ void Sampler::join(int slot, const SampleState& state, int prompt_length) {
   upload(s.lists_view, words, static_cast<std::size_t>(num_words) * sizeof(std::int32_t));
   upload(s.masks_view, words + kListWords, masked ? static_cast<std::size_t>(s.mask_words) * sizeof(std::int32_t) : 0);
   s.device.stream().record(*staged.arrived);
+}
+
+// A slot's place is free again when its mask changes: the copy came before a draw whose token is known.
+void Sampler::set_mask(int slot, const SampleState& state) {
+  State& s = *state_;
+  WJ_CHECK(slot >= 0 && slot < s.config.slots && is_masked(state), "slot ", slot, " of ", s.config.slots);
+  const auto words = static_cast<std::size_t>(s.mask_words);
+  auto* staged = reinterpret_cast<std::int32_t*>(s.mask_staging.data()) + slot * s.mask_words;
+  pack_mask(state, {staged, words});
+  s.device.stream().copy(s.masks_view.row<std::int32_t>(slot), staged, words * sizeof(std::int32_t));
 }
 
 // --- Steps ----------------------------------------------------------------------------------------------------------

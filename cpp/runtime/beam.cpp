@@ -134,7 +134,7 @@ void StepLoop::State::finish_beams(Live& live) {
       continue;
     }
     const Hypothesis& h = live.hypotheses[sample.index];
-    sample.final->cumulative_logprob = h.log_probability;
+    sample.said.final->cumulative_logprob = h.log_probability;
     for (const std::int32_t token : h.tokens) push_token(sample, token, nullptr);
     finish(sample, h.finish, ErrorCode::internal, {}, h.stop_token);
   }

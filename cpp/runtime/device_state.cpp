@@ -53,6 +53,8 @@ void DeviceState::apply(const SlotChange& change, const StepPlan& plan, Staging&
       edit(at_.alive + change.slot, 1, staging);
       slot.text_edited = batch_;
       return;
+    case SlotChange::Kind::mask:
+      return;  // the sampler's
     case SlotChange::Kind::decode:
       slot.decode_index = static_cast<std::int32_t>(decoding_.size());
       decoding_.push_back(change.slot);

@@ -50,12 +50,14 @@ class DeviceState {
   DeviceState(const Config& config, const Catalogs& catalogs, Device& device);
   static std::int64_t bytes(const Config& config);
 
-  // Gives the plan's changes to the stream. Calls joined(slot) for every slot that is taken.
-  template <class Joined>
-  void apply(const StepPlan& plan, Staging& staging, Joined joined) {
+  // Gives the plan's changes to the stream. Calls joined(slot) for every slot that is taken, masked(slot) for every one
+  // whose mask has changed.
+  template <class Joined, class Masked>
+  void apply(const StepPlan& plan, Staging& staging, Joined joined, Masked masked) {
     for (const SlotChange& change : plan.changes) {
       apply(change, plan, staging);
       if (change.kind == SlotChange::Kind::join) joined(change.slot);
+      if (change.kind == SlotChange::Kind::mask) masked(change.slot);
     }
     flush(staging);
   }

@@ -165,7 +165,11 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 RequestId Engine::submit(Request request, OutputQueue& queue) {
-  return impl_->loop->submit(std::move(request), queue.state_);
+  const std::shared_ptr<OutputQueue::State> guide = request.guide ? request.guide->state_ : nullptr;
+  return impl_->loop->submit(std::move(request), queue.state_, guide);
+}
+void Engine::guide(std::vector<Guidance> answers) {
+  impl_->loop->guide(std::move(answers));
 }
 void Engine::cancel(RequestId id, std::optional<int> sample) {
   impl_->loop->cancel(id, sample);

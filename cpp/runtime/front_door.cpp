@@ -11,9 +11,11 @@ constexpr Micros kSlow = 2'000'000;  // without a result for longer, and longer 
 
 }  // namespace
 
-RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
+RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState guide) {
   try {
     validate_request(request, config_.engine, config_.model);
+    WJ_REQUIRE(request.mask.empty() == (guide == nullptr) && guide != queue, invalid_argument,
+               "mask and guide: a guided request has both, and the guide a queue of its own");
     reserve(request);
   } catch (const Error& error) {
     metrics_.rejected(error.code());
@@ -21,12 +23,12 @@ RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::
   }
   auto command = std::make_unique<Command>();
   command->kind = Kind::submit;
-  command->live = make_live(std::move(request), std::move(queue));
+  command->live = make_live(std::move(request), std::move(queue), std::move(guide));
   const RequestId id = command->live->id;
   if (!inbox_.push(command)) {
     Live& live = *command->live;
     unreserve(live.prompt_length, live.request.tenant);
-    live.queue->close(live.credit);
+    for (Reader* reader : {&live.reader, &live.guide}) reader->close();
     metrics_.rejected(ErrorCode::closed);
     WJ_FAIL(closed, "the engine is ", to_string(health()), "; it takes no more requests");
   }
@@ -35,8 +37,7 @@ RequestId StepLoop::State::submit(Request request, std::shared_ptr<OutputQueue::
 }
 
 // Everything that ending the request will need is made here, where running out of memory harms nobody.
-std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request request,
-                                                                  std::shared_ptr<OutputQueue::State> queue) {
+std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request request, QueueState queue, QueueState guide) {
   const auto tokens = static_cast<std::int64_t>(request.prompt.size());
   const std::string tenant = request.tenant;
   std::unique_ptr<Live> live;
@@ -52,12 +53,16 @@ std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request reques
       Sample& sample = live->samples[i];
       sample.live = live.get();
       sample.index = i;
-      sample.final = std::make_unique<Output>();
+      sample.said.final = std::make_unique<Output>();
+      if (!guide) continue;
+      sample.told.final = std::make_unique<Output>();
+      sample.mask = live->request.mask;
     }
-    live->queue = std::move(queue);
-    live->credit = live->queue->open(live->num_running, bell_);
+    live->reader.open(std::move(queue), live->num_running, bell_);
+    if (guide) live->guide.open(std::move(guide), live->num_running, bell_);
     live->submitted = now();
   } catch (...) {
+    if (live) live->reader.close();
     unreserve(tokens, tenant);
     throw;
   }
@@ -97,6 +102,18 @@ void StepLoop::State::unreserve(std::int64_t tokens, const std::string& tenant) 
   const std::lock_guard lock(tenants_mutex_);
   const auto found = tenants_.find(tenant);
   if (--found->second == 0) tenants_.erase(found);
+}
+
+// A mask without a token is the guide's mistake, and its sample's alone.
+void StepLoop::State::guide(std::vector<Guidance> answers) {
+  for (Guidance& answer : answers) {
+    if (answer.kind != Guidance::Kind::go_on) continue;
+    validate_mask(answer.mask, config_.model);
+    if (allows_any(answer.mask, config_.model)) continue;
+    answer.kind = Guidance::Kind::fail;
+    answer.error = cat("the guide allows no token at position ", answer.position, " of the output");
+  }
+  post({.kind = Kind::guide, .answers = std::move(answers)});
 }
 
 void StepLoop::State::post(Command command) {
@@ -150,8 +167,12 @@ void StepLoop::State::close() {
 StepLoop::StepLoop(const Config& config, std::unique_ptr<Executor> executor, std::shared_ptr<Doorbell> bell)
     : state_(std::make_unique<State>(config, std::move(executor), std::move(bell))) {}
 StepLoop::~StepLoop() = default;
-RequestId StepLoop::submit(Request request, std::shared_ptr<OutputQueue::State> queue) {
-  return state_->submit(std::move(request), std::move(queue));
+RequestId StepLoop::submit(Request request, std::shared_ptr<OutputQueue::State> queue,
+                           std::shared_ptr<OutputQueue::State> guide) {
+  return state_->submit(std::move(request), std::move(queue), std::move(guide));
+}
+void StepLoop::guide(std::vector<Guidance> answers) {
+  state_->guide(std::move(answers));
 }
 void StepLoop::cancel(RequestId id, std::optional<int> sample) {
   state_->cancel(id, sample);

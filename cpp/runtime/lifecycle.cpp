@@ -32,6 +32,9 @@ void StepLoop::State::adopt(std::unique_ptr<Live>& owned) {
   live_.reserve(live_.size() + 1);
   const std::size_t most_ended = ended_.size() + live_.size() + 1;
   if (ended_.capacity() < most_ended) ended_.reserve(2 * most_ended);
+  const std::size_t guided = live.guided() ? num_guided_ + live.samples.size() : 0;
+  if (held_.capacity() < guided) held_.reserve(2 * guided);
+  num_guided_ = std::max(num_guided_, guided);
   live_.emplace(live.id, std::move(owned));
 }
 
@@ -73,7 +76,8 @@ std::vector<std::unique_ptr<Sequence>> StepLoop::State::make_sequences(Live& liv
                     .key = random_key(seed, static_cast<std::uint32_t>(sample.index)),
                     .stop_ids = live.beams() ? std::span<const std::int32_t>() : live.stop_ids,
                     .logprobs = live.beams() ? std::min(2 * p.beam_width, vocab) : resolved(p.logprobs),
-                    .prompt_logprobs = sample.index == 0 ? resolved(p.prompt_logprobs) : -1};
+                    .prompt_logprobs = sample.index == 0 ? resolved(p.prompt_logprobs) : -1,
+                    .guide_mask = live.guided() ? sample.mask.data() : nullptr};
   }
   // Beams fork from the first when its prompt has been computed. The prompt itself moves into the last sequence made.
   const int count = live.beams() ? 1 : static_cast<int>(live.samples.size());
@@ -108,6 +112,7 @@ std::unique_ptr<Sequence> StepLoop::State::make_sequence(Sample& sample, std::ve
   // The logits of cached prompt tokens are gone, so whoever wants them computes the prompt anew.
   sequence->read_prefix_cache = !p.skip_reading_prefix_cache && sample.state.prompt_logprobs < 0;
   sequence->lockstep = live.beams();
+  sequence->guided = live.guided();
   sequence->sampling = &sample.state;
   sequence->user = &sample;
   return sequence;
@@ -152,13 +157,65 @@ void StepLoop::State::watch_readers() {
     const auto found = live_.find(id);
     if (found == live_.end()) return true;
     Live& live = *found->second;
-    live.read = live.credit->read.load(std::memory_order_acquire);
+    live.read = live.reader.credit->read.load(std::memory_order_acquire);
     if (live.pushed - live.read > config_.engine.max_unread_tokens / 2) return false;
-    live.credit->wanted.store(false, std::memory_order_relaxed);
+    live.reader.credit->wanted.store(false, std::memory_order_relaxed);
     live.unread = false;
     apply_pause(live);
     return true;
   });
+}
+
+// --- Guides -------------------------------------------------------------------------------------------------------
+
+// The guide has been told the token, and it is its turn.
+void StepLoop::State::hold(Sample& sample) {
+  if (held_.empty()) guides_due_ = now_ + guide_patience();
+  sample.held_index = static_cast<int>(held_.size());
+  held_.push_back(&sample);
+}
+
+void StepLoop::State::let_go(Sample& sample) {
+  Sample* last = held_.back();
+  last->held_index = sample.held_index;
+  held_[sample.held_index] = last;
+  held_.pop_back();
+  sample.held_index = -1;
+}
+
+void StepLoop::State::take_guidance(const Guidance& answer) {
+  const auto found = live_.find(answer.id);
+  if (found == live_.end() || answer.sample < 0 || answer.sample >= std::ssize(found->second->samples)) return;
+  Live& live = *found->second;
+  Sample& sample = live.samples[answer.sample];
+  if (sample.held_index < 0 || sample.sequence->output_length() != answer.position) return;
+  switch (answer.kind) {
+    case Guidance::Kind::go_on:
+      let_go(sample);
+      std::ranges::copy(answer.mask, sample.mask.begin());
+      scheduler_.let_go_on(*sample.sequence);
+      if (!live.paused && !live.unread) scheduler_.resume(*sample.sequence, now_);
+      return;
+    case Guidance::Kind::stop:
+      return finish(sample, FinishReason::stop);
+    case Guidance::Kind::fail:
+      return finish(sample, FinishReason::error, ErrorCode::invalid_argument, answer.error);
+  }
+}
+
+// From the end, since who is late leaves the list.
+void StepLoop::State::watch_guides() {
+  if (now_ < guides_due_) return;
+  guides_due_ = std::numeric_limits<Micros>::max();
+  for (std::size_t i = held_.size(); i-- > 0;) {
+    const Micros due = held_[i]->sequence->held + guide_patience();
+    if (due <= now_) {
+      finish(*held_[i], FinishReason::error, ErrorCode::deadline_exceeded,
+             cat("the guide has not answered for ", config_.engine.guide_timeout, " s (guide_timeout)"));
+    } else {
+      guides_due_ = std::min(guides_due_, due);
+    }
+  }
 }
 
 // --- Tokens -------------------------------------------------------------------------------------------------------
@@ -176,7 +233,8 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   const SamplingParams& p = live.request.sampling;
   WJ_CHECK(row.token != kSurplusToken, "a surplus token of a sequence that has not ended, request ", live.id);
   if (live.beams()) return take_choices(sample, row);
-  if (row.token == kBrokenToken) return finish(sample, FinishReason::error, ErrorCode::internal, kBrokenRow);
+  if (row.token == kBrokenToken)
+    return finish(sample, FinishReason::error, ErrorCode::internal, live.guided() ? kNothingAllowed : kBrokenRow);
   const bool first = sample.last_token == 0;
   if (first) {
     sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
@@ -201,10 +259,11 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
     return finish(sample, FinishReason::stop, ErrorCode::internal, {}, is_eos ? -1 : row.token);
   }
   if (sequence.length() >= sequence.max_length) return finish(sample, FinishReason::length);
+  if (live.guided()) hold(sample);
   if (live.unread || is_read(live)) return;
   live.unread = true;
   unread_.push_back(live.id);
-  live.credit->wanted.store(true);
+  live.reader.credit->wanted.store(true);
   apply_pause(live);
 }
 
@@ -217,31 +276,49 @@ void StepLoop::State::first_token(const Live& live) {
 // The reader's counter is looked at only when the request has gone on long enough without.
 bool StepLoop::State::is_read(Live& live) {
   if (live.pushed - live.read <= config_.engine.max_unread_tokens) return true;
-  live.read = live.credit->read.load(std::memory_order_acquire);
+  live.read = live.reader.credit->read.load(std::memory_order_acquire);
   return live.pushed - live.read <= config_.engine.max_unread_tokens;
 }
 
 void StepLoop::State::push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details) {
   Live& live = *sample.live;
-  OutputEvent event = {
-      .id = live.id, .credit = live.credit, .sample = sample.index, .token = token, .details = std::move(details)};
-  push(sample, event);
+  if (live.guided()) {
+    OutputEvent event = {.id = live.id, .credit = live.guide.credit, .sample = sample.index, .token = token};
+    push(live.guide, sample.told, event);
+  }
+  OutputEvent event = {.id = live.id,
+                       .credit = live.reader.credit,
+                       .sample = sample.index,
+                       .token = token,
+                       .details = std::move(details)};
+  push(live.reader, sample.said, event);
   ++live.pushed;
   ++counters_.generated_tokens;
 }
 
 // What a sample says during one step is one output. Takes the event, or throws bad_alloc and nothing has happened.
-void StepLoop::State::push(Sample& sample, OutputEvent& event) {
-  OutputQueue::State& queue = *sample.live->queue;
+void StepLoop::State::push(const Reader& reader, Speech& speech, OutputEvent& event) {
+  OutputQueue::State& queue = *reader.queue;
   if (!queue.in_delivery) {
-    delivery_.push_back(sample.live->queue);
+    delivery_.push_back(reader.queue);
     queue.in_delivery = true;
   }
-  const bool begins = sample.output_turn != turn_;
-  event.sequence = begins ? sample.outputs : sample.outputs - 1;
+  const bool begins = speech.output_turn != turn_;
+  event.sequence = begins ? speech.outputs : speech.outputs - 1;
   queue.push(std::move(event));
-  sample.outputs += begins;
-  sample.output_turn = turn_;
+  speech.outputs += begins;
+  speech.output_turn = turn_;
+}
+
+void StepLoop::State::push_final(const Sample& sample, const Reader& reader, Speech& speech) {
+  OutputEvent event = {
+      .id = sample.live->id, .credit = reader.credit, .sample = sample.index, .details = std::move(speech.final)};
+  try {
+    push(reader, speech, event);
+  } catch (const std::bad_alloc&) {  // it will be tried again
+    speech.final = std::move(event.details);
+    throw;
+  }
 }
 
 std::unique_ptr<Output> StepLoop::State::make_details(const Sample& sample) const {
@@ -298,7 +375,7 @@ int StepLoop::State::output_length(const Sample& sample, const Sequence* sequenc
 void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code, std::string_view error,
                              std::int32_t stop_token) {
   Live& live = *sample.live;
-  Output& final = *sample.final;
+  Output& final = *sample.said.final;
   fill_details(sample, final);
   final.finish = reason;
   final.error_code = code;
@@ -308,14 +385,12 @@ void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code
   const RequestTimes times = final.times = times_of(sample);
   if (sample.index == 0) final.prompt_logprobs.swap(live.prompt_logprobs);
   Sequence* const sequence = sample.sequence;
-  OutputEvent event = {
-      .id = live.id, .credit = live.credit, .sample = sample.index, .details = std::move(sample.final)};
-  try {
-    push(sample, event);
-  } catch (const std::bad_alloc&) {  // it will be tried again
-    sample.final = std::move(event.details);
-    throw;
+  if (sample.told.final) {
+    sample.told.final->finish = reason;
+    push_final(sample, live.guide, sample.told);
   }
+  push_final(sample, live.reader, sample.said);
+  if (sample.held_index >= 0) let_go(sample);
   sample.ended = true;
   sample.sequence = nullptr;
   ++counters_.finished;
@@ -357,7 +432,8 @@ void StepLoop::State::end(Live& live) {
     const auto entry = std::find_if(begin, last, [&](const auto& item) { return item.second == live.id; });
     if (entry != last) deadlines_.erase(entry);
   }
-  live.ended_at = launched_ + (scheduler_.has_joins() ? 1 : 0);
+  if (live.guided()) num_guided_ -= live.samples.size();
+  live.ended_at = launched_ + (scheduler_.names_sampling() ? 1 : 0);
   const auto found = live_.find(live.id);
   ended_.push_back(std::move(found->second));
   live_.erase(found);

@@ -213,8 +213,10 @@ void ModelRunner::State::start(const StepPlan& plan, StepResult& result) {
   flight.result = &result;
   flight.staging.reset();
   stream.record(*flight.begin);
-  state.apply(plan, flight.staging,
-              [&](Slot slot) { sampler.join(slot, *state.slot(slot).sampling, state.slot(slot).prompt_length); });
+  state.apply(
+      plan, flight.staging,
+      [&](Slot slot) { sampler.join(slot, *state.slot(slot).sampling, state.slot(slot).prompt_length); },
+      [&](Slot slot) { sampler.set_mask(slot, *state.slot(slot).sampling); });
   WJ_CHECK(std::cmp_equal(state.decoding_slots().size(), plan.num_decodes), state.decoding_slots().size(),
            " decoding slots, planned ", plan.num_decodes);
   copy_blocks(plan, flight.staging);

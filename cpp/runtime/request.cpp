@@ -25,6 +25,19 @@ void validate_for_null_device(const SamplingParams& p) {
 
 }  // namespace
 
+void validate_mask(std::span<const std::int32_t> mask, const ModelInfo& model) {
+  const int words = ceil_div(model.vocab_size, 32);
+  WJ_REQUIRE(std::cmp_equal(mask.size(), words), invalid_argument, "mask: ", mask.size(),
+             " words, but the vocabulary of ", model.vocab_size, " needs ", words);
+}
+
+bool allows_any(std::span<const std::int32_t> mask, const ModelInfo& model) {
+  const int rest = model.vocab_size % 32;
+  const std::uint32_t of_last = rest == 0 ? ~0u : (1u << rest) - 1;
+  return std::ranges::any_of(mask.first(mask.size() - 1), [](std::int32_t word) { return word != 0; }) ||
+         (static_cast<std::uint32_t>(mask.back()) & of_last) != 0;
+}
+
 void validate_request(const Request& request, const EngineConfig& engine, const ModelInfo& model) {
   const SamplingParams& p = request.sampling;
   validate(p);
@@ -50,6 +63,13 @@ void validate_request(const Request& request, const EngineConfig& engine, const 
   WJ_REQUIRE(p.stop.empty() && p.bad_words.empty(), unsupported,
              "stop and bad_words are text, and the engine sees tokens: check the text and cancel(), or use "
              "stop_token_ids and bad_words_token_ids");
+  WJ_REQUIRE(p.structured_outputs.text.empty(), unsupported,
+             "structured_outputs is about text, and the engine sees tokens: give the request a mask and a guide");
+  if (!request.mask.empty()) {
+    validate_mask(request.mask, model);
+    WJ_REQUIRE(allows_any(request.mask, model), invalid_argument, "mask: it allows no token");
+    WJ_REQUIRE(p.beam_width == 1, invalid_argument, "mask: guides do not go with beam_width above 1");
+  }
   WJ_REQUIRE(p.top_k <= vocab, invalid_argument, "top_k: ", p.top_k, " is more than the vocabulary of ", vocab);
   WJ_REQUIRE(!p.max_tokens || *p.max_tokens <= limit, invalid_argument, "max_tokens: ", *p.max_tokens,
              " is more than the context of ", limit, " (max_model_len)");

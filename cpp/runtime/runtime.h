@@ -288,6 +288,10 @@ class Trace final : public Observer {
 // Throws invalid_argument or unsupported, naming the field, unless this engine can run the request. (request.cpp)
 void validate_request(const Request& request, const EngineConfig& engine, const ModelInfo& model);
 
+// Throws invalid_argument unless a mask has one bit for each token of the vocabulary, in whole words. (request.cpp)
+void validate_mask(std::span<const std::int32_t> mask, const ModelInfo& model);
+bool allows_any(std::span<const std::int32_t> mask, const ModelInfo& model);
+
 // The step loop on its thread: inbox -> plan -> launch, poll -> retire -> outputs. An Engine is this plus a model;
 // tests give it a runner of their own.
 class StepLoop {
@@ -309,10 +313,12 @@ class StepLoop {
   ~StepLoop();  // close()
 
   // The contracts are those of Engine.
-  RequestId submit(Request request, std::shared_ptr<OutputQueue::State> queue);
+  RequestId submit(Request request, std::shared_ptr<OutputQueue::State> queue,
+                   std::shared_ptr<OutputQueue::State> guide = nullptr);
   void cancel(RequestId id, std::optional<int> sample = std::nullopt);
   void pause(RequestId id);
   void resume(RequestId id);
+  void guide(std::vector<Guidance> answers);
   void reset_prefix_cache();
   std::vector<KvEvent> kv_events(std::uint64_t number);
   Snapshot snapshot(std::uint64_t since_step);

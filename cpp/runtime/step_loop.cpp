@@ -90,6 +90,7 @@ void StepLoop::State::run_turn() {
   if (!deadlines_.empty()) expire();
   if (!unread_.empty()) watch_readers();
   retire_ready();
+  if (!held_.empty()) watch_guides();
   const bool planned = plan_ahead();
   require_progress(planned);
   publish_stats();
@@ -118,6 +119,9 @@ void StepLoop::State::obey(Command& command) {
       return set_paused(command.id, true);
     case Kind::resume:
       return set_paused(command.id, false);
+    case Kind::guide:
+      for (const Guidance& answer : command.answers) take_guidance(answer);
+      return;
     case Kind::reset_prefix_cache:
       kv_.reset_cache();
       return command.answer->done.set_value();
@@ -220,7 +224,9 @@ void StepLoop::State::require_progress(bool planned) {
   const bool busy = scheduler_.num_in_flight() > 0 || scheduler_.num_running() > 0;
   if (!busy_.load(std::memory_order_relaxed) || planned || scheduler_.num_waiting() == 0) fruitless_turns_ = 0;
   if (planned && !busy_.load(std::memory_order_relaxed)) progress_.store(now_, std::memory_order_relaxed);
-  busy_.store(busy || scheduler_.num_waiting() > 0, std::memory_order_relaxed);
+  // Who waits for a guide is no work of the engine's.
+  const bool has_work = scheduler_.num_in_flight() > 0 || scheduler_.num_running() > scheduler_.num_held();
+  busy_.store(has_work || scheduler_.num_waiting() > 0, std::memory_order_relaxed);
   if (busy) {
     const double idle = 1e-6 * static_cast<double>(now_ - progress_.load(std::memory_order_relaxed));
     WJ_REQUIRE(scheduler_.num_in_flight() == 0 || idle < config_.engine.watchdog_timeout, device,
@@ -239,6 +245,8 @@ void StepLoop::State::wait(std::uint32_t seen) {
   std::chrono::nanoseconds timeout = std::chrono::seconds(1);
   if (!deadlines_.empty())
     timeout = std::min<std::chrono::nanoseconds>(timeout, deadlines_.begin()->first - Clock::now());
+  if (!held_.empty())
+    timeout = std::min<std::chrono::nanoseconds>(timeout, std::chrono::microseconds(guides_due_ - now_));
   if (scheduler_.num_waiting() > 0)
     timeout = std::min<std::chrono::nanoseconds>(timeout, std::chrono::microseconds(kPrefixPoll));
   bell_->wait(seen, std::max(timeout, std::chrono::nanoseconds(0)));

@@ -68,11 +68,14 @@ class Inbox {
 };
 
 class StepLoop::State {
+  using QueueState = std::shared_ptr<OutputQueue::State>;
+
  public:
   State(const Config& config, std::unique_ptr<Executor> executor, std::shared_ptr<Doorbell> bell);
   ~State() { close(); }
 
-  RequestId submit(Request request, std::shared_ptr<OutputQueue::State> queue);
+  RequestId submit(Request request, QueueState queue, QueueState guide);
+  void guide(std::vector<Guidance> answers);
   void cancel(RequestId id, std::optional<int> sample) { post({.kind = Kind::cancel, .id = id, .sample = sample}); }
   void pause(RequestId id) { post({.kind = Kind::pause, .id = id}); }
   void resume(RequestId id) { post({.kind = Kind::resume, .id = id}); }
@@ -89,17 +92,35 @@ class StepLoop::State {
 
  private:
   struct Live;
+  // Who gets what a request says: whoever submitted it, and its guide.
+  struct Reader {
+    QueueState queue;
+    ReadCredit* credit = nullptr;
+    void open(QueueState to, int samples, const std::shared_ptr<Doorbell>& bell) {
+      queue = std::move(to);
+      credit = queue->open(samples, bell);
+    }
+    void close() {
+      if (credit) queue->close(std::exchange(credit, nullptr));
+    }
+  };
+  // What one sample has said to one of them.
+  struct Speech {
+    std::uint32_t outputs = 0;      // begun so far
+    std::uint64_t output_turn = 0;  // when the latest began
+    std::unique_ptr<Output> final;  // made when the request comes, so that ending never needs memory
+  };
   struct Sample {
     Live* live = nullptr;
     int index = 0;
     Sequence* sequence = nullptr;  // owned by the scheduler
     bool ended = false;
-    std::uint32_t outputs = 0;      // begun so far
-    std::uint64_t output_turn = 0;  // when the latest began
+    Speech said, told;               // to the reader; to the guide
+    std::vector<std::int32_t> mask;  // of its next token; empty: there is no guide
+    int held_index = -1;             // in held_
     SampleState state;
     Micros last_token = 0, first_token = 0;
     Micros prefill = 0;                 // time spent running until then
-    std::unique_ptr<Output> final;      // made when the request comes, so that ending never needs memory
     double score = 0;                   // of a beam: sum of log-probabilities
     std::vector<TokenLogprob> choices;  // of a beam: the most likely next tokens, once they are known
   };
@@ -113,8 +134,7 @@ class StepLoop::State {
     RequestId id = 0;
     Request request;  // its prompt moves into the first sequence
     int prompt_length = 0;
-    std::shared_ptr<OutputQueue::State> queue;
-    ReadCredit* credit = nullptr;
+    Reader reader, guide;
     std::int64_t pushed = 0, read = 0;  // tokens; `read` may be behind
     std::vector<Sample> samples;
     int num_running = 0;
@@ -127,10 +147,13 @@ class StepLoop::State {
     Micros submitted = 0, scheduled = -1;
     std::uint64_t ended_at = 0;  // the last step that may know of it
     bool beams() const { return request.sampling.beam_width > 1; }
+    bool guided() const { return guide.queue != nullptr; }
   };
   static constexpr const char* kBrokenRow =
       "the model gave no finite logit for the next token (broken weights, or every token banned)";
-  enum class Kind : std::uint8_t { submit, cancel, pause, resume, reset_prefix_cache, kv_events, snapshot };
+  static constexpr const char* kNothingAllowed =
+      "no token can follow: the guide's mask, allowed_token_ids, bad_words and min_tokens together leave none";
+  enum class Kind : std::uint8_t { submit, cancel, pause, resume, guide, reset_prefix_cache, kv_events, snapshot };
   struct Answer {
     std::promise<void> done;
     std::vector<KvEvent> events;
@@ -143,13 +166,14 @@ class StepLoop::State {
     std::unique_ptr<Live> live = {};
     Answer* answer = nullptr;  // lives with who waits for it
     std::uint64_t number = 0;
+    std::vector<Guidance> answers = {};
     Command* next = nullptr;
   };
 
   // User threads. (front_door.cpp)
   void reserve(const Request& request);
   void unreserve(std::int64_t tokens, const std::string& tenant);
-  std::unique_ptr<Live> make_live(Request request, std::shared_ptr<OutputQueue::State> queue);
+  std::unique_ptr<Live> make_live(Request request, QueueState queue, QueueState guide);
   void post(Command command);
   Answer ask(Command command);
   Micros now() const;
@@ -179,11 +203,17 @@ class StepLoop::State {
   void watch_readers();
   void set_paused(RequestId id, bool paused);
   void apply_pause(Live& live);
+  void hold(Sample& sample);
+  void let_go(Sample& sample);
+  void take_guidance(const Guidance& answer);
+  void watch_guides();
+  Micros guide_patience() const { return static_cast<Micros>(1e6 * config_.engine.guide_timeout); }
   void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
   void take_token(Sample& sample, SampledRow& row);
   void first_token(const Live& live);
   bool is_read(Live& live);
-  void push(Sample& sample, OutputEvent& event);
+  void push(const Reader& reader, Speech& speech, OutputEvent& event);
+  void push_final(const Sample& sample, const Reader& reader, Speech& speech);
   void push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details);
   std::unique_ptr<Output> make_details(const Sample& sample) const;
   void fill_details(const Sample& sample, Output& details) const;
@@ -227,8 +257,11 @@ class StepLoop::State {
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
   std::multimap<Clock::time_point, RequestId> deadlines_;
   std::vector<RequestId> unread_;             // requests that wait for their reader
+  std::vector<Sample*> held_;                 // guided ones that wait for their guide; has room for all that are live
+  std::size_t num_guided_ = 0;                // live samples that have a guide
+  Micros guides_due_ = 0;                     // nobody in held_ is late before
   std::vector<std::unique_ptr<Live>> ended_;  // until no step in flight knows of them; has room for all of live_
-  std::vector<std::shared_ptr<OutputQueue::State>> delivery_;  // queues with news
+  std::vector<QueueState> delivery_;          // queues with news
   SequenceId next_sequence_ = 1;
   struct Launch {
     Micros planned = 0, launched = 0;

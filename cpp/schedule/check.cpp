@@ -9,13 +9,16 @@ void Scheduler::check() const {
   WJ_CHECK(std::ranges::is_sorted(running_, Before{}) && num_running() <= config_.max_num_seqs);
   std::vector<const BlockTable*> tables;
   std::size_t parked = 0;
-  int reserved = 0;
+  int reserved = 0, held = 0;
   const auto look = [&](const Owned& sequence, SequenceState state) {
     check_sequence(*sequence, state);
     tables.push_back(&sequence->table);
     reserved += sequence->reserved;
   };
-  for (const Owned& s : running_) look(s, SequenceState::running);
+  for (const Owned& s : running_) {
+    look(s, SequenceState::running);
+    held += s->held >= 0;
+  }
   for (const Owned& s : waiting_) look(s, SequenceState::waiting);
   for (const auto& [other, list] : parked_) {
     WJ_CHECK(live_.contains(other) && !list.empty(), "parked for ", other);
@@ -30,6 +33,7 @@ void Scheduler::check() const {
   WJ_CHECK(static_cast<int>(parked) == num_parked_);
   WJ_CHECK(live_.size() == running_.size() + waiting_.size() + parked + paused_.size(), "live=", live_.size());
   WJ_CHECK(reserved == reserved_, "reserved=", reserved_, " counted=", reserved);
+  WJ_CHECK(held == num_held_, "held=", num_held_, " counted=", held);
 
   int used = 0;
   for (Slot slot = 0; slot < num_slots(); ++slot) {
@@ -53,6 +57,8 @@ void Scheduler::check_sequence(const Sequence& s, SequenceState state) const {
   const auto found = live_.find(s.id);
   WJ_CHECK(found != live_.end() && found->second == &s && s.state == state, "sequence=", s.id);
   WJ_CHECK(s.length() <= s.max_length && s.pending <= s.in_flight && s.in_flight <= num_in_flight_, "sequence=", s.id);
+  WJ_CHECK(s.held < 0 || (s.guided && s.in_flight == 0 && s.decode_index < 0), "sequence=", s.id);
+  WJ_CHECK(!s.stands_aside() || state == SequenceState::running || state == SequenceState::paused, "sequence=", s.id);
   const int num_blocks = static_cast<int>(s.table.blocks.size());
   if (state != SequenceState::running) {
     WJ_CHECK(num_blocks == 0 && s.planned == 0 && s.computed == 0 && s.reserved == 0, "sequence ", s.id, " is ",
@@ -74,7 +80,7 @@ std::uint64_t Scheduler::digest() const {
   };
   const auto mix_sequence = [&](const Sequence& s) {
     mix({static_cast<std::int64_t>(s.id), static_cast<std::int64_t>(s.state), s.key, s.slot, s.decode_index, s.planned,
-         s.computed, s.pending, s.in_flight, s.choosing, s.reserved, s.swapped_tokens, s.length()});
+         s.computed, s.pending, s.in_flight, s.choosing, s.held, s.reserved, s.swapped_tokens, s.length()});
     for (const BlockId block : s.table.blocks) mix({block});
     for (const BlockId block : s.table.swapped) mix({block});
   };

@@ -130,6 +130,22 @@ void Scheduler::choose(Sequence& sequence, std::int32_t token) {
       {.kind = SlotChange::Kind::token, .slot = sequence.slot, .a = sequence.length() - 1, .b = token});
 }
 
+// Until its guide has said what may follow.
+void Scheduler::hold(Sequence& sequence, Micros now) {
+  sequence.held = now;
+  num_held_ += sequence.state == SequenceState::running;
+}
+
+void Scheduler::let_go_on(Sequence& sequence) {
+  WJ_CHECK(sequence.held >= 0 && sequence.in_flight == 0, "sequence=", sequence.id);
+  sequence.held = -1;
+  if (sequence.state != SequenceState::running) return;  // it comes back with the mask as it is now
+  --num_held_;
+  next_.changes.push_back({.kind = SlotChange::Kind::mask, .slot = sequence.slot});
+  has_masks_ = true;
+  start_decoding(sequence);
+}
+
 // --- Going ----------------------------------------------------------------------------------------------------------
 
 void Scheduler::remove(Sequence& sequence, Micros now) {
@@ -165,7 +181,7 @@ void Scheduler::pause(Sequence& sequence, Micros now, WaitReason reason) {
 
 void Scheduler::resume(Sequence& sequence, Micros now) {
   const auto found = paused_.find(sequence.id);
-  if (found == paused_.end() || found->second->choosing) return;
+  if (found == paused_.end() || found->second->stands_aside()) return;
   Owned owned = std::move(found->second);
   paused_.erase(found);
   wait(std::move(owned), now, WaitReason::queue);
@@ -209,9 +225,10 @@ void Scheduler::queue(Owned sequence) {
   if (place == waiting_.begin()) stalled_ = false;
 }
 
-// Nothing can be done for one that is choosing: it stands aside, not in line.
+// Nothing can be done for one that is choosing or held: it stands aside, not in line.
 void Scheduler::wait(Owned sequence, Micros now, WaitReason reason) {
-  const bool aside = sequence->choosing;
+  const bool aside = sequence->stands_aside();
+  if (sequence->held >= 0) reason = WaitReason::guide;
   enter(*sequence, aside ? SequenceState::paused : SequenceState::waiting, now, reason);
   if (!aside) return queue(std::move(sequence));
   const SequenceId id = sequence->id;
@@ -281,6 +298,7 @@ void Scheduler::start_running(Owned sequence, Micros now) {
 // The slot is free for another once nothing of this one is in flight.
 void Scheduler::stop_running(Sequence& sequence) {
   stop_decoding(sequence);
+  num_held_ -= sequence.held >= 0;
   next_.changes.push_back({.kind = SlotChange::Kind::leave, .slot = sequence.slot});
 }
 

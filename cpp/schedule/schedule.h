@@ -54,6 +54,7 @@ struct SlotChange {
     join,    // the slot takes up joins[a]
     block,   // its block table[a] = b
     token,   // its text's token a is b, and its last
+    mask,    // its sampling's mask has changed
     decode,  // to the end of the list of decoding slots: from now on one token in every step
     pause,   // off that list; the last one takes its place
     leave,   // nobody is here any more
@@ -102,7 +103,7 @@ std::string_view to_string(SequenceState state);
 constexpr int kNumSequenceStates = 6;
 
 // Why a sequence is not running.
-enum class WaitReason : std::uint8_t { none, queue, seqs, blocks, prefix, preempted, reader };
+enum class WaitReason : std::uint8_t { none, queue, seqs, blocks, prefix, preempted, reader, guide };
 std::string_view to_string(WaitReason reason);
 
 // One sample of one request.
@@ -118,6 +119,7 @@ struct Sequence {
   int cache_class = kDefaultCacheClass;
   bool read_prefix_cache = true;  // off: computes everything itself; what it computes is still published
   bool lockstep = false;          // its next tokens are not those that are sampled: they come by choose()
+  bool guided = false;            // after each token it waits for let_go_on(): what may follow is not known before
   SequenceId leader = 0;          // a sibling (n > 1) starts from its leader's prompt; 0 = none
   const SampleState* sampling = nullptr;
   void* user = nullptr;  // the runtime's record
@@ -140,6 +142,7 @@ struct Sequence {
   int preemptions = 0;
   bool admitted = false;       // has been scheduled before
   bool choosing = false;       // of lockstep: all is computed, and the next token not chosen yet
+  Micros held = -1;            // of guided: since when it waits for let_go_on(); -1: it does not
   int wake_at = 0;             // parked for a prefix: published tokens of the other that are worth waiting for
   int swapped_tokens = 0;      // tokens whose keys and values lie in table.swapped and in what was published
   bool waited_prefix = false;  // has waited for another's prefix once
@@ -148,6 +151,7 @@ struct Sequence {
   Micros since = 0;                                // of the state
   std::array<Micros, kNumSequenceStates> spent{};  // in each state before this one
 
+  bool stands_aside() const { return choosing || held >= 0; }  // nothing of it can be planned until the runtime says so
   int length() const { return static_cast<int>(tokens.size()); }
   int output_length() const { return length() - prompt_length; }
   Micros time_in(SequenceState which, Micros now) const {
@@ -250,6 +254,10 @@ class Scheduler {
   // resume() it then.
   void choose(Sequence& sequence, std::int32_t token);
 
+  // A guided sequence that is `held` may be planned again: what its sampling says is the next token's mask. It may have
+  // been paused meanwhile to make room for others: resume() it then.
+  void let_go_on(Sequence& sequence);
+
   // Ends a sequence, in whatever state. Its blocks are released now; the object goes when its rows in flight have
   // retired, and belongs to the scheduler until then.
   void remove(Sequence& sequence, Micros now);
@@ -282,12 +290,14 @@ class Scheduler {
   int num_waiting() const { return static_cast<int>(waiting_.size()) + num_parked_; }
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_paused() const { return static_cast<int>(paused_.size()); }
+  int num_held() const { return num_held_; }            // of the running ones
   int num_in_flight() const { return num_in_flight_; }  // steps
   int num_slots() const { return static_cast<int>(slots_.size()); }
   std::int64_t num_preemptions() const { return preemptions_; }
   std::int64_t num_swaps() const { return swaps_; }
   bool idle() const { return live_.empty(); }
-  bool has_joins() const { return !next_.joins.empty(); }  // in the next plan, perhaps of who is gone by now
+  // Whether the next plan tells the device to read a SampleState, perhaps of who is gone by now.
+  bool names_sampling() const { return !next_.joins.empty() || has_masks_; }
   const Sequence* first_waiting() const { return waiting_.empty() ? nullptr : waiting_.begin()->get(); }
   // The first `most` of all that are live: those that run, then the paused, the parked and the waiting ones; the first
   // and the last in their order.
@@ -322,8 +332,9 @@ class Scheduler {
   void finish_plan(StepPlan& plan);
 
   bool plan_decode(Sequence& sequence, Micros now);  // false: it lost its place
-  bool has_nothing_to_do() const;
+  bool has_nothing_to_do(Micros now) const;
   void plan_chunk(Sequence& sequence, int count);
+  static bool goes_on_alone(const Sequence& sequence);
   bool make_room(Sequence& sequence, int tokens, Micros now);  // preempts whoever goes after it
   void start_siblings(Micros now);
   bool try_share_prompt(const Sequence& leader, Sequence& sibling);
@@ -358,6 +369,7 @@ class Scheduler {
   void give_way(Sequence& sequence);
   void preempt_last(Micros now);
   void release(Sequence& sequence, int cache_class);  // the one release path
+  void hold(Sequence& sequence, Micros now);
 
   // Slots and blocks. (slots.cpp)
   void join(Sequence& sequence, Slot source, int prefix);
@@ -395,6 +407,7 @@ class Scheduler {
 
   // The plan in the making. Changes pile up in it between steps too.
   StepPlan next_;
+  bool has_masks_ = false;                               // among its changes
   std::vector<Row> chunk_rows_;                          // one a chunk
   std::vector<int> leaders_;                             // chunks that end a prompt that siblings wait for
   std::vector<std::pair<int, Sequence*>> sibling_rows_;  // who starts from which chunk, in its order
@@ -408,7 +421,7 @@ class Scheduler {
   Flight last_;                  // the one that retired last
   int first_flight_ = 0, num_in_flight_ = 0;
   std::uint64_t steps_ = 0;
-  int num_parked_ = 0;
+  int num_parked_ = 0, num_held_ = 0;
   int reserved_ = 0;                 // over all running sequences
   std::int64_t decode_context_ = 0;  // keys that the decoding sequences read in a step
   bool stalled_ = false;             // the first of waiting_ did not fit, and nothing has changed that

@@ -14,6 +14,9 @@ constexpr int kLeastShare = 256;
 constexpr int kLeastBudget = 16;
 constexpr int kFirstBudget = 256;  // and this many until the time of a step is known
 
+// Who is held for longer makes room for others when nothing else can be planned.
+constexpr Micros kHeldPatience = 20'000;
+
 void require_positive(std::string_view name, int value) {
   WJ_REQUIRE(value > 0, invalid_argument, "the scheduler needs ", name, " > 0, got ", value);
 }
@@ -44,12 +47,12 @@ bool Scheduler::schedule(StepPlan& plan, Micros now) {
   WJ_CHECK(num_in_flight_ < config_.max_in_flight, "steps in flight=", num_in_flight_);
   unpark_late(now);
   budget_ = prefill_budget();
-  undecided_ = num_running() - static_cast<int>(decoding_.size());
+  undecided_ = num_running() - static_cast<int>(decoding_.size()) - num_held_;
   producers_.clear();
   const bool blocks_are_short = plan_running(now);
   start_siblings(now);
   if (!blocks_are_short && !stalled_) admit_waiting(now);
-  while (has_nothing_to_do() && !waiting_.empty() && !running_.empty()) {
+  while (has_nothing_to_do(now) && !waiting_.empty() && !running_.empty()) {
     preempt_last(now);
     admit_waiting(now);
   }
@@ -61,9 +64,13 @@ bool Scheduler::schedule(StepPlan& plan, Micros now) {
   return true;
 }
 
-// All that are running are choosing, perhaps between what they have computed and what those will who find no room.
-bool Scheduler::has_nothing_to_do() const {
-  return decoding_.empty() && chunk_rows_.empty() && num_in_flight_ == 0;
+// All that are running are choosing, perhaps between what they have computed and what those will who find no room; or
+// wait for their guides, who are late.
+bool Scheduler::has_nothing_to_do(Micros now) const {
+  if (!decoding_.empty() || !chunk_rows_.empty() || num_in_flight_ > 0) return false;
+  return num_held_ == 0 || std::ranges::none_of(running_, [&](const Owned& sequence) {
+           return sequence->held >= 0 && now - sequence->held < kHeldPatience;
+         });
 }
 
 // In policy order, so whoever is preempted comes later than all that is planned already.
@@ -76,6 +83,7 @@ bool Scheduler::plan_running(Micros now) {
       if (!plan_decode(sequence, now)) return true;
       continue;
     }
+    if (sequence.held >= 0) continue;
     --undecided_;
     if (sequence.planned >= sequence.length() || budget_ <= 0) continue;
     const int count = prefill_share(sequence);
@@ -90,7 +98,8 @@ bool Scheduler::plan_decode(Sequence& sequence, Micros now) {
   ++sequence.planned;
   ++sequence.pending;
   ++sequence.in_flight;
-  if (sequence.length() + sequence.pending == sequence.max_length) stoppers_.push_back(&sequence);
+  const bool ends = sequence.length() + sequence.pending == sequence.max_length;
+  if (ends || sequence.guided) stoppers_.push_back(&sequence);
   return true;
 }
 
@@ -105,10 +114,16 @@ void Scheduler::plan_chunk(Sequence& sequence, int count) {
   if (!sampled) return;
 
   ++sequence.pending;
-  if (!sequence.lockstep && sequence.length() + sequence.pending < sequence.max_length) starters_.push_back(&sequence);
+  if (goes_on_alone(sequence)) starters_.push_back(&sequence);
   if (sequence.planned == sequence.prompt_length && parked_.contains(sequence.id)) {
     leaders_.push_back(static_cast<int>(next_.chunks.size()) - 1);
   }
+}
+
+// With the next token in every step, until its text ends.
+bool Scheduler::goes_on_alone(const Sequence& sequence) {
+  const bool ends = sequence.length() + sequence.pending >= sequence.max_length;
+  return !ends && !sequence.lockstep && !sequence.guided;
 }
 
 // Blocks for `tokens` tokens. When there are none, the last in order is preempted; false: that was this one. With a
@@ -187,7 +202,7 @@ bool Scheduler::try_share_prompt(const Sequence& leader, Sequence& sibling) {
   sibling.planned = length;
   sibling.pending = sibling.in_flight = 1;
   join(sibling, leader.slot, length);
-  if (sibling.length() + sibling.pending < sibling.max_length) starters_.push_back(&sibling);
+  if (goes_on_alone(sibling)) starters_.push_back(&sibling);
   return true;
 }
 
@@ -224,6 +239,7 @@ void Scheduler::finish_plan(StepPlan& plan) {
   std::swap(next_.copies, kv_.copies());
   std::swap(plan, next_);
   next_.clear();
+  has_masks_ = false;
   kv_.copies().clear();
   std::swap(kv_.copies(), late_copies_);
   for (Sequence* sequence : starters_) start_decoding(*sequence);
@@ -262,9 +278,10 @@ void Scheduler::retire_row(Row& row, std::int32_t token, Micros now) {
   }
   sequence.choosing = row.sampled && sequence.lockstep;
   if (row.sampled && token >= 0 && !sequence.lockstep) sequence.tokens.push_back(token);
+  if (row.sampled && sequence.guided) hold(sequence, now);
   if (sequence.state != SequenceState::running) {  // it was preempted or paused after this was planned
     if (sequence.in_flight == 0) free_slot(sequence);
-    if (sequence.choosing && sequence.state == SequenceState::waiting) {
+    if (sequence.stands_aside() && sequence.state == SequenceState::waiting) {
       wait(take_out(sequence), now, WaitReason::preempted);
     }
     stalled_ = false;

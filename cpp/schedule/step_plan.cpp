@@ -76,6 +76,8 @@ std::string_view to_string(WaitReason reason) {
       return "preempted";
     case WaitReason::reader:
       return "reader";
+    case WaitReason::guide:
+      return "guide";
   }
   return "unknown";
 }

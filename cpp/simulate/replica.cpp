@@ -206,6 +206,7 @@ void DeviceMirror::change(const SlotChange& change, const StepPlan& plan) {
       stop();
       break;
     case SlotChange::Kind::block:
+    case SlotChange::Kind::mask:
       break;
   }
 }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from warpjet.building import build, built_with_cuda
     from warpjet.llm import LLM
     from warpjet.outputs import CompletionOutput, Logprob, RequestOutput, RequestOutputKind
+    from warpjet.structured import StructuredOutputsParams
 
 __all__ = [
     "LLM",
@@ -35,6 +36,7 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
     "build",
     "built_with_cuda",
@@ -49,6 +51,7 @@ _MODULES = {
     "Logprob": "outputs",
     "RequestOutput": "outputs",
     "RequestOutputKind": "outputs",
+    "StructuredOutputsParams": "structured",
 }
 
 

@@ -51,7 +51,10 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "spec_model": ((None,), "decoding is not speculative"),
     "spec_tokens": ((None,), "decoding is not speculative"),
     "speculative_config": ((None,), "decoding is not speculative"),
-    "structured_outputs_config": ((None,), "use allowed_token_ids in SamplingParams"),
+    "structured_outputs_config": (
+        (None,),
+        "there is one backend, llguidance; constraints are SamplingParams.structured_outputs",
+    ),
     "swap_space": ((0, 4, None), "kv_offloading_size is the host memory (GiB) for KV blocks"),
     "task": ((None, "auto", "generate"), "models generate text"),
     "tensor_parallel_size": ((1, None), _ONE_DEVICE),

@@ -105,6 +105,7 @@ class Assembly:
         self._kind = kind
         self._tokenizer = tokenizer if params.detokenize else None
         self._samples = [_Sample(i, params, tokenizer) for i in range(max(params.n, params.beam_width))]
+        self._open = len(self._samples)
         self._changed: set[int] = set()
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
         self._wants_prompt_logprobs = params.prompt_logprobs is not None
@@ -115,7 +116,7 @@ class Assembly:
     @property
     def finished(self) -> bool:
         """Every completion has ended, for the user."""
-        return all(sample.finish_reason is not None for sample in self._samples)
+        return self._open == 0
 
     @property
     def tokens(self) -> int:
@@ -138,7 +139,10 @@ class Assembly:
         sample.feed(output)
         self.unread_tokens += len(sample.token_ids) - before
         self._changed.add(output.sample)
-        return sample.finish_reason is not None and output.finish is None
+        if sample.finish_reason is None:
+            return False
+        self._open -= 1
+        return output.finish is None
 
     def take(self) -> RequestOutput | None:
         """What the stream shows now: everything, what is new since the last call, or nothing before the end."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warpjet._native import Engine, ModelInfo, OutputQueue, SamplingParams
+from warpjet._native import Engine, ModelInfo, Output, OutputQueue, SamplingParams
 from warpjet.assembly import Assembly
 from warpjet.chat import Conversation
 from warpjet.outputs import RequestOutput
 from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
+
+_SLICE = 2048  # outputs taken in one turn of the event loop: some ten milliseconds
 
 
 @dataclass(slots=True)
@@ -26,13 +28,15 @@ class _Live:
 
 
 class _Hub:
-    """Outputs of one event loop: a queue whose descriptor the loop watches. One wake-up serves all that is there."""
+    """Outputs of one event loop: a queue whose descriptor the loop watches. One wake-up serves all that is there, in
+    slices, so that readers have their turns."""
 
     def __init__(self, engine: Engine) -> None:
         self.queue = OutputQueue()
         self.loop = asyncio.get_running_loop()
         self.live: dict[int, _Live] = {}
         self._engine = engine
+        self._slicing = False
         self._max_unread_tokens = engine.config.max_unread_tokens
         self.loop.add_reader(self.queue.wait_fd(), self._on_ready)
 
@@ -41,7 +45,17 @@ class _Hub:
             self.loop.remove_reader(self.queue.wait_fd())
 
     def _on_ready(self) -> None:
-        for output in self.queue.poll():
+        if not self._slicing:
+            self._take_slice(self.queue.poll(), 0)
+
+    def _take_slice(self, outputs: list[Output], start: int) -> None:
+        self._feed(outputs[start : start + _SLICE])
+        self._slicing = start + _SLICE < len(outputs)
+        if self._slicing:
+            self.loop.call_soon(self._take_slice, outputs, start + _SLICE)
+
+    def _feed(self, outputs: list[Output]) -> None:
+        for output in outputs:
             if (request := self.live.get(output.id)) is None:
                 continue
             assembly = request.assembly
@@ -176,10 +190,11 @@ class AsyncLLM:
         request with more unread tokens than EngineConfig.max_unread_tokens pauses until somebody reads."""
         session, hub = self._session, self._current_hub()
         name = session.next_request_id() if request_id is None else request_id
+        params = session.default_params if sampling_params is None else sampling_params
+        native = await session.native_params_async(params)
         if name in self._by_name:
             raise ValueError(f"request_id {name!r} is live already")
-        params = session.default_params if sampling_params is None else sampling_params
-        native_id = session.submit(prompt, session.native_params(params), hub.queue, priority, tenant)
+        native_id = session.submit(prompt, native, hub.queue, priority, tenant)
         assembly = Assembly(name, prompt, params, session.tokenizer, params.output_kind)
         interval = 0 if params.output_kind == "final_only" else stream_interval
         request = _Live(native_id, assembly, interval)

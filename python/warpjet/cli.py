@@ -153,6 +153,40 @@ def _fill_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run, advice=lambda words: "".join(near(w.lstrip("-").replace("-", "_")) for w in words))
 
 
+# Settings of the server that matter without one.
+_BATCH_SETTINGS = (
+    *("served_model_name", "tokenizer", "generation_config", "override_generation_config", "chat_template"),
+    *("default_chat_template_kwargs", "trust_request_chat_template", "tool_call_parser", "reasoning_parser", "strict"),
+    *("max_body_bytes", "max_prompts", "max_request_tokens", "prepare_timeout", "prepare_threads"),
+    "return_tokens_as_token_ids",
+)
+
+
+def _fill_run_batch(parser: argparse.ArgumentParser) -> None:
+    from warpjet.serve.flags import add_flags, given_flags, near, plan
+
+    parser.add_argument("-i", "--input-file", "--input", dest="source", required=True, metavar="JSONL", help="requests")
+    parser.add_argument("-o", "--output-file", "--output", dest="out", required=True, metavar="JSONL", help="answers")
+    parser.add_argument(
+        "model_tag", nargs="?", metavar="MODEL", help="checkpoint or engine directory (default: the embedded model)"
+    )
+    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, help="the same")
+    add_flags(parser, _add_fields, _BATCH_SETTINGS)
+
+    def run(args: argparse.Namespace) -> int:
+        given = given_flags(vars(args))
+        if args.model_tag is not None:
+            given["model"] = args.model_tag
+        configuration = plan(given)
+        try:
+            from warpjet.run_batch import run_batch
+        except ModuleNotFoundError as error:
+            raise ValueError(f"run-batch needs {error.name}: pip install 'warpjet[server]'") from None
+        return run_batch(configuration, args.source, args.out)
+
+    parser.set_defaults(run=run, advice=lambda words: "".join(near(w.lstrip("-").replace("-", "_")) for w in words))
+
+
 def _fill_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
@@ -242,6 +276,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "info": ("show what a model is and what a step of it costs, without loading it", _fill_info),
     "doctor": ("show what of this machine warpjet can use", _fill_doctor),
     "serve": ("serve a model over HTTP, with OpenAI's API", _fill_serve),
+    "run-batch": ("answer a file of requests, in the form of OpenAI's batch API", _fill_run_batch),
     "bench": ("measure", _fill_bench),
     "sim": ("simulate a load on many engines, and how many GPUs it needs", _fill_sim),
 }
@@ -284,6 +319,8 @@ def _flag_form(kind: str) -> dict[str, Any]:
         return {"action": "append", "metavar": "TEXT"}
     if kind == "tuple[int, ...]":
         return {"nargs": "+", "type": int, "metavar": "ID"}
+    if kind == "StructuredOutputsParams":
+        return {"metavar": "JSON"}
     if kind.startswith("Mapping"):
         return {"nargs": "+", "type": _pair, "metavar": "ID=VALUE"}
     return {"type": {"int": int, "float": float, "str": str}[kind], "metavar": kind.upper()}

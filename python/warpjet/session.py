@@ -4,10 +4,12 @@ import atexit
 import itertools
 import os
 import re
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warpjet._native import Engine, ModelFormatError, OutputQueue, SamplingParams
 from warpjet.arguments import engine_config
@@ -15,6 +17,10 @@ from warpjet.assembly import native_params
 from warpjet.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
 from warpjet.prompts import Prompt, PromptsType, parse_prompts, tokenize
 from warpjet.tokenizer import Tokenizer, read_json
+
+if TYPE_CHECKING:
+    from warpjet.grammars import Grammar, Job
+    from warpjet.guides import Guides
 
 EMBEDDED_MODEL = Path(__file__).parent / "models" / "tiny"
 
@@ -27,6 +33,17 @@ _GENERATION_KEYS = {
     "min_p": "min_p",
     "max_new_tokens": "max_tokens",
 }
+
+
+@dataclass(slots=True)
+class Guided:
+    """What the engine is asked for when structured_outputs say what the text must be."""
+
+    params: SamplingParams
+    grammar: "Grammar"
+
+
+NativeParams = SamplingParams | Guided
 
 _open_sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
 
@@ -61,6 +78,8 @@ class Session:
         # A recommendation is no wish: it gives way to a shorter context.
         limit = self.engine.model.max_model_len
         self.default_params = defaults.replace(max_tokens=min(defaults.max_tokens or limit, limit))
+        self._guides: Guides | None = None
+        self._guides_lock = threading.Lock()
         self._numbers = itertools.count()
         self._process = os.getpid()
         _open_sessions.add(self)
@@ -93,24 +112,58 @@ class Session:
         return self.prepare(texts, add_special_tokens)
 
     def submit(
-        self, prompt: Prompt, params: SamplingParams, queue: OutputQueue, priority: int = 0, tenant: str = ""
+        self, prompt: Prompt, params: NativeParams, queue: OutputQueue, priority: int = 0, tenant: str = ""
     ) -> int:
         """Hands a prepared prompt to the engine; params are native_params()."""
-        return self.engine.submit(
-            prompt.token_ids or (), params, queue, priority=priority, cache_salt=prompt.cache_salt, tenant=tenant
+        token_ids = prompt.token_ids or ()
+        options: dict[str, Any] = {"priority": priority, "cache_salt": prompt.cache_salt, "tenant": tenant}
+        if isinstance(params, SamplingParams):
+            return self.engine.submit(token_ids, params, queue, **options)
+        sampling = params.params
+        return self._open_guides().submit(
+            params.grammar,
+            sampling.n,
+            lambda mask, guide: self.engine.submit(token_ids, sampling, queue, mask=mask, guide_queue=guide, **options),
         )
 
-    def native_params(self, params: SamplingParams) -> SamplingParams:
-        """What the engine is asked for."""
+    def native_params(self, params: SamplingParams) -> NativeParams:
+        """What the engine is asked for. Compiles structured_outputs, which may take seconds: on an event loop, use
+        native_params_async(). Raises ValueError, ModuleNotFoundError without llguidance."""
+        native, job = self._lower(params)
+        return native if job is None else Guided(native, job.wait())
+
+    async def native_params_async(self, params: SamplingParams) -> NativeParams:
+        """The same, without blocking the event loop."""
+        native, job = self._lower(params)
+        return native if job is None else Guided(native, await job.wait_async())
+
+    def _lower(self, params: SamplingParams) -> "tuple[SamplingParams, Job | None]":
         if not isinstance(params, SamplingParams):
             raise TypeError(f"sampling_params must be SamplingParams, got {type(params).__name__}")
-        return native_params(params, self.tokenizer)
+        native = native_params(params, self.tokenizer)
+        if (structured := params.structured_outputs) is None:
+            return native, None
+        if params.beam_width > 1:
+            raise ValueError("structured_outputs does not go with beam_width above 1")
+        return native.replace(structured_outputs=None), self._open_guides().compile(structured)
+
+    def _open_guides(self) -> "Guides":
+        from warpjet.guides import Guides
+
+        if self.tokenizer is None:
+            raise ValueError("structured_outputs needs a tokenizer, but skip_tokenizer_init is True")
+        with self._guides_lock:
+            if self._guides is None:
+                self._guides = Guides(self.engine, self.tokenizer)
+            return self._guides
 
     def close(self) -> None:
         """Ends live requests with abort and joins the engine's threads. Idempotent; nothing in a forked child."""
         _open_sessions.discard(self)
         if os.getpid() == self._process:
             self.engine.close()
+            if self._guides is not None:
+                self._guides.join()
 
     def _find_chat_template(self, given: str | Path | None) -> ChatTemplate | None:
         if self.tokenizer is None:

@@ -71,6 +71,15 @@ class Tokenizer:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     @property
+    def special_texts(self) -> set[str]:
+        """The tokens that no text spells."""
+        return self._special
+
+    def to_json(self) -> str:
+        """The vocabulary and its rules, as tokenizer.json has them."""
+        return str(self._backend.to_str())
+
+    @property
     def longest_token(self) -> int:
         """Characters of text that one token can stand for, at most."""
         return self._longest_token
@@ -88,6 +97,10 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """Id of a token by its string."""
         return self._backend.token_to_id(token)
+
+    def is_special(self, token_id: int) -> bool:
+        """True for tokens that stand for no text."""
+        return self._id_to_token(token_id) in self._special
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Raises ValueError for text that is not Unicode (lone surrogates)."""

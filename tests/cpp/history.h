@@ -43,6 +43,7 @@ struct Submission {
   int max_tokens = 8, min_tokens = 0, ignore_eos = 0;
   std::vector<int> stop;
   int logprobs = -1, prompt_logprobs = -1;
+  int guided = 0;
 };
 
 constexpr int kNumQueues = 2;
@@ -61,6 +62,7 @@ struct Command {
     reset,     // the prefix cache
     events,    // are fetched
     close,
+    guide,  // answers a samples that wait for it, as far as there are so many
   };
   Kind kind = Kind::turn;
   int a = 1, b = -1;
@@ -80,11 +82,11 @@ History parse_history(const std::string& text);  // throws corrupt
 History make_history(std::uint64_t seed);
 History make_history(std::uint64_t seed, const Settings& settings);
 
-// What it describes. (history_setup.cpp)
+// What it describes: the model's text decides what a guide says. (history_setup.cpp)
 StepLoop::Config loop_config(const Settings& settings);
 ToyDevice::Config device_config(const Settings& settings);
 Ledger::Config ledger_config(const Settings& settings, bool faults);
-Request make_request(const Submission& submission, Micros now);
+Request make_request(const Submission& submission, const Rules& rules, Micros now);
 
 // --- Running --------------------------------------------------------------------------------------------------------
 
@@ -92,7 +94,7 @@ Request make_request(const Submission& submission, Micros now);
 struct Totals {
   std::int64_t histories = 0, commands = 0, turns = 0, requests = 0, samples = 0, refused = 0, cancels = 0;
   std::int64_t stopped = 0, at_length = 0, aborted = 0, errors = 0, late = 0, too_long = 0, broken = 0;
-  std::int64_t no_memory = 0;
+  std::int64_t no_memory = 0, masks = 0, completed = 0, dead_ends = 0;
   std::int64_t steps = 0, rows = 0, surplus = 0, joins = 0, forks = 0, siblings = 0, exchanges = 0, rewrites = 0;
   std::int64_t copies = 0, offloads = 0, restores = 0, beyond_window = 0;
   std::int64_t tokens = 0, cached = 0, preemptions = 0, swaps = 0, pauses = 0, events = 0, closes = 0;

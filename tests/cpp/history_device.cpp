@@ -38,6 +38,10 @@ void ToyDevice::apply(const SlotChange& change, const StepPlan& plan) {
       return set_block(slot(change.slot), change.a, change.b);
     case SlotChange::Kind::token:
       return rewrite(slot(change.slot), change.a, change.b);
+    case SlotChange::Kind::mask:
+      WJ_CHECK(slot(change.slot).sampling->guide_mask, "slot ", change.slot, " has no mask");
+      slot(change.slot).mask = *slot(change.slot).sampling->guide_mask;
+      return;
     case SlotChange::Kind::decode:
       WJ_CHECK(slot(change.slot).decode_index < 0, "slot ", change.slot, " decodes already");
       slot(change.slot).decode_index = static_cast<int>(decoding_.size());
@@ -57,6 +61,7 @@ void ToyDevice::join(Slot index, const Join& join, const StepPlan& plan) {
   SlotState& s = slots_[index];
   s.sampling = join.sampling;
   s.prompt_length = join.prompt_length;
+  s.mask = s.sampling->guide_mask ? *s.sampling->guide_mask : kAllAllowed;
   const bool own_keys = config_.rules.rope_original > 0 && join.prompt_length > config_.rules.rope_original;
   s.states = {first_state(*join.sampling->params, own_keys ? join.prompt_length : 0)};
   if (join.prefix > 0) {
@@ -237,12 +242,14 @@ void ToyDevice::sample(StepResult& result) {
     const SampleState& sampling = *s.sampling;
     const bool below_min = std::ssize(s.text) - s.prompt_length < sampling.params->min_tokens;
     const bool beams = sampling.params->beam_width > 1;
-    out.token = beams && !is_broken(state)
-                    ? most_likely(state)
-                    : draw(state, sampling.key, sampling.stop_ids.first(below_min ? sampling.stop_ids.size() : 0));
+    out.token =
+        beams && !is_broken(state)
+            ? most_likely(state)
+            : draw(state, sampling.key, sampling.stop_ids.first(below_min ? sampling.stop_ids.size() : 0), s.mask);
     counts_.broken += out.token == kBrokenToken;
     if (sampling.logprobs >= 0 && out.token >= 0) out.logprobs = logprobs_of(state, out.token, sampling.logprobs);
     append(s, out.token);
+    if (sampling.guide_mask) s.mask = 0;  // it was for this token alone
   }
 }
 

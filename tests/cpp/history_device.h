@@ -39,8 +39,9 @@ class ToyDevice final : public StepRunner {
     std::vector<BlockId> table;
     int decode_index = -1;
     bool alive = false;
-    int next = -1;     // the position to be computed next; -1: not known yet
-    int verified = 0;  // positions before it were seen to be right, as far as they are in the window
+    int next = -1;                    // the position to be computed next; -1: not known yet
+    std::int32_t mask = kAllAllowed;  // as it was when it was written here
+    int verified = 0;                 // positions before it were seen to be right, as far as they are in the window
   };
   struct Row {
     Slot slot = kNoSlot;

@@ -55,6 +55,26 @@ pause 2
 step 2
 resume 2
 submit 4 prompt=7,3,4 max_tokens=6 n=2 seed=4)"},
+    {"guides: masks that come late, for samples that were preempted meanwhile", R"(
+settings blocks=9 block_size=2 batch=8 quantile=0 depth=2 preemption=1 host_blocks=4 seqs=4
+submit 1 prompt=3,4,3,4,5,6 max_tokens=9 n=2 seed=1 guided=1
+submit 2 prompt=3,4,3,4,5,7 max_tokens=7 seed=2
+submit 3 prompt=3,4,8 max_tokens=6 seed=3 logprobs=2 queue=1 guided=1
+step 3
+guide 1
+submit 4 prompt=3,4,3,4,5,6,7,8 max_tokens=5 seed=4 guided=1
+step 3
+guide 2
+step 2
+pause 3
+guide 9
+cancel 1 0
+step 2
+resume 3
+guide 9
+step 3
+guide 9
+step 3)"},
     {"close: with everything under way", R"(
 settings blocks=12 block_size=2 host_blocks=4 batch=8 depth=3 events=100
 submit 1 prompt=3,4,3,4,5 max_tokens=6 n=2 seed=1

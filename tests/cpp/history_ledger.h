@@ -9,6 +9,8 @@
 
 namespace warpjet::history {
 
+constexpr const char* kGuideFailed = "the toy guide has no answer";
+
 class Ledger {
  public:
   struct Config {

@@ -52,7 +52,8 @@ class Maker {
                 random_.one_of({1, 4}),        // clock
                 random_.one_of({0, 1}),        // reset
                 random_.one_of({0, 1}),        // events
-                0};
+                0,                             // close
+                random_.one_of({5, 30})};      // guide
     const bool closes = random_.one_in(12);
     const int close_at = closes ? random_.from(kCommands / 2, kCommands - 1) : -1;
     for (int i = 0; i < kCommands; ++i) {
@@ -121,6 +122,9 @@ class Maker {
       case clock:
         command.a = random_.one_of({100, 10'000, 60'000});
         break;
+      case guide:
+        command.a = random_.one_in(3) ? random_.from(1, 3) : 100;
+        break;
       case reset:
       case events:
       case close:
@@ -162,6 +166,7 @@ class Maker {
       return s;
     }
     if (random_.one_in(4)) s.n = random_.from(2, 3);
+    s.guided = random_.one_in(4);
     if (random_.one_in(6)) s.min_tokens = random_.from(0, std::max(0, s.max_tokens));
     if (random_.one_in(8)) s.logprobs = random_.from(0, 3);
     if (random_.one_in(10)) s.prompt_logprobs = random_.from(0, 2);
@@ -212,7 +217,7 @@ class Maker {
   History history_;
   std::array<std::vector<int>, 3> texts_;
   std::vector<std::vector<int>> talks_;
-  std::array<int, 12> weights_{};
+  std::array<int, 13> weights_{};
   int num_requests_ = 0;
 };
 

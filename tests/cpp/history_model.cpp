@@ -53,11 +53,21 @@ bool is_broken(KvState state) {
   return state % kBrokenPeriod == 0;
 }
 
-std::int32_t draw(KvState state, std::uint64_t key, std::span<const std::int32_t> banned) {
+ToyGuidance guidance_of(KvState state) {
+  constexpr std::uint64_t kEndPeriod = 29, kFailPeriod = 67;
+  const std::uint64_t said = mix(state, 7777);
+  if (said % kEndPeriod == 0) return {.kind = Guidance::Kind::stop};
+  if (said % kFailPeriod == 0) return {.kind = Guidance::Kind::fail};
+  const auto mask = static_cast<std::int32_t>(said >> 32) & kAllAllowed;
+  return {.mask = mask == 0 ? 1 : mask};
+}
+
+std::int32_t draw(KvState state, std::uint64_t key, std::span<const std::int32_t> banned, std::int32_t mask) {
   if (is_broken(state)) return kBrokenToken;
   std::int32_t token = state % kEosPeriod == 1 ? kEos : static_cast<std::int32_t>(mix(state, key % kVariants) % kVocab);
-  for (int i = 0; i < kVocab && std::ranges::find(banned, token) != banned.end(); ++i) token = (token + 1) % kVocab;
-  return token;
+  const auto is_out = [&] { return std::ranges::find(banned, token) != banned.end() || (mask >> token & 1) == 0; };
+  for (int i = 0; i < kVocab && is_out(); ++i) token = (token + 1) % kVocab;
+  return mask != kAllAllowed && is_out() ? kBrokenToken : token;
 }
 
 std::int32_t most_likely(KvState state) {
@@ -111,7 +121,12 @@ Ending run_sample(const Request& request, const Rules& rules, std::uint64_t key)
   Ending ending;
   for (int count = 0; length + count < limit;) {
     const auto banned = std::span(stops).first(count < p.min_tokens ? stops.size() : 0);
-    const std::int32_t token = draw(state, key, banned);
+    const ToyGuidance guidance = request.mask.empty() ? ToyGuidance{} : guidance_of(state);
+    if (count > 0 && guidance.kind != Guidance::Kind::go_on) {
+      ending.finish = guidance.kind == Guidance::Kind::stop ? FinishReason::stop : FinishReason::error;
+      return ending;
+    }
+    const std::int32_t token = draw(state, key, banned, guidance.mask);
     if (token == kBrokenToken) {
       ending.finish = FinishReason::error;
       return ending;

@@ -30,7 +30,15 @@ KvState next_state(KvState state, std::int32_t token);
 
 // The token that a sample with this key draws; `banned` ones are not drawn. Some states are broken: kBrokenToken.
 bool is_broken(KvState state);
-std::int32_t draw(KvState state, std::uint64_t key, std::span<const std::int32_t> banned);
+constexpr std::int32_t kAllAllowed = (1 << kVocab) - 1;
+std::int32_t draw(KvState state, std::uint64_t key, std::span<const std::int32_t> banned,
+                  std::int32_t mask = kAllAllowed);
+// What guides say where a text has come to: the mask of what may follow, or that nothing does.
+struct ToyGuidance {
+  Guidance::Kind kind = Guidance::Kind::go_on;
+  std::int32_t mask = kAllAllowed;
+};
+ToyGuidance guidance_of(KvState state);
 // The entry of `token`, then the `top` most likely ones.
 Logprobs logprobs_of(KvState state, std::int32_t token, int top);
 std::int32_t most_likely(KvState state);

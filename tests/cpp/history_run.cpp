@@ -5,6 +5,7 @@
 #include <set>
 
 #include "history.h"
+#include "history_guide.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 extern "C" void __sanitizer_set_death_callback(void (*callback)());
@@ -38,6 +39,7 @@ class Run {
         device_(device_config(settings_)),
         ledger_(ledger_config(settings_, faults.injected)) {
     for (auto& queue : queues_) queue = std::make_shared<OutputQueue::State>();
+    guide_ = std::make_unique<ToyGuide>(device_config(settings_).rules);
     StepLoop::Config config = loop_config(settings_);
     config.faults = faults.device.plan;
     config.check = faults.check;
@@ -74,6 +76,7 @@ class Run {
   void pause(RequestId id, bool paused);
   void turn();
   void read(int queue);
+  void guide(int count);
   void read_events();
   void reset();
   void close();
@@ -93,6 +96,7 @@ class Run {
   ToyDevice device_;
   Ledger ledger_;
   std::array<std::shared_ptr<OutputQueue::State>, kNumQueues> queues_;
+  std::unique_ptr<ToyGuide> guide_;
   std::unique_ptr<StepLoop> loop_;  // after what it works with
   StepwiseExecutor* executor_ = nullptr;
   std::map<int, RequestId> ids_;
@@ -140,6 +144,8 @@ void Run::obey(const Command& command) {
       return reset();
     case Command::Kind::events:
       return read_events();
+    case Command::Kind::guide:
+      return guide(command.a);
     case Command::Kind::close:
       totals_.closes += serving();
       return close();
@@ -152,10 +158,11 @@ RequestId Run::id_of(int label) const {
 }
 
 void Run::submit(int label, const Submission& submission) {
-  const Request request = make_request(submission, clock_.load());
+  const Request request = make_request(submission, device_config(settings_).rules, clock_.load());
+  const auto guides = request.mask.empty() ? nullptr : guide_->queue();
   RequestId id = 0;
   try {
-    id = loop_->submit(request, queues_[submission.queue % kNumQueues]);
+    id = loop_->submit(request, queues_[submission.queue % kNumQueues], guides);
   } catch (const Error& error) {
     ++totals_.refused;
     return check_refusal(error, request);
@@ -164,6 +171,7 @@ void Run::submit(int label, const Submission& submission) {
   ids_[label] = id;
   labels_[id] = label;
   ledger_.accepted(request, id, submission.queue % kNumQueues);
+  if (guides) guide_->accepted(request, id);
   ++totals_.requests;
 }
 
@@ -229,6 +237,16 @@ void Run::read(int queue) {
   ledger_.take_all(queues_[queue]->poll(std::chrono::nanoseconds(0)), queue);
 }
 
+void Run::guide(int count) {
+  const std::vector<Guidance> answers = guide_->answer(count);
+  for (const Guidance& answer : answers) {
+    totals_.masks += answer.kind == Guidance::Kind::go_on;
+    totals_.completed += answer.kind == Guidance::Kind::stop;
+    totals_.dead_ends += answer.kind == Guidance::Kind::fail;
+  }
+  if (!answers.empty()) loop_->guide(answers);
+}
+
 // The events, replayed, are the cache.
 void Run::read_events() {
   if (!serving() || settings_.events == 0) return;
@@ -277,6 +295,8 @@ void Run::close() {
   WJ_CHECK(!loop_->turn(), "a turn after close()");
   WJ_CHECK(loop_->health() == Health::closed || failed(), "health is ", to_string(loop_->health()));
   for (int queue = 0; queue < kNumQueues; ++queue) read(queue);
+  guide(0);
+  WJ_CHECK(guide_->num_live() == 0, "the guide was not told of ", guide_->num_live(), " ends");
 }
 
 // --- Ends -----------------------------------------------------------------------------------------------------------
@@ -296,6 +316,7 @@ void Run::drain() {
     while (executor_->complete()) {
     }
     clock_ += 2000;
+    guide(1000);
     turn();
     for (int queue = 0; queue < kNumQueues; ++queue) read(queue);
   }

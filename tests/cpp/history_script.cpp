@@ -40,7 +40,7 @@ constexpr std::array<ScriptField<Settings>, 21> kSettings{{
     {"turn_us", &Settings::turn_us},
 }};
 
-constexpr std::array<ScriptField<Submission>, 18> kSubmission{{
+constexpr std::array<ScriptField<Submission>, 19> kSubmission{{
     {"queue", &Submission::queue},
     {"prompt", &Submission::prompt},
     {"n", &Submission::n},
@@ -59,6 +59,7 @@ constexpr std::array<ScriptField<Submission>, 18> kSubmission{{
     {"stop", &Submission::stop},
     {"logprobs", &Submission::logprobs},
     {"prompt_logprobs", &Submission::prompt_logprobs},
+    {"guided", &Submission::guided},
 }};
 
 // In the order of Command::Kind: the name, and how many numbers follow.
@@ -66,7 +67,7 @@ struct Verb {
   std::string_view name;
   int numbers;
 };
-constexpr std::array<Verb, 12> kVerbs{{{"submit", 1},
+constexpr std::array<Verb, 13> kVerbs{{{"submit", 1},
                                        {"cancel", 2},
                                        {"pause", 1},
                                        {"resume", 1},
@@ -77,7 +78,8 @@ constexpr std::array<Verb, 12> kVerbs{{{"submit", 1},
                                        {"clock", 1},
                                        {"reset", 0},
                                        {"events", 0},
-                                       {"close", 0}}};
+                                       {"close", 0},
+                                       {"guide", 1}}};
 
 std::string text_of(int value) {
   return std::to_string(value);
@@ -186,7 +188,7 @@ struct TotalsField {
   std::string_view name;
   std::int64_t Totals::*member;
 };
-constexpr std::array<TotalsField, 34> kTotals{{
+constexpr std::array<TotalsField, 37> kTotals{{
     {"histories", &Totals::histories},
     {"commands", &Totals::commands},
     {"turns", &Totals::turns},
@@ -202,6 +204,9 @@ constexpr std::array<TotalsField, 34> kTotals{{
     {"too long", &Totals::too_long},
     {"broken", &Totals::broken},
     {"out of memory", &Totals::no_memory},
+    {"masks", &Totals::masks},
+    {"completed by guides", &Totals::completed},
+    {"dead ends of guides", &Totals::dead_ends},
     {"steps", &Totals::steps},
     {"rows", &Totals::rows},
     {"surplus rows", &Totals::surplus},

@@ -28,6 +28,7 @@ StepLoop::Config loop_config(const Settings& s) {
   e.itl_target_ms = s.itl_target;
   e.max_unread_tokens = s.unread;
   e.kv_events = s.events;
+  e.guide_timeout = 1e6;
   config.model = {.vocab_size = kVocab, .max_model_len = s.model_len, .eos_token_ids = {kEos}};
   config.num_blocks = s.blocks + 1;
   config.num_host_blocks = s.host_blocks;
@@ -58,7 +59,7 @@ Ledger::Config ledger_config(const Settings& s, bool faults) {
           .faults = faults};
 }
 
-Request make_request(const Submission& s, Micros now) {
+Request make_request(const Submission& s, const Rules& rules, Micros now) {
   Request request;
   request.prompt.assign(s.prompt.begin(), s.prompt.end());
   request.priority = s.priority;
@@ -78,6 +79,11 @@ Request make_request(const Submission& s, Micros now) {
   if (s.logprobs >= 0) p.logprobs = s.logprobs;
   if (s.prompt_logprobs >= 0) p.prompt_logprobs = s.prompt_logprobs;
   p.skip_reading_prefix_cache = s.skip_cache != 0;
+  if (s.guided != 0) {
+    KvState state = prompt_state(request, rules);
+    for (const std::int32_t token : request.prompt) state = next_state(state, token);
+    request.mask = {guidance_of(state).mask};
+  }
   return request;
 }
 

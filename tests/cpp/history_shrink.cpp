@@ -75,7 +75,7 @@ bool simplify_submission(History& history, const Fails& fails, std::size_t index
        {&Submission::queue, &Submission::n, &Submission::beams, &Submission::length_penalty, &Submission::salt,
         &Submission::tenant, &Submission::priority, &Submission::cache_priority, &Submission::skip_cache,
         &Submission::deadline, &Submission::max_tokens, &Submission::min_tokens, &Submission::ignore_eos,
-        &Submission::logprobs, &Submission::prompt_logprobs}) {
+        &Submission::logprobs, &Submission::prompt_logprobs, &Submission::guided}) {
     changed |= simplify(
         history, fails, [&](History& h) -> int& { return at(h).*member; }, plain.*member);
   }

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "history.h"
+#include "history_guide.h"
 
 namespace warpjet::history {
 namespace {
@@ -50,7 +51,10 @@ struct Engine {
 class User {
  public:
   User(StepLoop& loop, const Settings& settings, std::uint64_t seed)
-      : loop_(loop), history_(make_history(seed, settings)), ledger_(ledger_config(settings, false)) {}
+      : loop_(loop),
+        history_(make_history(seed, settings)),
+        ledger_(ledger_config(settings, false)),
+        rules_(device_config(settings).rules) {}
 
   void play() {
     try {
@@ -106,6 +110,7 @@ class User {
       case Command::Kind::clock:
         loop_.metrics();
         return;
+      case Command::Kind::guide:
       case Command::Kind::turn:
       case Command::Kind::complete:
       case Command::Kind::step:
@@ -116,11 +121,13 @@ class User {
 
   void submit(Command& command) {
     command.submission.deadline = -1;
-    const Request request = make_request(command.submission, 0);
+    const Request request = make_request(command.submission, rules_, 0);
+    const auto guides = request.mask.empty() ? nullptr : guide_.queue();
     try {
-      const RequestId id = loop_.submit(request, queue_);
+      const RequestId id = loop_.submit(request, queue_, guides);
       ids_[command.a] = id;
       ledger_.accepted(request, id);
+      if (guides) guide_.accepted(request, id);
     } catch (const Error& error) {
       const bool known = error.code() == ErrorCode::invalid_argument || error.code() == ErrorCode::overloaded ||
                          error.code() == ErrorCode::closed;
@@ -132,6 +139,7 @@ class User {
     if (!failure_.empty()) return;  // what follows from it would hide it
     try {
       ledger_.take(queue_->poll(timeout));
+      if (std::vector<Guidance> answers = guide_.answer(100); !answers.empty()) loop_.guide(std::move(answers));
     } catch (const Error& error) {
       failure_ = error.what();
     }
@@ -145,6 +153,8 @@ class User {
   StepLoop& loop_;
   History history_;
   Ledger ledger_;
+  const Rules rules_;
+  ToyGuide guide_{rules_};
   std::shared_ptr<OutputQueue::State> queue_ = std::make_shared<OutputQueue::State>();
   std::map<int, RequestId> ids_;
   std::string failure_;

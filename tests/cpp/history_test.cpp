@@ -38,6 +38,9 @@ TEST(Histories, EverySampleEndsOnceWithTheTokensThatItWouldHaveAlone) {
   EXPECT_GT(t.restores, 10'000);
   EXPECT_GT(t.beyond_window, 50'000);
   EXPECT_GT(t.cached, 200'000);
+  EXPECT_GT(t.masks, 50'000);
+  EXPECT_GT(t.completed, 2'000);
+  EXPECT_GT(t.dead_ends, 1'000);
   EXPECT_GT(t.preemptions, 8'000);
   EXPECT_GT(t.swaps, 5'000);
   EXPECT_GT(t.pauses, 10'000);

@@ -89,6 +89,7 @@ class MockRunner final : public StepRunner {
         slot = {};
         return;
       case SlotChange::Kind::block:
+      case SlotChange::Kind::mask:
         return;
     }
   }

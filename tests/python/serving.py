@@ -1,5 +1,6 @@
 """A server of its own process for tests, and a canary: the request whose answer must never change."""
 
+import json
 import os
 import re
 import signal
@@ -111,6 +112,13 @@ class Server:
         """Memory of the process."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def request_bytes(path: str, body: Any) -> bytes:
+    """A POST of JSON as it goes over the wire."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
 
 
 def checked(server: Server) -> Iterator[Server]:

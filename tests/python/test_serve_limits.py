@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import CANARY, Server, checked, error_of
+from serving import CANARY, Server, checked, error_of, request_bytes
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -216,8 +216,21 @@ def test_B5_missing_fields(canary: Server) -> None:
 
 @pytest.mark.parametrize(
     "messages",
-    [[], None, "hi", {}, [None], [[]], [{}], [{"role": "user"}], [{"content": "x"}], [{"role": "", "content": "x"}]]
-    + [[{"role": 3, "content": "x"}], [{"role": "user", "content": 3}], [{"role": "user", "content": {"a": 1}}]],
+    [
+        *(
+            [],
+            None,
+            "hi",
+            {},
+            [None],
+            [[]],
+            [{}],
+            [{"role": "user"}],
+            [{"content": "x"}],
+            [{"role": "", "content": "x"}],
+        ),
+        *([{"role": 3, "content": "x"}], [{"role": "user", "content": 3}], [{"role": "user", "content": {"a": 1}}]),
+    ],
 )
 def test_B5_no_messages(messages: Any, canary: Server) -> None:
     refuse_chat(canary, messages=messages, param="messages")
@@ -342,10 +355,8 @@ def test_B11_text_too_long(text: str, canary: Server) -> None:
 
 
 def test_B11_others_are_served_while_long_text_is_read(canary: Server) -> None:
-    body = json.dumps({"prompt": "ab " * 4000, "max_tokens": 1}).encode()
     with canary.connect() as slow:
-        head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        slow.sendall(head.encode() + body)
+        slow.sendall(request_bytes(COMPLETIONS, {"prompt": "ab " * 4000, "max_tokens": 1}))
         assert canary.http.get("/health").status_code == 200
         assert slow.recv(4096).startswith(b"HTTP/1.1 400 ")
 
@@ -507,10 +518,8 @@ def test_B22_hostile_template(template: str, canary: Server) -> None:
 
 def test_B22_server_answers_while_a_template_loops(canary: Server) -> None:
     loop = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
-    body = json.dumps({"messages": HELLO, "chat_template": loop}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with canary.connect() as slow:
-        slow.sendall(head.encode() + body)
+        slow.sendall(request_bytes(CHAT, {"messages": HELLO, "chat_template": loop}))
         time.sleep(0.2)
         began = time.monotonic()
         canary.complete(max_tokens=1)
@@ -584,26 +593,26 @@ def test_B24_admin_port_takes_the_admin_key_alone() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with Server("--api-key", "good", "--admin-api-key", "root", "--admin-port", str(port)) as server:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as admin:
-            path = "/reset_prefix_cache"
-            error_of(admin.post(path), 401)
-            error_of(admin.post(path, headers={"authorization": "Bearer good"}), 403)
-            root = {"authorization": "Bearer root"}
-            assert admin.post(path, headers=root).json() == {"reset": True}
-            error_of(admin.get("/v1/models", headers=root), 403)
-            error_of(admin.post("/v1/requests/none/cancel", headers=root), 404)
-            assert admin.post("/log_level", json={"level": "debug"}, headers=root).status_code == 200
-            with server.http.stream(
-                "POST",
-                COMPLETIONS,
-                json={"prompt": "x", "max_tokens": 1000, "stream": True, "ignore_eos": True, "request_id": "long"},
-                headers={"authorization": "Bearer good"},
-            ) as stream:
-                lines = stream.iter_lines()
-                next(lines)
-                assert admin.post("/v1/requests/cmpl-long/cancel", headers=root).status_code == 200
-                assert '"finish_reason":"abort"' in "".join(lines)
+    flags = ("--api-key", "good", "--admin-api-key", "root", "--admin-port", str(port))
+    with Server(*flags) as server, httpx.Client(base_url=f"http://127.0.0.1:{port}") as admin:
+        path = "/reset_prefix_cache"
+        error_of(admin.post(path), 401)
+        error_of(admin.post(path, headers={"authorization": "Bearer good"}), 403)
+        root = {"authorization": "Bearer root"}
+        assert admin.post(path, headers=root).json() == {"reset": True}
+        error_of(admin.get("/v1/models", headers=root), 403)
+        error_of(admin.post("/v1/requests/none/cancel", headers=root), 404)
+        assert admin.post("/log_level", json={"level": "debug"}, headers=root).status_code == 200
+        with server.http.stream(
+            "POST",
+            COMPLETIONS,
+            json={"prompt": "x", "max_tokens": 1000, "stream": True, "ignore_eos": True, "request_id": "long"},
+            headers={"authorization": "Bearer good"},
+        ) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            assert admin.post("/v1/requests/cmpl-long/cancel", headers=root).status_code == 200
+            assert '"finish_reason":"abort"' in "".join(lines)
 
 
 def test_B24_key_guesses_are_not_told_apart(guarded: Server) -> None:
@@ -658,10 +667,9 @@ def test_B26_rate_limit_is_each_keys_own() -> None:
 
 
 def _stream(server: Server, **fields: Any) -> socket.socket:
-    body = json.dumps({"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True, **fields}).encode()
     one = server.connect()
-    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    one.sendall(head.encode() + body)
+    long = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True, **fields}
+    one.sendall(request_bytes(COMPLETIONS, long))
     return one
 
 

@@ -12,6 +12,12 @@
 
 namespace warpjet {
 
+// JSON that travels with a config and is read elsewhere; empty: none.
+struct JsonText {
+  std::string text;
+  bool operator==(const JsonText&) const = default;
+};
+
 // How one request is sampled. Stages run in this order: logprobs are read from the raw logits; then repetition,
 // presence and frequency penalties; logit_bias; allowed_token_ids, bad_words, min_tokens; temperature; min_p; top_k;
 // top_p; the draw. The draw is argmax(logit + Gumbel noise) and the noise depends on (seed, sample, position, token id)
@@ -42,6 +48,7 @@ struct SamplingParams {
   std::optional<std::vector<std::int32_t>> allowed_token_ids;
   std::vector<std::string> bad_words;
   std::vector<std::vector<std::int32_t>> bad_words_token_ids;
+  JsonText structured_outputs;
   bool skip_reading_prefix_cache = false;
   int beam_width = 1;
   double length_penalty = 1.0;
@@ -81,6 +88,9 @@ struct SamplingParams {
         Field{"bad_words", &C::bad_words, "strings that must not be generated (at most 128); needs a tokenizer"},
         Field{"bad_words_token_ids", &C::bad_words_token_ids,
               "token sequences that must not be generated (at most 1024, of 4096 tokens in all)"},
+        Field{"structured_outputs", &C::structured_outputs,
+              "what the text must be: a JSON schema, a regex, a choice, a grammar; needs a tokenizer, so Python guides "
+              "it"},
         Field{"skip_reading_prefix_cache", &C::skip_reading_prefix_cache, "compute the whole prompt anew"},
         Field{"beam_width", &C::beam_width,
               "above 1: beam search, which returns this many completions, the best first (at most 16)"},
@@ -121,6 +131,7 @@ struct EngineConfig {
   int max_num_queued_reqs_per_tenant = 0;
   int max_unread_tokens = 65536;
   int kv_events = 0;
+  double guide_timeout = 10;
   double watchdog_timeout = 300;
   std::string trace;
   std::int64_t seed = 0;
@@ -166,6 +177,7 @@ struct EngineConfig {
               "requests of one tenant accepted and not yet finished, at most; 0 is no limit of its own"},
         Field{"max_unread_tokens", &C::max_unread_tokens, "a request with this many unread tokens pauses"},
         Field{"kv_events", &C::kv_events, "changes of the prefix cache to keep for kv_events(); 0 keeps none"},
+        Field{"guide_timeout", &C::guide_timeout, "seconds after which a guided sample without an answer ends"},
         Field{"watchdog_timeout", &C::watchdog_timeout, "seconds without progress after which the engine fails"},
         Field{"trace", &C::trace, "file for a trace of steps and requests, written at the end; opens in Perfetto"},
         Field{"seed", &C::seed, "seeds the draws of requests that bring no seed"},

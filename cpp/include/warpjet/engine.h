@@ -29,6 +29,8 @@ using Clock = std::chrono::steady_clock;
 enum class FinishReason : std::uint8_t { none, stop, length, abort, error };
 WJ_API std::string_view to_string(FinishReason reason);
 
+class OutputQueue;
+
 struct Request {
   std::vector<std::int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
@@ -37,6 +39,27 @@ struct Request {
   std::string cache_salt;  // requests share prefix blocks only if their salts are equal
   int cache_priority = 3;  // 0 to 7: its blocks leave the prefix cache after those of lower ones
   Clock::time_point deadline = Clock::time_point::max();  // ends with error when passed
+
+  // A guided request: what its text may be is decided outside, token by token. `mask` is for the first token of each
+  // sample: ceil(vocab_size / 32) words, bit t % 32 of word t / 32 set = token t is allowed; `guide` gets every token
+  // as soon as it is known, and the final outputs. Both or neither. See Engine::guide().
+  std::vector<std::int32_t> mask;
+  OutputQueue* guide = nullptr;
+};
+
+// What a guide says of one sample, when it has seen `position` tokens of it.
+struct Guidance {
+  enum class Kind : std::uint8_t {
+    go_on,  // with one of the tokens that `mask` allows
+    stop,   // the text is complete: finish = stop
+    fail,   // finish = error, with `error`
+  };
+  RequestId id = 0;
+  int sample = 0;
+  int position = 0;
+  Kind kind = Kind::go_on;
+  std::vector<std::int32_t> mask;  // as in Request
+  std::string error;
 };
 
 // Where the time of one sample went, in milliseconds. The parts add up to the total.
@@ -245,6 +268,21 @@ class WJ_API Engine {
   // Takes a request off the device until resume(); its KV may be lost and computed anew. Idempotent, as cancel() is.
   void pause(RequestId id);
   void resume(RequestId id);
+
+  // Answers of whoever guides requests: the next token of a guided sample is drawn when its guide has said what it may
+  // be, and nobody else waits for that. The engine's own end tokens are no exception: they end the text where the mask
+  // allows them. The guide's mask, allowed_token_ids, bad_words and min_tokens must leave a token together, else the
+  // sample ends with an error, as it does when the guide is silent for guide_timeout. An answer that comes too late, or
+  // to another position than where the sample is, has no effect. Answers that come together are planned together.
+  // Throws invalid_argument, and nothing has happened, for a mask of another size. Never waits. Any thread.
+  //
+  //   OutputQueue guides;
+  //   engine->submit({.prompt = ids, .sampling = ..., .mask = first, .guide = &guides}, queue);
+  //   while (...) for (const Output& out : guides.poll(timeout)) {     // on a thread of its own
+  //     if (out.is_final()) forget(out.id, out.sample);
+  //     else engine->guide({{.id = out.id, .sample = out.sample, .position = tokens so far, .mask = next mask}});
+  //   }
+  void guide(std::vector<Guidance> answers);
 
   // Drops every cached prefix block that no live sequence holds.
   void reset_prefix_cache();

@@ -8,7 +8,8 @@ from warpjet.serve.errors import ServeError
 
 
 class Keys:
-    """Keys of users and of administrators. A key may be written name:key; the name is the tenant."""
+    """Keys of users and of administrators. A key may be written name:key; the name is the tenant. Every other key is a
+    tenant of its own."""
 
     def __init__(self, user_keys: Sequence[str] = (), admin_keys: Sequence[str] = ()) -> None:
         self._users = [_parse(key) for key in user_keys]
@@ -38,7 +39,10 @@ def _key_of(headers: Mapping[str, str]) -> str:
 
 def _parse(key: str) -> tuple[str, bytes]:
     name, colon, rest = key.partition(":")
-    return (name, _digest(rest)) if colon and name and rest else ("", _digest(key))
+    if colon and name and rest:
+        return name, _digest(rest)
+    digest = _digest(key)
+    return "key-" + digest.hex()[:12], digest
 
 
 def _digest(key: str) -> bytes:

@@ -7,6 +7,38 @@ from typing import Any
 from warpjet.serve.errors import bad_request
 
 MAX_TOOLS = 128
+
+# For the OpenAPI document.
+_TEXT_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+}
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
+MESSAGES = {
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"type": "string", "minLength": 1}, "content": _CONTENT},
+    }
+}
+_FUNCTION = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
+        "description": {"type": "string"},
+        "parameters": {"type": "object"},
+    },
+}
+TOOLS = {
+    "items": {
+        "type": "object",
+        "required": ["type", "function"],
+        "properties": {"type": {"enum": ["function"]}, "function": _FUNCTION},
+    },
+    "maxItems": MAX_TOOLS,
+}
 _FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 

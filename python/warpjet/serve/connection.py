@@ -11,6 +11,7 @@ from warpjet.serve.errors import ServeError
 from warpjet.serve.exchange import to_json
 
 _MAX_HEAD_BYTES = 64 << 10
+_MAX_LINGERING, _LINGER_SECONDS = 32, 1.0
 
 
 class Connection(HttpToolsProtocol):
@@ -24,6 +25,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._task: asyncio.Task[Any] | None = None
         self._in_head = True
+        self._refused = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -42,14 +44,16 @@ class Connection(HttpToolsProtocol):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._refused:
+            return
         if not self._in_head:
             self._stop_timer()
-        elif self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+        elif self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse(ServeError(431, f"the request's head is longer than {_MAX_HEAD_BYTES} bytes"))
         elif self._head_timer is None and self._head_bytes:
             self._head_timer = self.loop.call_later(self.header_timeout, self._head_is_late)
@@ -96,10 +100,16 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, error: ServeError) -> None:
-        """An answer outside of any request."""
+        """An answer outside of any request. What the client still sends is dropped for a moment: closing at once would
+        take the answer from it."""
         self._stop_timer()
+        self._refused = True
         body = to_json(error.envelope())
         retry = f"retry-after: {error.retry_after}\r\n" if error.retry_after else ""
         head = f"HTTP/1.1 {error.status} {error.type}\r\ncontent-type: application/json\r\n{retry}"
         self.transport.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
-        self.transport.close()
+        if self.transport.can_write_eof() and len(self.connections) <= self.max_connections + _MAX_LINGERING:
+            self.transport.write_eof()
+            self._head_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()

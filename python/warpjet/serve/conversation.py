@@ -16,6 +16,7 @@ from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.limits import Workers
 from warpjet.serve.parsers import ParserNames, constrained, make_parsers
+from warpjet.serve.response_store import ResponseStore
 from warpjet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Serving:
         self.started_at = int(time.time())
         self.draining = False
         self.http_metrics = HttpMetrics()
+        self.responses = ResponseStore()
         self.live_requests: Callable[[], int] = lambda: 0  # HTTP requests being answered
         self._parsers = parsers
         self._workers = Workers(settings.prepare_threads, settings.prepare_timeout)

@@ -13,7 +13,11 @@ async def _openapi(serving: Serving, request: HttpRequest) -> Response:
     if serving.settings.disable_openapi:
         raise ServeError(404, "there is no such route", code="not_found")
     documented = (e for e in all_endpoints() if e.scope != "admin" and e.summary)
-    return json_response(openapi(documented, __version__))
+    document = openapi(documented, __version__)
+    for schema in document["components"]["schemas"].values():
+        if "model" in schema["properties"]:
+            schema["properties"]["model"] = {"enum": [*serving.model_names, None]}
+    return json_response(document)
 
 
 ROUTES = [Endpoint("GET", "/openapi.json", _openapi, summary="this document")]

@@ -1,5 +1,6 @@
 """What a request that cannot be answered gets: a status, and OpenAI's error object without paths or traces."""
 
+import math
 import re
 from typing import Any
 
@@ -74,11 +75,16 @@ def from_exception(error: Exception, params: frozenset[str] = frozenset()) -> Se
     if isinstance(error, ServeError):
         return error
     if isinstance(error, QueueFullError):
-        return ServeError(503, str(error), code="overloaded", retry_after=1)
+        wait = re.search(r"in about ([0-9.]+) s", str(error))
+        return ServeError(
+            503, str(error), code="overloaded", retry_after=max(1, math.ceil(float(wait[1]))) if wait else 1
+        )
     if isinstance(error, EngineError):
         return ServeError(503, "the engine does not take requests now", code="engine_unavailable", retry_after=10)
     if isinstance(error, MemoryError):
         return ServeError(503, "there is no memory for this request now", code="overloaded", retry_after=5)
+    if isinstance(error, ModuleNotFoundError):
+        return ServeError(501, f"this server has no {error.name}, which this request needs")
     if isinstance(error, (ValueError, TypeError, NotImplementedError, LookupError)):
         message = str(error)
         word = re.match(r"\w+", message)

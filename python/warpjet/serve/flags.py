@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -168,11 +168,16 @@ def known_names() -> list[str]:
     return [*own, *(row[0] for row in EngineConfig.__fields__), *ALIASES, *FIXED, *fixed_names(), "model"]
 
 
-def add_flags(parser: argparse.ArgumentParser, add_fields: Callable[..., None]) -> None:
-    """A flag for every name. Flags that are not given leave no trace; those of other servers are not shown."""
+def add_flags(
+    parser: argparse.ArgumentParser, add_fields: Callable[..., None], only: Collection[str] | None = None
+) -> None:
+    """A flag for every name, or of the server's settings only these. Flags that are not given leave no trace; those of
+    other servers are not shown."""
     parser.allow_abbrev = False
     group = parser.add_argument_group("server")
     for row in fields(Settings):
+        if only is not None and row.name not in only:
+            continue
         form = _FORMS[row.metadata["kind"]] | {"help": row.metadata["doc"], "default": argparse.SUPPRESS}
         group.add_argument(_flag(row.name), dest=f"server.{row.name}", **form)
     add_fields(parser, "engine", EngineConfig.__fields__)

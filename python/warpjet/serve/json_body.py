@@ -9,15 +9,15 @@ from warpjet.serve.errors import ServeError, bad_request
 
 MAX_DEPTH = 128
 MAX_KEYS = 16384  # of one object
-MAX_VALUES = 2_000_000  # of the body, counted by what separates them
+MAX_VALUES, MAX_PAIRS = 2_000_000, 1 << 18  # of the body, counted by what separates them
 _SUSPECT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")  # a surrogate or NUL, unless the backslash is itself escaped
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The object that a body holds. Raises ServeError (400) for anything else, for depth beyond MAX_DEPTH, for a key
     given twice, for numbers that are not finite, and for text that is not Unicode."""
-    if raw.count(b",") > MAX_VALUES or raw.count(b"{") > MAX_VALUES // 4:
-        raise bad_request(f"the body holds more than {MAX_VALUES} values")
+    if raw.count(b",") > MAX_VALUES or raw.count(b'":') > MAX_PAIRS or raw.count(b"{") > MAX_PAIRS:
+        raise bad_request(f"the body holds more than {MAX_VALUES} values or {MAX_PAIRS} pairs of key and value")
     brackets = raw.count(b"[") + raw.count(b"{")
     try:
         value = _DECODER.decode(raw.decode())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -30,6 +31,7 @@ _log = logging.getLogger("warpjet.serve")
 
 # What the kernel holds for a client that does not read; more would let its request run far ahead of it.
 _SEND_BUFFER_BYTES = 256 << 10
+_OTHER_FILES = 64  # what the process opens beside connections
 _FAILED_SECONDS = 5.0  # a failed engine's server still tells why for so long
 
 
@@ -140,8 +142,13 @@ class _Service:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends already
+                loop.call_soon_threadsafe(self._on_signal)
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
+            signal.signal(number, on_signal)
         pairs = zip(self._servers, (self._sockets, self._admin_sockets), strict=False)
         running = [asyncio.create_task(server.serve(sockets)) for server, sockets in pairs]
         watching = asyncio.create_task(self._watch())
@@ -195,9 +202,20 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _max_connections(wanted: int) -> int:
+    """As many as are wanted and the process may have files open: what is accepted can be answered, if only with 503."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return wanted
+    return max(min(wanted, allowed - _OTHER_FILES), 1)
+
+
 def _uvicorn_config(settings: Settings, app: Any, tls: bool = True) -> uvicorn.Config:
     limits = {
-        "max_connections": settings.max_connections,
+        "max_connections": _max_connections(settings.max_connections),
         "header_timeout": settings.header_timeout,
         "send_timeout": settings.send_timeout,
     }

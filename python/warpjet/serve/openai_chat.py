@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
-from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
+from warpjet.serve.chat_messages import MESSAGES, TOOLS, check_messages, check_tool_choice, check_tools
 from warpjet.serve.conversation import ChatRequest, Delta, Ended, Events, Serving, Started, each
 from warpjet.serve.errors import ServeError, bad_request
 from warpjet.serve.exchange import DONE, EventStream, HttpRequest, Response, json_response, sse
@@ -27,13 +27,13 @@ from warpjet.serve.schema import Endpoint, Field, Schema
 CHAT = Schema(
     "ChatCompletionRequest",
     [
-        Field("messages", "objects", "the conversation", required=True, low=1),
+        Field("messages", "objects", "the conversation", required=True, low=1, shape=MESSAGES),
         *SAMPLING_FIELDS,
         *COMMON_FIELDS,
-        Field("max_completion_tokens", "integer", "the same as max_tokens"),
+        Field("max_completion_tokens", "integer", "the same as max_tokens", shape={"minimum": 1}),
         Field("logprobs", "boolean", "give the log-probability of each token", default=False),
         Field("top_logprobs", "integer", "and those of so many of the most likely; needs logprobs", low=0),
-        Field("tools", "objects", "functions that the model may call"),
+        Field("tools", "objects", "functions that the model may call", shape=TOOLS),
         Field("tool_choice", "string or object", "auto, none, required, or a function"),
         Field("parallel_tool_calls", "boolean", "allow several calls in one answer", default=True),
         Field("include_reasoning", "boolean", "give the model's reasoning", default=True),

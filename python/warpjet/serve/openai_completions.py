@@ -25,10 +25,14 @@ from warpjet.serve.schema import Endpoint, Field, Schema
 _Numbered = tuple[int, list[ChatEvent]]  # events, and the prompt that they belong to
 _DEFAULT_MAX_TOKENS = 16
 
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
+_TEXT = {"type": "string", "minLength": 1}
+_PROMPTS = {"anyOf": [_TEXT, _IDS, *({"type": "array", "items": form, "minItems": 1} for form in (_TEXT, _IDS))]}
+
 COMPLETION = Schema(
     "CompletionRequest",
     [
-        Field("prompt", "string or list", "text, token ids, or a list of these", required=True, low=1),
+        Field("prompt", "string or list", "text, token ids, or a list of these", required=True, low=1, shape=_PROMPTS),
         *SAMPLING_FIELDS,
         *COMMON_FIELDS,
         Field("logprobs", "integer", "give log-probabilities of so many of the most likely tokens", low=0),

@@ -28,14 +28,46 @@ _KINDS = {
     "tuple[int, ...] | None": "integers",
 }
 
+# What the engine takes, for the OpenAPI document; it checks them itself.
+_TOKEN_IDS = {"minimum": 0, "maximum": _INT32}
+_SHAPES: dict[str, dict[str, Any]] = {
+    "n": {"minimum": 1, "maximum": 128},
+    "presence_penalty": {"minimum": -2, "maximum": 2},
+    "frequency_penalty": {"minimum": -2, "maximum": 2},
+    "repetition_penalty": {"exclusiveMinimum": 0, "maximum": 1000},
+    "temperature": {"minimum": 0, "maximum": 1000},
+    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
+    "top_k": {"minimum": -1, "maximum": _INT32},
+    "min_p": {"minimum": 0, "maximum": 1},
+    "seed": {"minimum": -(2**63), "maximum": 2**63 - 1},
+    "stop_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}, "maxItems": 256},
+    "max_tokens": {"minimum": 1, "maximum": _INT32},
+    "min_tokens": {"minimum": 0, "maximum": _INT32},
+    "prompt_logprobs": {"minimum": -1, "maximum": _INT32},
+    "spaces_between_special_tokens": {"enum": [True]},
+    "allowed_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}, "minItems": 1},
+    "bad_words": {"items": {"type": "string", "minLength": 1, "maxLength": 1024}, "maxItems": 128},
+    "length_penalty": {"minimum": -1000, "maximum": 1000},
+}
+_STOP = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": 1024},
+        {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 1024}, "maxItems": MAX_STOP_STRINGS},
+    ]
+}
+_LOGIT_BIAS = {
+    "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+}
+
 SAMPLING_FIELDS = [
     *(
-        Field(name, _KINDS[kind], doc)
+        Field(name, _KINDS[kind], doc, shape=_SHAPES.get(name))
         for name, kind, _, doc in SamplingParams.__fields__
         if name not in _NOT_SAMPLING and kind in _KINDS
     ),
-    Field("stop", "string or strings", "strings that end the text", high=1 << 20),
-    Field("logit_bias", "object", "token id -> value added to its logit, -100 to 100"),
+    Field("stop", "string or strings", "strings that end the text", high=1 << 20, shape=_STOP),
+    Field("logit_bias", "object", "token id -> value added to its logit, -100 to 100", shape=_LOGIT_BIAS),
     Field("use_beam_search", "boolean", "search with n beams", default=False),
 ]
 _SAMPLING_NAMES = tuple(
@@ -43,12 +75,21 @@ _SAMPLING_NAMES = tuple(
 )
 PARAMS = frozenset(_SAMPLING_NAMES)
 
+_STREAM_OPTIONS = {
+    "properties": {"include_usage": {"type": "boolean"}, "continuous_usage_stats": {"type": "boolean"}},
+    "additionalProperties": False,
+}
+_FORMATS = {
+    "required": ["type"],
+    "properties": {"type": {"enum": ["text", "json_object", "json_schema", "structural_tag"]}},
+}
+
 COMMON_FIELDS = [
     Field("model", "string", "one of /v1/models; the first if not given"),
     Field("stream", "boolean", "send tokens as they come", default=False),
-    Field("stream_options", "object", "include_usage, continuous_usage_stats; only with stream"),
+    Field("stream_options", "object", "include_usage, continuous_usage_stats; only with stream", shape=_STREAM_OPTIONS),
     Field("stream_interval", "integer", "tokens that a stream shows at a time, after the first", low=1, high=1 << 20),
-    Field("response_format", "object", "type: text, json_object, json_schema or structural_tag"),
+    Field("response_format", "object", "type: text, json_object, json_schema or structural_tag", shape=_FORMATS),
     Field("structured_outputs", "object", "one of json, regex, choice, grammar, json_object, structural_tag"),
     Field("truncate_prompt_tokens", "integer", "keep so many tokens at the prompt's end; -1 is what fits", low=-1),
     Field("add_special_tokens", "boolean", "let the tokenizer add its special tokens"),

@@ -88,7 +88,8 @@ class Field:
     """A field of a body. null is the same as leaving it out.
 
     low, high: bounds of a number, or of the length of a string, list or object. choices: the values it may have.
-    only: the values that change nothing; any other is refused, and `doc` says what to do instead."""
+    only: the values that change nothing; any other is refused, and `doc` says what to do instead.
+    shape: what else the OpenAPI document says of it, where something behind the schema checks the value."""
 
     name: str
     kind: str
@@ -99,6 +100,7 @@ class Field:
     high: float | None = None
     choices: tuple[Any, ...] = ()
     only: tuple[Any, ...] | None = None
+    shape: Mapping[str, Any] | None = None
 
     def check(self, value: Any) -> None:
         """Raises ServeError (400) naming the field."""
@@ -123,7 +125,7 @@ class Field:
 
     def json_schema(self) -> dict[str, Any]:
         """For the OpenAPI document."""
-        schema = dict(_KINDS[self.kind][2])
+        schema = {**_KINDS[self.kind][2], **(self.shape or {})}
         if self.only is not None:
             schema = {"enum": list(self.only)}
         if self.choices:

@@ -20,7 +20,7 @@ class Settings:
 
     host: str = _s("127.0.0.1", "address to listen on; 0.0.0.0 is every one")
     port: int = _s(8000, "port to listen on; 0 takes a free one")
-    uds: str | None = _s(None, "listen on this Unix socket instead of a port", "str")
+    uds: str | None = _s(None, "listen on this Unix socket, its owner's alone, instead of a port", "str")
     served_model_name: tuple[str, ...] = _s((), "names of the model (default: its directory's)", "names")
     tokenizer: str | None = _s(None, "directory to take the tokenizer from", "str")
     skip_tokenizer_init: bool = _s(False, "serve token ids only")

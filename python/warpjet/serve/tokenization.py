@@ -1,6 +1,7 @@
 """/tokenize and /detokenize."""
 
 from warpjet._native import SamplingParams
+from warpjet.serve.chat_messages import MESSAGES, TOOLS, check_messages, check_tools
 from warpjet.serve.conversation import ChatRequest, CompletionRequest, Serving
 from warpjet.serve.errors import bad_request
 from warpjet.serve.exchange import HttpRequest, Response, json_response
@@ -12,8 +13,8 @@ _TOKENIZE = Schema(
     [
         Field("model", "string"),
         Field("prompt", "string", "text; or else messages"),
-        Field("messages", "objects", "a conversation, as the chat template writes it", low=1),
-        Field("tools", "objects"),
+        Field("messages", "objects", "a conversation, as the chat template writes it", low=1, shape=MESSAGES),
+        Field("tools", "objects", shape=TOOLS),
         Field("add_special_tokens", "boolean", "true for a prompt, false for messages, if not given"),
         Field("add_generation_prompt", "boolean"),
         Field("continue_final_message", "boolean", default=False),
@@ -24,7 +25,17 @@ _TOKENIZE = Schema(
 )
 _DETOKENIZE = Schema(
     "DetokenizeRequest",
-    [Field("model", "string"), Field("tokens", "integers", "token ids", required=True, high=1 << 20)],
+    [
+        Field("model", "string"),
+        Field(
+            "tokens",
+            "integers",
+            "token ids",
+            required=True,
+            high=1 << 20,
+            shape={"items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}},
+        ),
+    ],
 )
 
 
@@ -38,6 +49,8 @@ async def _tokenize(serving: Serving, request: HttpRequest) -> Response:
         prompt = await serving.prepare(plain)
     else:
         continued = body["continue_final_message"]
+        check_messages(body["messages"])
+        check_tools(body.get("tools") or [])
         chat = ChatRequest(
             body["messages"],
             _ANY,

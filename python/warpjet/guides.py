@@ -1,0 +1,154 @@
+"""Guides: while requests are guided, a thread hears of their tokens, advances their grammars and tells the engine what
+may follow. It runs beside the device, so what it costs shows only where it is slower than a step."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from warpjet._native import Engine, Output, OutputQueue
+from warpjet.grammars import Compiler, Grammar, Job, reason_of
+from warpjet.structured import StructuredOutputsParams
+from warpjet.tokenizer import Tokenizer
+
+_LINGER_SECONDS = 0.1  # the thread goes when nothing has been guided for so long
+_SEND_SECONDS = 0.001  # answers that are ready wait this long for others, to run in one step with them
+_SLOW_SECONDS = 0.002  # whose answer takes longer than this is answered on a thread of its own
+
+_Answer = tuple[int, int, int, bytes | str | None]
+
+
+class _Guided:
+    """One sample."""
+
+    __slots__ = ("matcher", "position", "slow")
+
+    def __init__(self, matcher: Any) -> None:
+        self.matcher = matcher
+        self.position = 0
+        self.slow = False
+
+    def advance(self, tokens: list[int], mask_bytes: int) -> bytes | str | None:
+        """What may follow: a mask, None when the text is complete, or why nothing can."""
+        matcher = self.matcher
+        self.position += len(tokens)
+        for token in tokens:
+            if not matcher.consume_token(token):
+                return f"token {token} does not fit the grammar: {reason_of(matcher)}"
+        if not matcher.is_stopped():
+            mask: bytes = matcher.compute_bitmask()[:mask_bytes]
+            if not matcher.is_error():
+                return mask
+        if matcher.is_error():
+            return f"the grammar came to a dead end after {self.position} tokens: {reason_of(matcher)}"
+        return None
+
+
+class Guides:
+    """Of one engine. Any thread."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+        try:
+            import llguidance  # noqa: F401
+        except ImportError:
+            raise ModuleNotFoundError(
+                "structured_outputs needs the package llguidance: pip install 'warpjet[server]'", name="llguidance"
+            ) from None
+        self._engine = engine
+        self._compiler = Compiler(tokenizer, engine.model)
+        self._mask_bytes = (engine.model.vocab_size + 31) // 32 * 4
+        self._queue = OutputQueue()
+        self._lock = threading.Lock()
+        self._live: dict[int, dict[int, _Guided]] = {}
+        self._thread: threading.Thread | None = None
+        self._slow: ThreadPoolExecutor | None = None
+
+    def compile(self, params: StructuredOutputsParams) -> Job:
+        """Starts that: wait() or wait_async() gives the grammar."""
+        return self._compiler.job(params)
+
+    def submit(self, grammar: Grammar, samples: int, submit: Callable[[bytes, OutputQueue], int]) -> int:
+        """Calls submit(first mask, guide queue), and guides the request that it returns."""
+        guided = {index: _Guided(grammar.start()) for index in range(samples)}
+        with self._lock:  # no token of it is looked at before it is known
+            native_id = submit(grammar.mask, self._queue)
+            self._live[native_id] = guided
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="warpjet-guides", daemon=True)
+                self._thread.start()
+        return native_id
+
+    def join(self) -> None:
+        """After the engine was closed: everything has its final output, so this is short."""
+        with self._lock:
+            thread, slow = self._thread, self._slow
+        if thread is not None:
+            thread.join()
+        if slow is not None:
+            slow.shutdown()
+
+    @property
+    def num_live(self) -> int:
+        """Requests that are guided now."""
+        return len(self._live)
+
+    def _run(self) -> None:
+        while True:
+            outputs = self._queue.poll(_LINGER_SECONDS)
+            with self._lock:
+                if not outputs and not self._live:
+                    self._thread = None
+                    return
+                work = [item for output in outputs if (item := self._take(output)) is not None]
+            if work:
+                self._answer_all(work)
+
+    def _take(self, output: Output) -> tuple[int, int, _Guided, list[int]] | None:
+        """What there is to do for it: nothing, when it has ended."""
+        samples = self._live.get(output.id)
+        if samples is None:
+            return None
+        if output.finish is None:
+            guided = samples.get(output.sample)
+            return None if guided is None else (output.id, output.sample, guided, output.tokens)
+        samples.pop(output.sample, None)
+        if not samples:
+            del self._live[output.id]
+        return None
+
+    def _answer_all(self, work: list[tuple[int, int, _Guided, list[int]]]) -> None:
+        answers: list[_Answer] = []
+        begun = time.monotonic()
+        for native_id, sample, guided, tokens in work:
+            if guided.slow:
+                self._slow_lane().submit(self._answer_slowly, native_id, sample, guided, tokens)
+                continue
+            start = time.monotonic()
+            answer = self._advance(guided, tokens)
+            answers.append((native_id, sample, guided.position, answer))
+            now = time.monotonic()
+            guided.slow = now - start > _SLOW_SECONDS
+            if now - begun > _SEND_SECONDS:
+                self._engine.guide(answers)
+                answers, begun = [], now
+        if answers:
+            self._engine.guide(answers)
+
+    def _answer_slowly(self, native_id: int, sample: int, guided: _Guided, tokens: list[int]) -> None:
+        start = time.monotonic()
+        answer = self._advance(guided, tokens)
+        guided.slow = time.monotonic() - start > _SLOW_SECONDS
+        self._engine.guide([(native_id, sample, guided.position, answer)])
+
+    def _advance(self, guided: _Guided, tokens: list[int]) -> bytes | str | None:
+        """Whatever goes wrong costs this sample alone."""
+        try:
+            return guided.advance(tokens, self._mask_bytes)
+        except Exception as error:
+            return f"the grammar failed: {error}"
+
+    def _slow_lane(self) -> ThreadPoolExecutor:
+        if self._slow is None:
+            self._slow = ThreadPoolExecutor(1, "warpjet-slow-guide")
+        return self._slow

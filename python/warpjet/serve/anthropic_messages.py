@@ -1,0 +1,206 @@
+"""Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from warpjet.serve.anthropic_content import system_text, to_messages, to_tool_choice, to_tools
+from warpjet.serve.anthropic_events import Event, MessageWriter
+from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
+from warpjet.serve.conversation import ChatRequest, Serving
+from warpjet.serve.errors import ServeError, bad_request, from_exception
+from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
+from warpjet.serve.models import check_model
+from warpjet.serve.openai_fields import MAX_STOP_STRINGS, sampling_params
+from warpjet.serve.parts import constrain, parse_part
+from warpjet.serve.response_items import new_id
+from warpjet.serve.schema import Endpoint, Field, Schema
+
+if TYPE_CHECKING:
+    from warpjet.structured import StructuredOutputsParams
+
+_LARGE = 256 << 10  # bytes of a body
+_ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+async def create(serving: Serving, request: HttpRequest) -> Response | EventStream:
+    """Answers a conversation, whole or as events."""
+    body = request.body
+    if body["max_tokens"] < 1:
+        raise bad_request("max_tokens must be at least 1", "max_tokens")
+    chat = await _chat_request(serving, request)
+    thinking = body.get("thinking") or {}
+    wanted = thinking.get("type") != "disabled"
+    writer = MessageWriter(chat.request_id or "", body["model"], wanted, in_full=thinking.get("display") != "omitted")
+    if body["stream"]:
+        return EventStream(_stream(serving, chat, writer))
+    async with aclosing(serving.answer(chat)) as stream:
+        async for happened in stream:
+            writer.write(happened)
+    if writer.error:
+        raise ServeError(500, writer.error)
+    return json_response(writer.message)
+
+
+async def count_tokens(serving: Serving, request: HttpRequest) -> Response:
+    """How many tokens the conversation is as a prompt."""
+    prompt = await serving.prepare_chat(await _chat_request(serving, request))
+    return json_response({"input_tokens": len(prompt.token_ids or ())})
+
+
+async def _stream(serving: Serving, chat: ChatRequest, writer: MessageWriter) -> AsyncIterator[bytes]:
+    begun = False
+    try:
+        async with aclosing(serving.answer(chat)) as stream:
+            async for happened in stream:
+                if events := writer.write(happened):
+                    begun = True
+                    yield b"".join(map(_sse, events))
+        if writer.error:
+            raise ServeError(500, writer.error)
+    except Exception as error:
+        if not begun:
+            raise  # nothing was sent, so it has a status of its own
+        yield _sse(error_body(from_exception(error)))
+
+
+def _sse(event: Event) -> bytes:
+    return f"event: {event['type']}\n".encode() + sse(event)
+
+
+# --- What is asked for -----------------------------------------------------------------------------------------------
+
+
+async def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
+    """What the request says. A thread reads it when it is large."""
+    if len(request.raw) > _LARGE:
+        return await asyncio.to_thread(_read, serving, request)
+    return _read(serving, request)
+
+
+def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
+    body = request.body
+    check_model(serving, body["model"])
+    messages = to_messages(body["messages"])
+    if (system := system_text(body.get("system"))) is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    check_messages(messages)
+    tools = to_tools(body.get("tools"), serving.settings.strict)
+    tool_choice, parallel = to_tool_choice(body.get("tool_choice"))
+    check_tool_choice(tool_choice, check_tools(tools or []))
+    continues = messages[-1]["role"] == "assistant"
+    if continues and (messages[-1].get("tool_calls") or not messages[-1]["content"]):
+        raise bad_request(
+            "the last message is the assistant's, so it must be text that the answer goes on from", "messages"
+        )
+    own = {"stop": body.get("stop_sequences"), "max_tokens": body.get("max_tokens", 1)}
+    sampling = sampling_params(serving, {"stream": False, **body, "use_beam_search": False}, **own)
+    output = parse_part(_OUTPUT, body.get("output_config"), "output_config", serving.settings.strict)
+    return ChatRequest(
+        messages=messages,
+        sampling=sampling,
+        tools=tools,
+        tool_choice=tool_choice,
+        parallel_tool_calls=parallel,
+        structured=_structured(output.get("format")),
+        chat_template_kwargs=serving.settings.default_chat_template_kwargs
+        | _template_kwargs(body.get("thinking"), output.get("effort"))
+        or None,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+        request_id=new_id("msg"),
+        tenant=request.tenant,
+    )
+
+
+def _structured(output_format: dict[str, Any] | None) -> "StructuredOutputsParams | None":
+    if output_format is None:
+        return None
+    if output_format.get("type") != "json_schema" or not isinstance(output_format.get("schema"), dict):
+        raise bad_request('output_config.format must be {"type": "json_schema", "schema": {...}}', "output_config")
+    return constrain("output_config", json=output_format["schema"])
+
+
+def _template_kwargs(thinking: dict[str, Any] | None, effort: str | None) -> dict[str, Any]:
+    """What chat templates know of thinking. A budget is a target that they may tell the model; max_tokens is the
+    limit."""
+    kwargs: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
+    if thinking is None:
+        return kwargs
+    kind, budget = thinking.get("type"), thinking.get("budget_tokens")
+    if kind not in ("enabled", "disabled", "adaptive"):
+        raise bad_request(f"thinking.type must be enabled, disabled or adaptive, got {kind!r}", "thinking")
+    if thinking.get("display") not in (None, "omitted"):
+        raise bad_request(
+            "thinking.display may only be 'omitted': there are no summaries, it is shown in full", "thinking"
+        )
+    if kind != "adaptive":
+        kwargs["enable_thinking"] = kind == "enabled"
+    if kind == "enabled":
+        if type(budget) is not int or budget < 1:
+            raise bad_request("thinking.budget_tokens must be an integer of at least 1", "thinking")
+        kwargs["thinking_budget"] = budget
+    return kwargs
+
+
+# --- Errors and routes -----------------------------------------------------------------------------------------------
+
+
+def error_body(error: ServeError) -> dict[str, Any]:
+    """Anthropic's error object."""
+    kind = _ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+_OUTPUT = Schema(
+    "AnthropicOutputConfig",
+    [
+        Field("effort", "string", "how much to think", choices=("low", "medium", "high", "xhigh", "max")),
+        Field("format", "object", 'what the answer must be: {"type": "json_schema", "schema": {...}}'),
+    ],
+)
+_CONVERSATION = [
+    Field("model", "string", "name of the model", required=True),
+    Field("messages", "objects", "the conversation; an assistant's at the end is gone on with", required=True, low=1),
+    Field("system", "string or list", "the system message, or text blocks"),
+    Field("tools", "objects", "what the model may call: name, description, input_schema"),
+    Field("tool_choice", "object", 'of type "auto", "any", "tool" (with name) or "none"'),
+    Field("thinking", "object", 'of type "enabled" (with budget_tokens, a target), "disabled" or "adaptive"'),
+    Field("output_config", "object", "effort, format"),
+    Field("cache_control", "object", "prefixes are cached in any case"),
+    Field("mcp_servers", "list", only=([],)),
+    Field("context_management", "object", only=()),
+    Field("container", "any", only=()),
+]
+_COUNT = Schema("AnthropicCountTokensRequest", _CONVERSATION)
+_CREATE = Schema(
+    "AnthropicMessagesRequest",
+    [
+        *_CONVERSATION,
+        Field("max_tokens", "integer", "tokens to generate at most", required=True),
+        Field("stop_sequences", "strings", "texts that end the answer", high=MAX_STOP_STRINGS),
+        Field("stream", "boolean", "answer with events", default=False),
+        Field("temperature", "number", "0 is greedy"),
+        Field("top_p", "number", "above 0, at most 1"),
+        Field("top_k", "integer", "0 is off"),
+        Field("metadata", "object", "labels; they change nothing"),
+        Field("service_tier", "string", only=("auto", "standard_only")),
+        Field("inference_geo", "string", only=()),
+        Field("speed", "string", only=("standard",)),
+    ],
+)
+
+ROUTES = [
+    Endpoint(
+        "POST", "/v1/messages", create, _CREATE, "answer a conversation, as Anthropic does", error_body=error_body
+    ),
+    Endpoint("POST", "/v1/messages/count_tokens", count_tokens, _COUNT, "its tokens", error_body=error_body),
+]

@@ -1,0 +1,112 @@
+"""/v1/embeddings: a vector for each text."""
+
+import asyncio
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from warpjet._native import SamplingParams
+from warpjet.prompts import Prompt
+from warpjet.serve.conversation import CompletionRequest, Serving
+from warpjet.serve.errors import bad_request, from_exception
+from warpjet.serve.exchange import HttpRequest, Response, json_response
+from warpjet.serve.models import check_model
+from warpjet.serve.openai_fields import identity
+from warpjet.serve.schema import Endpoint, Field, Schema
+
+_POOLING = ("last", "mean")
+_NO_OUTPUT = SamplingParams(max_tokens=1)  # prepare() leaves room for it
+
+_REQUEST = Schema(
+    "EmbeddingRequest",
+    [
+        Field("model", "string", "one of /v1/models; the first if not given"),
+        Field("input", "any", "a string, token ids, or a list of these", required=True),
+        Field(
+            "encoding_format",
+            "string",
+            "base64 is of little-endian float32",
+            default="float",
+            choices=("float", "base64"),
+        ),
+        Field("dimensions", "integer", "only what the model's vectors have"),
+        Field("pooling", "string", "of the tokens' vectors: the last, or their mean", default="last", choices=_POOLING),
+        Field("truncate_prompt_tokens", "integer", "keep the last so many tokens of each; -1 keeps what fits", low=-1),
+        Field("add_special_tokens", "boolean", "let the tokenizer add its special tokens", default=True),
+        Field(
+            "priority",
+            "integer",
+            "lower runs first, under the policies priority and fair",
+            low=-(2**31),
+            high=2**31 - 1,
+        ),
+        Field("user", "string", "a label; it changes nothing"),
+    ],
+)
+
+
+async def create(serving: Serving, request: HttpRequest) -> Response:
+    """Every vector, in the order of the inputs."""
+    body = request.body
+    model = check_model(serving, body.get("model"))
+    requests = [_request(given, request, serving) for given in _inputs(body["input"], serving.settings.max_prompts)]
+    prompts = [await serving.prepare(one) for one in requests]
+    vectors = await _embed(serving, prompts, body["pooling"], requests[0])
+    if body.get("dimensions", len(vectors[0])) != len(vectors[0]):
+        raise bad_request(f"dimensions may only be {len(vectors[0])}, which the model's vectors have", "dimensions")
+    encode = _base64 if body["encoding_format"] == "base64" else list
+    data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
+    tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+async def _embed(
+    serving: Serving, prompts: Sequence[Prompt], pooling: str, like: CompletionRequest
+) -> list[Sequence[float]]:
+    """All of them at once. The first that fails ends the others."""
+    tasks: list[asyncio.Task[Sequence[float]]] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks += [
+                group.create_task(
+                    serving.llm.embed(prompt, pooling=pooling, priority=like.priority, tenant=like.tenant)
+                )
+                for prompt in prompts
+            ]
+    except* Exception as errors:
+        raise from_exception(_first(errors)) from None
+    return [task.result() for task in tasks]
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
+
+
+def _inputs(value: Any, most: int) -> list[str | list[int]]:
+    """The texts or token ids of a request. Raises ServeError 400 for another form."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(type(item) is int for item in value)):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise bad_request("input must be a string, token ids, or a list of these that is not empty", "input")
+    if len(value) > most:
+        raise bad_request(f"input may have {most} entries, got {len(value)}", "input")
+    for index, item in enumerate(value):
+        ids = isinstance(item, list) and all(type(token) is int for token in item)
+        if not item or not (isinstance(item, str) or ids):
+            raise bad_request(f"input[{index}] must be a string or token ids, and not empty", "input")
+    return value
+
+
+def _request(given: str | list[int], request: HttpRequest, serving: Serving) -> CompletionRequest:
+    who = identity(request, serving)
+    return CompletionRequest(given, _NO_OUTPUT, add_special_tokens=request.body["add_special_tokens"], **who)
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+ROUTES = [Endpoint("POST", "/v1/embeddings", create, _REQUEST, "a vector for each text")]

@@ -1,0 +1,165 @@
+"""Items of the Responses API: what a client sends, made uniform, and the conversation that they are."""
+
+import base64
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from warpjet.serve.errors import bad_request
+
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_TEXT_PARTS = {"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"}
+
+
+def new_id(prefix: str) -> str:
+    """One that cannot be guessed."""
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+def parse_items(value: Any, param: str = "input") -> list[dict[str, Any]]:
+    """A string or a list of items as items with ids. Raises ServeError naming the item, and kinds not supported."""
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, Sequence) or not value:
+        raise bad_request(f"{param} must be a string or a list with at least one item", param)
+    return [_parse_item(item, f"{param}[{index}]") for index, item in enumerate(value)]
+
+
+def _parse_item(item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, Mapping):
+        raise bad_request(f"{where} must be an object, got {type(item).__name__}", where)
+    kind = item.get("type", "message")
+    if (parse := _ITEMS.get(kind) if isinstance(kind, str) else None) is None:
+        raise bad_request(f"{where}: type {kind!r} is not supported; there are {', '.join(_ITEMS)}", where)
+    return parse(item, where)
+
+
+def _message(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    role = item.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise bad_request(f"{where}.role must be one of {', '.join(_ROLES)}, got {role!r}", f"{where}.role")
+    kind = "output_text" if role == "assistant" else "input_text"
+    text = _text_of(item.get("content"), f"{where}.content")
+    extra: dict[str, Any] = {"annotations": [], "logprobs": []} if role == "assistant" else {}
+    content = [{"type": kind, "text": text, **extra}]
+    return {"id": _id(item, "msg"), "type": "message", "status": "completed", "role": role, "content": content}
+
+
+def _function_call(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {
+        "id": _id(item, "fc"),
+        "type": "function_call",
+        "status": "completed",
+        "call_id": _string(item, "call_id", where),
+        "name": _string(item, "name", where),
+        "arguments": _string(item, "arguments", where, may_be_empty=True),
+    }
+
+
+def _function_call_output(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {
+        "id": _id(item, "fco"),
+        "type": "function_call_output",
+        "status": "completed",
+        "call_id": _string(item, "call_id", where),
+        "output": _text_of(item.get("output"), f"{where}.output"),
+    }
+
+
+def _reasoning(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    content, sealed = item.get("content"), item.get("encrypted_content")
+    text = _text_of(content, f"{where}.content") if content else ""
+    if not text and sealed is not None:
+        text = unseal(sealed, f"{where}.encrypted_content")
+    return {
+        "id": _id(item, "rs"),
+        "type": "reasoning",
+        "status": "completed",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": text}],
+    }
+
+
+_ITEMS = {
+    "message": _message,
+    "function_call": _function_call,
+    "function_call_output": _function_call_output,
+    "reasoning": _reasoning,
+}
+
+
+def _id(item: Mapping[str, Any], prefix: str) -> str:
+    given = item.get("id")
+    return given if isinstance(given, str) and given else new_id(prefix)
+
+
+def _string(item: Mapping[str, Any], key: str, where: str, may_be_empty: bool = False) -> str:
+    value = item.get(key)
+    if not isinstance(value, str) or not (value or may_be_empty):
+        raise bad_request(f"{where}.{key} must be a string" + (" that is not empty" if value == "" else ""), where)
+    return value
+
+
+def _text_of(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise bad_request(f"{where} must be a string or a list of text parts", where)
+    texts = []
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
+            raise bad_request(f"{where}[{index}]: {kind or part!r} is not supported; parts must be text", where)
+        text = part.get("refusal" if kind == "refusal" else "text")
+        if not isinstance(text, str):
+            raise bad_request(f"{where}[{index}].text must be a string", where)
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def seal(text: str) -> str:
+    """Reasoning as encrypted_content: opaque, for clients that give back nothing else of it. It hides nothing from who
+    may read the text anyway."""
+    return base64.b64encode(text.encode("utf-8", "replace")).decode()
+
+
+def unseal(sealed: Any, where: str) -> str:
+    """The inverse. Raises ServeError for what another server sealed."""
+    try:
+        return base64.b64decode(sealed, validate=True).decode()
+    except (TypeError, ValueError):
+        raise bad_request(f"{where} was not made by this server; leave it out", where) from None
+
+
+def to_messages(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Chat messages. What an assistant thought, said and called one after another is one message."""
+    messages: list[dict[str, Any]] = []
+    turn: dict[str, Any] | None = None  # the assistant's message that items still add to
+    for item in items:
+        kind = item["type"]
+        if kind == "function_call_output":
+            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+            turn = None
+        elif kind == "message" and item["role"] != "assistant":
+            messages.append({"role": _ROLES[item["role"]], "content": _joined(item)})
+            turn = None
+        else:
+            if turn is None or (kind in ("reasoning", "message") and (turn["content"] or "tool_calls" in turn)):
+                turn = {"role": "assistant", "content": ""}
+                messages.append(turn)
+            _add_to_turn(turn, item)
+    return messages
+
+
+def _add_to_turn(turn: dict[str, Any], item: Mapping[str, Any]) -> None:
+    if item["type"] == "reasoning":
+        turn["reasoning_content"] = turn.get("reasoning_content", "") + _joined(item)
+    elif item["type"] == "message":
+        turn["content"] = _joined(item)
+    else:
+        function = {"name": item["name"], "arguments": item["arguments"]}
+        turn.setdefault("tool_calls", []).append({"id": item["call_id"], "type": "function", "function": function})
+
+
+def _joined(item: Mapping[str, Any]) -> str:
+    return "\n".join(part["text"] for part in item.get("content") or ())

@@ -1,0 +1,79 @@
+"""A server for tests: the real application on a port of its own. To the messages of SCRIPT it answers what they say
+there, whatever the model; everything else is the embedded model's."""
+
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+
+from warpjet.async_llm import AsyncLLM
+from warpjet.parsing.events import ToolCallDelta
+from warpjet.serve.app import App, all_endpoints
+from warpjet.serve.auth import Keys
+from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, Serving, Started
+from warpjet.serve.errors import ServeError
+from warpjet.serve.parsers import ParserNames
+from warpjet.serve.settings import Settings
+
+MODEL = "tiny"
+KEY, OTHER_KEY = "key-of-ann", "key-of-bob"
+
+THINK_SAY_CALL: list[list[ChatEvent]] = [
+    [Started(12, 4, list(range(12))), Delta(0, reasoning="Let me ")],
+    [Delta(0, reasoning="see.")],
+    [Delta(0, content="I ask.")],
+    [Delta(0, tool_calls=[ToolCallDelta(0, "call_a", "weather", '{"city": ')])],
+    [Delta(0, tool_calls=[ToolCallDelta(0, None, None, '"Rome"}'), ToolCallDelta(1, "call_b", "time", "")])],
+    [Delta(0, tool_calls=[ToolCallDelta(1, None, None, "{}")]), Ended(0, "tool_calls", None, None, 20, 6)],
+]
+BREAK: list[list[ChatEvent]] = [
+    [Started(3, 0, [1, 2, 3]), Delta(0, content="Once")],
+    [Ended(0, "error", None, "the logits are not finite", 1)],
+]
+SCRIPT: dict[str, list[list[ChatEvent]]] = {"Call a tool.": THINK_SAY_CALL, "Break.": BREAK}
+
+
+class _Scripted(Serving):
+    async def answer(self, request: ChatRequest) -> AsyncIterator[list[ChatEvent]]:
+        said = request.messages[-1]["content"]
+        if said == "Overload.":
+            raise ServeError(503, "the queue is full", code="overloaded", retry_after=1)
+        if said in SCRIPT:
+            for happened in SCRIPT[said]:
+                yield happened
+            return
+        async for happened in super().answer(request):
+            yield happened
+
+
+@contextlib.contextmanager
+def api_server(**settings: Any) -> Iterator[tuple[str, Serving]]:
+    """Its address without a path, and what it serves. Keys are KEY and OTHER_KEY, of two tenants."""
+    serving = _Scripted(AsyncLLM(device="cpu"), Settings(**settings), [MODEL], ParserNames(None, "hermes"))
+    keys = Keys((f"ann:{KEY}", f"bob:{OTHER_KEY}"))
+    app: Any = App(serving, all_endpoints(), keys, serving.http_metrics)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}", serving
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        serving.close()
+
+
+def becomes_idle(serving: Serving) -> bool:
+    """Nothing runs in the engine, and no block is held, within 3 s."""
+    for _ in range(300):
+        metrics = serving.llm.get_metrics()
+        if metrics["running"] == metrics["waiting"] == metrics["kv_blocks_used"] == 0:
+            return True
+        time.sleep(0.01)
+    return False
