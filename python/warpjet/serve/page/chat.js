@@ -45,9 +45,18 @@ export class Chat {
 
   #add() {
     const conversation = new Conversation("");
-    conversation.onchange = () => this.touch();
+    conversation.onchange = () => {
+      this.touch();
+      if (conversation === this.current && conversation.latest.role === "assistant") this.#say(conversation);
+    };
     this.list.push(conversation);
     return conversation;
+  }
+
+  // For those who listen to the page: that an answer began and how it ended, not each of its tokens.
+  #say({ busy, latest }) {
+    const said = busy ? "Answering" : latest.error ? "" : `Answered with ${latest.stats.tokens} tokens`;
+    if ($("said").textContent !== said) $("said").textContent = said;
   }
 
   touch() {

@@ -69,5 +69,5 @@ export function ink() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(name).trim();
   return { text: read("--text"), dim: read("--dim"), faint: read("--faint"), line: read("--line"), panel: read("--panel"),
-    track: read("--track"), raised: read("--raised"), accent: read("--accent"), mono: read("--mono"), sans: read("--sans") };
+    track: read("--track"), raised: read("--raised"), accent: read("--accent"), accentText: read("--accent-text"), mono: read("--mono"), sans: read("--sans") };
 }

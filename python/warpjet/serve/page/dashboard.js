@@ -8,6 +8,7 @@ import { Timeline } from "./timeline.js";
 import { BlockGrid } from "./blocks.js";
 import { area, band, dots } from "./charts.js";
 
+const MOST_SEQUENCES = 512; // that a snapshot tells of
 const RETRY_MS = [500, 1000, 2000, 4000];
 
 export class Dashboard {
@@ -156,9 +157,10 @@ export class Dashboard {
     const { state, ink } = this, { info } = state, counts = state.count();
     const set = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
     const total = Math.max(1, info.kv_blocks), used = (100 * counts.held) / total, hits = 100 * state.hits;
-    set("f-running", number(state.running.length));
+    const more = info.sequences?.length >= MOST_SEQUENCES ? "+" : "";
+    set("f-running", number(state.running.length) + (state.waiting.length ? "" : more));
     set("f-running-note", info.max_num_seqs ? `of ${number(info.max_num_seqs)} at most` : "");
-    set("f-waiting", number(state.waiting.length));
+    set("f-waiting", number(state.waiting.length) + more);
     const prompt = state.waiting.reduce((sum, r) => sum + r.prompt - r.computed, 0);
     set("f-waiting-note", state.waiting.length ? `${number(prompt)} tokens to read` : "queue is empty");
     set("f-rate", number(state.rate));
