@@ -294,6 +294,62 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert nameless == []
 
 
+# 256 sequences in 4,000 blocks, ten times a second; every step one leaves and another joins. And how long frames take.
+LARGE = """
+const draw = window.requestAnimationFrame.bind(window), real = window.fetch;
+window.frameMs = [];
+window.requestAnimationFrame = (f) => draw((now) => {
+  const began = performance.now();
+  f(now);
+  window.frameMs.push(performance.now() - began);
+});
+let step = 1, oldest = 1;
+const sequence = (id) => {
+  const blocks = Array.from({length: 15}, (_, i) => 8 + (id % 256) * 15 + i);
+  const lengths = {prompt: 256, computed: 400, output: 144, cached: 32};
+  return {id, sample: 0, state: 'running', ...lengths, blocks: [id % 8, ...blocks]};
+};
+const snapshot = () => {
+  const steps = [];
+  for (let i = 0; i < 4; i++, step++, oldest++) {
+    const rows = Array.from({length: 256}, (_, k) => [oldest + k, 0, k === 255 ? 32 : 300, k === 255 ? 224 : 1]);
+    steps.push({step, us: 20000, start_us: step * 25000, rows});
+  }
+  const sequences = Array.from({length: 256}, (_, k) => sequence(oldest - 1 + k));
+  const pool = new Uint8Array(4000);
+  for (const {blocks} of sequences) for (const block of blocks) pool[block]++;
+  return {step: step - 1, now_us: step * 25000, block_size: 32, kv_blocks: 4000, max_model_len: 4096, max_num_seqs: 256,
+    pool: btoa(String.fromCharCode(...pool)), sequences, steps, names: {},
+    first_tokens: steps.map((s) => [s.rows[255][0], s.step, 30]), finished: []};
+};
+window.fetch = async (path, options) => {
+  if (path !== 'live') return real(path, options);
+  const text = new TextEncoder();
+  return new Response(new ReadableStream({async pull(stream) {
+    await new Promise((done) => setTimeout(done, 100));
+    stream.enqueue(text.encode(`data: ${JSON.stringify(snapshot())}\\n\\n`));
+  }}));
+};
+"""
+
+
+def test_256_sequences_in_4000_blocks_are_drawn_whole_and_fast(chromium: Any, server: Server) -> None:
+    script = chromium.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LARGE})
+    try:
+        page = Page(chromium, server.url)
+        page.until(lambda: page.get("firstTokens") > 80)
+        blocks = page.get("blocks")
+        assert blocks["held"] == 8 + 256 * 15 and blocks["shared"] == 8 and blocks["free"] == 4000 - blocks["held"]
+        assert len(blocks["owners"]) == 256 and set(blocks["owners"].values()) == {16}
+        assert page.get("timeline")["rows"] == 256 and page.get("widestStep") == 256
+        frames = page.js("return window.frameMs")
+        assert len(frames) > 20
+        assert sorted(frames)[len(frames) // 2] < 14, "half of the frames leave a display of 60 Hz time to show them"
+    finally:
+        chromium.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+        chromium.get("about:blank")
+
+
 def test_the_policy_forbids_what_the_page_does_not_do(quiet: Server) -> None:
     answer = quiet.http.get("/", headers={"authorization": ""})
     assert answer.status_code == 200, "the page itself holds no secret and needs no key"

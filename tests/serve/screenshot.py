@@ -1,6 +1,6 @@
 """Takes the README's picture of the page: a real server under load, in a real browser, at twice the pixels.
 
-    python tests/serve/screenshot.py [FILE.webp] [--theme dark|light] [--size 1600x1000]
+python tests/serve/screenshot.py [FILE.webp] [--theme dark|light] [--size 1600x1000]
 """
 
 import argparse
@@ -18,21 +18,23 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "python"))
 from serving import Server
 
 SUBJECTS = ("river", "lamp", "harbour", "orchard", "winter", "market", "bridge", "lighthouse")
-FLAGS = ("--max-num-seqs", "14", "--max-num-batched-tokens", "64", "--num-gpu-blocks-override", "240")
+FLAGS = ("--max-num-seqs", "14", "--max-num-batched-tokens", "64", "--num-gpu-blocks-override", "280")
 
 
 def ask_for_ever(server: Server, seed: int, stop: threading.Event) -> None:
-    """One client after another: prompts of 10 to 300 tokens, answers of 60 to 300."""
+    """One client after another: prompts of 20 to 300 tokens, answers of 200 to 700."""
     rng = random.Random(seed)
-    while not stop.wait(rng.expovariate(8)):
+    while not stop.wait(rng.expovariate(4)):
         words = " ".join(rng.choice(SUBJECTS) for _ in range(rng.choice((6, 30, 80, 160))))
-        server.complete(prompt=f"{rng.random()} {words}", max_tokens=rng.randrange(60, 300), ignore_eos=True)
+        server.complete(prompt=f"{rng.random()} {words}", max_tokens=rng.randrange(200, 700), ignore_eos=True)
 
 
 def main() -> None:
     """Writes the picture and says how large it is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("file", nargs="?", type=Path, default=Path("page.webp"))
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=Path(__file__).parents[2] / "bench" / "results" / "page.webp"
+    )
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     parser.add_argument("--size", default="1600x1000")
     parser.add_argument("--quality", type=int, default=82)
@@ -57,7 +59,7 @@ def main() -> None:
                 time.sleep(0.1)
             for client in clients:
                 client.start()
-            browser.find_element("id", "keep").click()
+            browser.execute_script("document.getElementById('keep').click()")
             time.sleep(6)  # the timeline and the charts fill
             while browser.execute_script("return window.warpjet.running") < 10:
                 time.sleep(0.02)

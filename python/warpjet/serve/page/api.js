@@ -1,11 +1,15 @@
-// The server's API: the key, errors a person can read, and Server-Sent Events over fetch (EventSource sends no headers).
+// The server's API: the key, errors that a person can read, and Server-Sent Events over fetch, since EventSource sends
+// no headers.
 
 const KEY = "warpjet.key";
 
 export const apiKey = {
   get: () => { try { return sessionStorage.getItem(KEY) || ""; } catch { return ""; } },
   set: (value) => {
-    try { value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY); } catch { /* no storage: no key */ }
+    try {
+      if (value) sessionStorage.setItem(KEY, value);
+      else sessionStorage.removeItem(KEY);
+    } catch { /* no storage: no key */ }
     document.dispatchEvent(new Event("key"));
   },
 };
@@ -18,13 +22,14 @@ export class ApiError extends Error {
   }
 }
 
-// HTTP/1.1 browsers open six connections to a server, and as many again for requests without cookies. Here nothing needs
-// cookies but, perhaps, a proxy: so those come first, and what would wait for a connection goes without.
+// Over HTTP/1.1 a browser opens six connections to a server, and as many again for requests without cookies. Nothing
+// here needs cookies but, perhaps, a proxy: so those come first, and what would wait for a connection goes without.
 const FEW = 5;
 let open = 0;
 const crowded = () => open >= FEW && !/^h[23]/.test(performance.getEntriesByType("navigation")[0]?.nextHopProtocol);
 
-// A response with status 2xx; its events() must be read, to the end or until a break. Raises ApiError, or AbortError when `signal` says so.
+// A response with status 2xx; its events() must be read, to the end or until a break. Raises ApiError, or AbortError
+// when `signal` says so.
 export async function call(path, { body, signal } = {}) {
   const headers = {};
   const key = apiKey.get();
@@ -34,12 +39,13 @@ export async function call(path, { body, signal } = {}) {
   let response;
   if (credentials !== "omit") open++;
   try {
-    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal, credentials, cache: "no-store" });
+    const sent = body ? { method: "POST", body: JSON.stringify(body) } : {};
+    response = await fetch(path, { ...sent, headers, signal, credentials, cache: "no-store" });
     response.done = once(() => { if (credentials !== "omit") open--; });
   } catch (error) {
     if (credentials !== "omit") open--;
     if (error.name === "AbortError") throw error;
-    if (error instanceof TypeError && key && /[^\x20-\xff]/.test(key)) throw new ApiError(401, "The API key holds characters that no key has.");
+    if (/[^\x20-\xff]/.test(key)) throw new ApiError(401, "The API key holds characters that no key has.");
     throw new ApiError(0, "The server cannot be reached.");
   }
   if (!response.ok) throw await refusal(response);
@@ -65,7 +71,8 @@ async function refusal(response) {
   let error = {};
   try { error = (await response.json()).error || {}; } catch { /* not JSON: the status says enough */ }
   response.done();
-  let message = typeof error.message === "string" && error.message ? error.message : `The server answered ${response.status}.`;
+  const given = typeof error.message === "string" && error.message;
+  let message = given || `The server answered ${response.status}.`;
   const wait = response.headers.get("retry-after");
   if (wait) message += ` Try again in ${wait} s.`;
   return new ApiError(response.status, message, error.param);

@@ -68,5 +68,8 @@ window.warpjet = {
   get timeline() { return dashboard.timeline.drawn; },
   get firstTokens() { return dashboard.state.ttft.length; },
   get frames() { return dashboard.frames; },
-  get chats() { return chat.list.map((c) => ({ title: c.title, busy: c.busy, messages: c.messages.length, linked: dashboard.state.byTag.has(c.tag) })); },
+  get chats() {
+    const linked = (c) => dashboard.state.byTag.has(c.tag); // its request is known in the live view
+    return chat.list.map((c) => ({ title: c.title, busy: c.busy, messages: c.messages.length, linked: linked(c) }));
+  },
 };

@@ -1,12 +1,13 @@
-// The KV pool as a grid, a cell for each block in the order of memory: the colour of the request that holds it, stripes of
-// those that share it, a ghost of the last one's colour while it is only cached.
+// The KV pool as a grid, a cell for each block in the order of memory: the colour of the request that holds it, stripes
+// of those that share it, a ghost of the last one's colour while it is only cached.
 
 import { calm, number, surface } from "./dom.js";
 import { colour } from "./colours.js";
+import { isHeld } from "./engine.js";
 
 const FLASH_MS = 450;
 const MAX_STRIPES = 4;
-const MIN_CELL = 4, MAX_CELL = 24;
+const MIN_CELL = 4, MAX_CELL = 32;
 
 export class BlockGrid {
   constructor(canvas, state, view) {
@@ -30,7 +31,7 @@ export class BlockGrid {
       const block = each === 1 ? i : busiest(pool, i * each, Math.min(pool.length, (i + 1) * each));
       const place = { block, x: (i % columns) * cell, y: Math.floor(i / columns) * cell, size };
       this.#cell(g, ink, place, this.drawn);
-      if (nowMs - taken[block] < FLASH_MS && pool[block] !== 0 && pool[block] !== 255 && !calm.matches) this.flashing.push(place);
+      if (nowMs - taken[block] < FLASH_MS && isHeld(pool[block]) && !calm.matches) this.flashing.push(place);
     }
     this.flash(ink, nowMs);
   }
@@ -104,12 +105,14 @@ export class BlockGrid {
 
   describe(hit) {
     if (!hit) return null;
-    const value = this.state.pool[hit.block], lines = [`Block ${number(hit.block)} · ${this.state.info.block_size} tokens`];
+    const value = this.state.pool[hit.block];
+    const lines = [`Block ${number(hit.block)} · ${this.state.info.block_size} tokens`];
     if (value === 0) lines.push("free");
     else if (value === 255) lines.push("cached: nobody holds it, the next with this prefix may");
     else {
       lines.push(value === 1 ? "held by one sequence" : `shared by ${value === 254 ? "254 or more" : value} sequences`);
-      if (hit.holders) lines.push([...new Set(hit.holders.map((r) => `#${r.id}`))].slice(0, 8).join(" ") + (hit.holders.length > 8 ? " …" : ""));
+      const ids = [...new Set(hit.holders?.map((request) => `#${request.id}`))];
+      lines.push(ids.slice(0, 8).join(" ") + (ids.length > 8 ? " …" : ""));
     }
     return lines;
   }
@@ -138,7 +141,10 @@ function busiest(pool, from, to) {
 // The part of a square between two of its diagonals, from and to in 0..1
 function slanted(g, x, y, size, from, to) {
   const points = [];
-  const edge = (t) => (t <= 0.5 ? [[x + 2 * t * size, y], [x, y + 2 * t * size]] : [[x + size, y + (2 * t - 1) * size], [x + (2 * t - 1) * size, y + size]]);
+  const edge = (t) => {
+    const along = (t <= 0.5 ? 2 * t : 2 * t - 1) * size;
+    return t <= 0.5 ? [[x + along, y], [x, y + along]] : [[x + size, y + along], [x + along, y + size]];
+  };
   const [a, b] = edge(from), [c, d] = edge(to);
   points.push(a);
   if (from < 0.5 && to > 0.5) points.push([x + size, y]);

@@ -84,7 +84,8 @@ function grid(g, width, height, most, ink) {
     g.font = `500 10px ${ink.mono}`;
     g.textAlign = "left";
     g.textBaseline = "bottom";
-    g.fillText(line >= 1000 ? `${line / 1000} s` : line >= 1 ? `${line} ms` : `${+(line * 1000).toFixed(1)} µs`, 0, Math.round(scale(line)) - 1);
+    const label = line >= 1000 ? `${line / 1000} s` : line >= 1 ? `${line} ms` : `${Math.round(line * 1000)} µs`;
+    g.fillText(label, 0, Math.round(scale(line)) - 1);
   }
   return scale;
 }

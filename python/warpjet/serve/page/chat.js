@@ -5,15 +5,42 @@ import { colour } from "./colours.js";
 import { Conversation } from "./conversation.js";
 import { MessageView, briefLine } from "./message.js";
 
-const SUGGESTIONS = ["Tell me a story about a fox who learns to share.", "What is 7 plus 5?", "Explain in-flight batching in two sentences."];
-const SYSTEM = "You are a friendly story teller. Answer in plain words that a child understands. Give every story a beginning, " +
-  "a middle and an end, let the animals speak, keep the sentences short, and end with a lesson that follows from what happened.";
-const SUBJECTS = ["a fox and a crow", "a small boat in a big storm", "two friends who build a bridge", "an owl who cannot sleep", "a bear and a jar of honey",
-  "a girl who finds a map", "a clever mouse in a library", "a dragon who is afraid of the dark", "a tree that wanted to travel", "a king without a crown",
-  "a frog who sings too loud", "the last snow of the winter"];
+const SUGGESTIONS = [
+  "Tell me a story about a fox who learns to share.",
+  "What is 7 plus 5?",
+  "Explain in-flight batching in two sentences.",
+];
+// What the eight are asked: one system prompt, so that they share its blocks; questions short and long.
+const SYSTEM =
+  "You are a friendly story teller. Answer in plain words that a child understands. Give every story a beginning, a " +
+  "middle and an end, let the animals speak, keep the sentences short, and end with a lesson that follows from it.";
 const NAMES = ["Mia", "Tom", "Ivy", "Finn", "Ada", "Leo", "Nora", "Sam", "Tess", "Milo", "Ruby", "Max", "Zoe"];
-const DETAILS = ["", " Let it rain.", " Put a lost letter, a wooden door, a blue lamp and an old clock in it, and let each of them matter before the end comes.",
-  " It happens in one night, in a town by the sea where everybody knows everybody, and where nobody has seen the sun for seven days."];
+const SUBJECTS = [
+  "a fox and a crow",
+  "a small boat in a big storm",
+  "two friends who build a bridge",
+  "an owl who cannot sleep",
+  "a bear and a jar of honey",
+  "a girl who finds a map",
+  "a clever mouse in a library",
+  "a dragon who is afraid of the dark",
+  "a tree that wanted to travel",
+  "a king without a crown",
+  "a frog who sings too loud",
+  "the last snow of the winter",
+];
+const DETAILS = [
+  "",
+  " Let it rain.",
+  " Put a lost letter, a wooden door, a blue lamp and an old clock in it, and let each of them matter before the end.",
+  " It happens in one night, in a town by the sea where everybody knows everybody and nobody has seen the sun.",
+];
+
+// Makes `box` hold exactly these nodes; does nothing when it does.
+function fill(box, nodes) {
+  const same = nodes.length === box.children.length && nodes.every((node, i) => node === box.children[i]);
+  if (!same) box.replaceChildren(...nodes);
+}
 
 export class Chat {
   constructor(dashboard) {
@@ -123,7 +150,8 @@ export class Chat {
     conversation.messages = [];
     const name = NAMES[Math.floor(Math.random() * NAMES.length)];
     conversation.title = `${name} and ${SUBJECTS[n % SUBJECTS.length]}`;
-    await conversation.send(`Tell me a story about ${conversation.title}.${DETAILS[(n * 7) % DETAILS.length]}`, options);
+    const detail = DETAILS[(n * 7) % DETAILS.length];
+    await conversation.send(`Tell me a story about ${conversation.title}.${detail}`, options);
     const { error, stats } = conversation.latest;
     if (this.keeping && !error && stats.finish !== "stopped" && this.list.includes(conversation)) {
       await new Promise((done) => setTimeout(done, 120 + Math.random() * 500));
@@ -199,7 +227,8 @@ export class Chat {
     const nodes = wanted.map((c) => {
       let node = this.tabs.get(c);
       if (!node) {
-        node = el("button", { type: "button", class: "tab", onclick: () => this.open(c) }, el("i", { "aria-hidden": "true" }), el("span"));
+        const dot = el("i", { "aria-hidden": "true" });
+        node = el("button", { type: "button", class: "tab", onclick: () => this.open(c) }, dot, el("span"));
         this.tabs.set(c, node);
       }
       const title = c ? c.title || "New chat" : "All";
@@ -210,8 +239,7 @@ export class Chat {
       return node;
     });
     for (const c of this.tabs.keys()) if (!wanted.includes(c)) this.tabs.delete(c);
-    const box = $("tabs");
-    if (nodes.length !== box.children.length || nodes.some((node, i) => node !== box.children[i])) box.replaceChildren(...nodes);
+    fill($("tabs"), nodes);
   }
 
   #conversation(log) {
@@ -219,9 +247,12 @@ export class Chat {
     if (!conversation.messages.length) {
       if (log.firstChild?.className === "empty" && log.firstChild.dataset.models === String(this.models.length)) return;
       const name = this.models.length ? this.models[0].id : "the model";
-      log.replaceChildren(el("div", { class: "empty", "data-models": this.models.length }, el("h2", {}, `Talk to ${name}`),
-        el("p", {}, "Or send eight at once and watch the engine take them all into one running batch."),
-        el("div", { class: "suggestions" }, ...SUGGESTIONS.map((text) => el("button", { type: "button", class: "ghost", onclick: () => this.submit(text) }, text)))));
+      const button = (text) => el("button", { type: "button", class: "ghost", onclick: () => this.submit(text) }, text);
+      log.replaceChildren(
+        el("div", { class: "empty", "data-models": this.models.length }, el("h2", {}, `Talk to ${name}`),
+          el("p", {}, "Or send eight at once and watch the engine take them all into one running batch."),
+          el("div", { class: "suggestions" }, ...SUGGESTIONS.map(button))),
+      );
       return;
     }
     const nodes = conversation.messages.map((message) => {
@@ -231,7 +262,7 @@ export class Chat {
       if (message === conversation.latest) this.#paint(view.node, conversation);
       return view.node;
     });
-    if (nodes.length !== log.children.length || nodes.some((node, i) => node !== log.children[i])) log.replaceChildren(...nodes);
+    fill(log, nodes);
   }
 
   #grid(log) {
@@ -239,7 +270,9 @@ export class Chat {
       let card = this.cards.get(c);
       if (!card) {
         const text = el("p"), foot = el("small"), title = el("b");
-        const node = el("button", { type: "button", class: "card", onclick: () => this.open(c), onpointerenter: () => this.#point(c), onpointerleave: () => this.dashboard.choose(null) }, title, text, foot);
+        const node = el("button", { type: "button", class: "card", onclick: () => this.open(c) }, title, text, foot);
+        node.addEventListener("pointerenter", () => this.#point(c));
+        node.addEventListener("pointerleave", () => this.dashboard.choose(null));
         this.cards.set(c, (card = { node, text, foot, title }));
       }
       const { content, reasoning, calls, error, stats } = c.latest;
@@ -252,7 +285,7 @@ export class Chat {
       return card.node;
     });
     for (const c of this.cards.keys()) if (!this.list.includes(c)) this.cards.delete(c);
-    if (nodes.length !== log.children.length || nodes.some((node, i) => node !== log.children[i])) log.replaceChildren(...nodes);
+    fill(log, nodes);
   }
 
   #point(conversation) {

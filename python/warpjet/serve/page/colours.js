@@ -1,4 +1,4 @@
-// A colour for each request: hues a golden angle apart, so that neighbours differ, at the lightness that suits the theme.
+// A colour for each request: hues a golden angle apart, so that neighbours differ, as light as suits the theme.
 
 const GOLDEN_ANGLE = 137.508;
 const THEMES = {
@@ -68,6 +68,7 @@ function hatch(g, rgba) {
 export function ink() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(name).trim();
-  return { text: read("--text"), dim: read("--dim"), faint: read("--faint"), line: read("--line"), panel: read("--panel"),
-    track: read("--track"), raised: read("--raised"), accent: read("--accent"), accentText: read("--accent-text"), mono: read("--mono"), sans: read("--sans") };
+  const names = ["text", "dim", "faint", "line", "panel", "track", "raised", "accent", "mono", "sans"];
+  const found = Object.fromEntries(names.map((name) => [name, read(`--${name}`)]));
+  return { ...found, accentText: read("--accent-text") };
 }

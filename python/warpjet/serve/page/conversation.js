@@ -29,8 +29,8 @@ export class Conversation {
     this.controller?.abort();
   }
 
-  // Sends text (null: only the results of tool calls) and streams the answer into a new message. Never throws: what goes
-  // wrong is the message's error.
+  // Sends text (null: only the results of tool calls) and streams the answer into a new message. Never throws: what
+  // goes wrong is the message's error.
   async send(text, options) {
     if (this.busy) return;
     if (text !== null) {
@@ -63,7 +63,8 @@ export class Conversation {
       if (error.name === "AbortError") answer.stats.finish = "stopped";
       else {
         answer.error = error instanceof ApiError ? error.message : `The answer could not be read: ${error.message}`;
-        if (error.status === 401 || error.status === 403) document.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
+        if (error.status === 401 || error.status === 403)
+          document.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
       }
     }
     this.controller = null;
@@ -102,8 +103,8 @@ export class Conversation {
     for (const message of this.messages) {
       if (message.role === "user") wire.push({ role: "user", content: message.content });
       else if (message.calls.length) {
-        wire.push({ role: "assistant", content: message.content || null,
-          tool_calls: message.calls.map((c) => ({ id: c.id, type: "function", function: { name: c.name, arguments: c.arguments } })) });
+        const one = (c) => ({ id: c.id, type: "function", function: { name: c.name, arguments: c.arguments } });
+        wire.push({ role: "assistant", content: message.content || null, tool_calls: message.calls.map(one) });
         for (const c of message.calls) wire.push({ role: "tool", tool_call_id: c.id, content: c.result });
       } else if (message.content) wire.push({ role: "assistant", content: message.content });
       else if (wire.at(-1)?.role === "user") wire.pop();
@@ -115,7 +116,8 @@ export class Conversation {
 // {rate: tokens/s | 0, ttft: ms | 0} of an answer's stats
 export function speed({ sent, first, last, tokens }) {
   const whole = last - first < 5; // it came at once: there is no rate between its tokens
-  return { ttft: first ? first - sent : 0, rate: tokens > 1 ? ((tokens - 1) * 1000) / (last - (whole ? sent : first)) : 0 };
+  const rate = tokens > 1 ? ((tokens - 1) * 1000) / (last - (whole ? sent : first)) : 0;
+  return { ttft: first ? first - sent : 0, rate };
 }
 
 function random() {

@@ -1,9 +1,9 @@
 // The engine's side of the page: listens to /live while it is in sight, draws when something changed.
 
-import { $, duration, number } from "./dom.js";
+import { $, duration, el, number } from "./dom.js";
 import { ink as readInk, setTheme } from "./colours.js";
 import { call, events } from "./api.js";
-import { EngineState } from "./engine.js";
+import { EngineState, share } from "./engine.js";
 import { Timeline } from "./timeline.js";
 import { BlockGrid } from "./blocks.js";
 import { area, band, dots } from "./charts.js";
@@ -79,10 +79,11 @@ export class Dashboard {
       const box = canvas.getBoundingClientRect(), hit = part.at(event.clientX - box.left, event.clientY - box.top);
       const lines = part.describe(hit);
       if (!lines) return leave();
-      tip.replaceChildren(...lines.filter(Boolean).map((line) => Object.assign(document.createElement("div"), { textContent: line })));
+      tip.replaceChildren(...lines.filter(Boolean).map((line) => el("div", {}, line)));
       tip.hidden = false;
-      tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
-      tip.style.top = `${event.clientY + 18 + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 12 : event.clientY + 18}px`;
+      const { clientX: x, clientY: y } = event, { offsetWidth: width, offsetHeight: height } = tip;
+      tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 8))}px`;
+      tip.style.top = `${y + 18 + height > innerHeight ? y - height - 12 : y + 18}px`;
       this.choose(hit.request ? hit.request.id : null);
     });
   }
@@ -165,21 +166,27 @@ export class Dashboard {
     set("f-waiting-note", state.waiting.length ? `${number(prompt)} tokens to read` : "queue is empty");
     set("f-rate", number(state.rate));
     set("f-step", number(Math.max(0, state.step)));
-    set("f-step-note", state.stepUs ? `${duration(state.stepUs / 1000)} each, ${number(state.stepsPerSecond)} a second` : "");
+    const each = duration(state.stepUs / 1000);
+    if (state.stepUs) set("f-step-note", `${each} each, ${number(state.stepsPerSecond)} a second`);
     set("f-kv", `${used < 10 ? used.toFixed(1) : Math.round(used)}%`);
     set("f-hits", `${Math.round(hits)}%`);
     $("m-kv").value = used;
     $("m-hits").value = hits;
-    set("blocks-note", info.kv_blocks ? `${number(counts.held)} held, ${number(counts.cached)} cached of ${number(info.kv_blocks)}, ${info.block_size} tokens each` : "");
-    const middle = (values, share) => [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))];
-    const ttft = state.ttft.map((v) => v.ms);
-    set("ttft-note", ttft.length ? `p50 ${duration(middle(ttft, 0.5))}, p95 ${duration(middle(ttft, 0.95))}` : "none yet");
-    const itl = state.itl.slice(-50);
-    set("itl-note", itl.length ? `p50 ${duration(middle(itl.map((v) => v.p50), 0.5))}, p99 ${duration(middle(itl.map((v) => v.p99), 0.9))}` : "none yet");
+    const blocks = `${number(counts.held)} held, ${number(counts.cached)} cached of ${number(info.kv_blocks)}`;
+    set("blocks-note", `${blocks}, ${info.block_size} tokens each`);
+    const ttft = state.ttft.map((v) => v.ms), itl = state.itl.slice(-50);
+    if (ttft.length) set("ttft-note", `p50 ${duration(share(ttft, 0.5))}, p95 ${duration(share(ttft, 0.95))}`);
+    if (itl.length) {
+      const [p50, p99] = [share(itl.map((v) => v.p50), 0.5), share(itl.map((v) => v.p99), 0.9)];
+      set("itl-note", `p50 ${duration(p50)}, p99 ${duration(p99)}`);
+    }
     area($("c-rate"), state.rates, ink);
     dots($("c-ttft"), state.ttft, ink);
     band($("c-itl"), state.itl, ink);
-    if (!(state.version % 20)) set("summary", `${state.running.length} requests running, ${state.waiting.length} waiting, ${number(state.rate)} tokens per second, ${Math.round(used)} percent of the KV cache in use.`);
+    if (state.version % 20) return;
+    const requests = `${state.running.length} requests running, ${state.waiting.length} waiting`;
+    const use = `${Math.round(used)} percent of the KV cache in use`;
+    set("summary", `${requests}, ${number(state.rate)} tokens per second, ${use}.`);
   }
 }
 

@@ -1,13 +1,15 @@
 // What the page knows of the engine: snapshots in; requests, runs of steps, blocks and rates out. No drawing.
 //
-// A request has a colour from when it is first seen and a lane (a row of the batch) while it runs: a lane that one leaves
-// is taken by the next. A run is one step, or several in a row that did the same: decode the same requests.
+// A request has a colour from when it is first seen and a lane (a row of the batch) while it runs: a lane that one
+// leaves is taken by the next. A run is one step, or several in a row that did the same: decode the same requests.
 
 const KEEP_RUNS = 6000;
 const KEEP_ROWS = 300000;
 const KEEP_REQUESTS = 4000;
 const RATE_WINDOW_US = 1.5e6;
 const SAMPLES_PER_ID = 65536;
+// gap: steps that were not seen; count: steps that are one here; prefill, decode, chunk: tokens of a step
+const NO_RUN = { gap: 0, step: 0, count: 1, rows: [], prefill: 0, decode: 0, chunk: 0, us: 0, startUs: 0 };
 
 export const keyOf = (id, sample) => id * SAMPLES_PER_ID + sample;
 
@@ -77,8 +79,8 @@ export class EngineState {
     const key = keyOf(id, sample);
     let request = this.requests.get(key);
     if (!request) {
-      request = { key, id, sample, colour: this.colourOf(id), lane: -1, prompt: 0, computed: 0, output: 0, cached: 0, blocks: [],
-        state: "waiting", done: null, lastUs: 0, lastStep: -1, fresh: true };
+      request = { key, id, sample, colour: this.colourOf(id), state: "waiting", done: null, blocks: [],
+        prompt: 0, computed: 0, output: 0, cached: 0, lane: -1, lastUs: 0, fresh: true };
       this.requests.set(key, request);
       this.#forget();
     }
@@ -102,7 +104,7 @@ export class EngineState {
     this.waiting = [];
     for (const s of sequences) {
       const request = this.#request(s.id, s.sample);
-      Object.assign(request, { state: s.state, prompt: s.prompt, computed: s.computed, output: s.output, cached: s.cached, blocks: s.blocks });
+      Object.assign(request, s);
       (s.state === "running" ? this.running : this.waiting).push(request);
     }
   }
@@ -113,29 +115,24 @@ export class EngineState {
     const last = new Map(); // key -> its last step here
     for (const step of snapshot.steps) for (const row of step.rows) last.set(keyOf(row[0], row[1]), step.step);
 
+    const leave = (ended) => {
+      for (const request of this.lanes) if (request && ended(request)) this.lanes[request.lane] = null;
+    };
+    leave(({ key }) => !alive.has(key) && !last.has(key));
     let previous = this.step;
     for (const step of snapshot.steps) {
       const missed = first && previous < 0 ? 0 : step.step - previous - 1;
-      if (missed > 0) this.#push({ gap: missed, step: previous + 1, count: missed, rows: [], prefill: 0, decode: 0, chunk: 0, us: 0, startUs: 0 });
-      for (const request of this.lanes) if (request && request.gone) this.#leave(request);
+      if (missed > 0) this.#push({ ...NO_RUN, gap: missed, step: previous + 1, count: missed });
       this.#step(step, missed);
-      for (const [id, sample] of step.rows) {
-        const key = keyOf(id, sample);
-        if (!alive.has(key) && last.get(key) === step.step) this.requests.get(key).gone = true;
-      }
+      leave(({ key }) => !alive.has(key) && last.get(key) === step.step);
       previous = step.step;
     }
-    for (const request of this.lanes) if (request && !alive.has(request.key)) this.#leave(request);
-  }
-
-  #leave(request) {
-    this.lanes[request.lane] = null;
-    request.gone = true;
+    leave(({ key }) => !alive.has(key));
   }
 
   #step({ step, us, start_us, rows }, missed) {
     const endUs = start_us + us;
-    const run = { gap: 0, step, count: 1, rows: [], prefill: 0, decode: 0, chunk: 0, us, startUs: start_us };
+    const run = { ...NO_RUN, step, us, startUs: start_us, rows: [] };
     let tokens = 0;
     const gaps = [];
     for (const [id, sample, start, count] of rows) {
@@ -144,7 +141,8 @@ export class EngineState {
       if (joins) this.#enter(request);
       // A count of 0 begins with what another sample of its request computed.
       const prefill = count > 0 && (start < request.prompt || count > 1 || (request.fresh && !request.prompt));
-      if (request.fresh && this.step >= 0 && sample === 0) this.prompts.push({ cached: start, total: Math.max(request.prompt, start + count) });
+      if (request.fresh && this.step >= 0 && sample === 0)
+        this.prompts.push({ cached: start, total: Math.max(request.prompt, start + count) });
       request.fresh = false;
       const emits = !prefill || start + count >= request.prompt;
       if (emits) {
@@ -152,7 +150,6 @@ export class EngineState {
         if (request.lastUs && !missed) gaps.push((endUs - request.lastUs) / 1000);
         request.lastUs = endUs;
       }
-      request.lastStep = step;
       run.rows.push({ request, lane: request.lane, prefill, count, start, joins: joins && this.step >= 0 });
       if (prefill) {
         run.prefill += count;
@@ -170,7 +167,6 @@ export class EngineState {
     if (lane < 0) lane = this.lanes.length;
     this.lanes[lane] = request;
     request.lane = lane;
-    request.gone = false;
   }
 
   #extend(run) {
@@ -197,7 +193,8 @@ export class EngineState {
     this.ttft.splice(0, this.ttft.length - 96);
     for (const [id, sample, step, reason, output, ms] of snapshot.finished) {
       const request = this.requests.get(keyOf(id, sample));
-      if (request) Object.assign(request, { done: { step, reason, output, ms }, output, blocks: [], state: "finished" });
+      const done = { step, reason, output, ms };
+      if (request) Object.assign(request, { done, output, blocks: [], state: "finished" });
     }
     this.prompts.splice(0, this.prompts.length - 64);
   }
@@ -240,11 +237,10 @@ export class EngineState {
     this.stepsPerSecond = steps / seconds;
     this.rates.push(this.rate);
     this.rates.splice(0, this.rates.length - 240);
-    const lengths = fresh.map((entry) => entry.endUs - entry.us).sort((a, b) => a - b);
-    if (lengths.length) this.stepUs = lengths[lengths.length >> 1];
-    const gaps = fresh.flatMap((entry) => entry.gaps).sort((a, b) => a - b);
+    if (fresh.length) this.stepUs = share(fresh.map((entry) => entry.endUs - entry.us), 0.5);
+    const gaps = fresh.flatMap((entry) => entry.gaps);
     if (gaps.length) {
-      this.itl.push({ p50: gaps[gaps.length >> 1], p99: gaps[Math.min(gaps.length - 1, Math.floor(gaps.length * 0.99))] });
+      this.itl.push({ p50: share(gaps, 0.5), p99: share(gaps, 0.99) });
       this.itl.splice(0, this.itl.length - 240);
     }
   }
@@ -274,7 +270,13 @@ export class EngineState {
   }
 }
 
-const isHeld = (value) => value !== 0 && value !== 255;
+// The value below which this share of the values lies; values must not be empty
+export function share(values, part) {
+  const sorted = Float64Array.from(values).sort();
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))];
+}
+
+export const isHeld = (value) => value !== 0 && value !== 255;
 
 function decode(base64) {
   const text = atob(base64);

@@ -3,7 +3,13 @@
 import { duration, el, number } from "./dom.js";
 import { speed } from "./conversation.js";
 
-const FINISH = { length: "stopped at max tokens", stopped: "stopped by you", tool_calls: "calls tools", abort: "aborted by the server", error: "failed in the engine" };
+const FINISH = {
+  length: "stopped at max tokens",
+  stopped: "stopped by you",
+  tool_calls: "calls tools",
+  abort: "aborted by the server",
+  error: "failed in the engine",
+};
 
 // A text node that follows a growing string
 class Flow {
@@ -22,16 +28,19 @@ export class MessageView {
     this.onresults = onresults;
     this.calls = [];
     if (message.role === "user") {
-      this.node = el("article", { class: "message user", "aria-label": "You" }, el("div", { class: "body" }, message.content));
+      const body = el("div", { class: "body" }, message.content);
+      this.node = el("article", { class: "message user", "aria-label": "You" }, body);
       return;
     }
-    this.thinking = el("details", { class: "thinking", hidden: true }, el("summary", {}, "Reasoning"), el("div", { class: "body" }));
+    const thought = el("div", { class: "body" });
+    this.thinking = el("details", { class: "thinking", hidden: true }, el("summary", {}, "Reasoning"), thought);
     this.body = el("div", { class: "body" });
     this.tools = el("div", { class: "calls" });
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     this.foot = el("p", { class: "stats" });
-    this.node = el("article", { class: "message model", "aria-label": "Model" }, this.thinking, this.body, this.tools, this.error, this.foot);
-    this.reasoning = new Flow(this.thinking.lastChild);
+    const parts = [this.thinking, this.body, this.tools, this.error, this.foot];
+    this.node = el("article", { class: "message model", "aria-label": "Model" }, ...parts);
+    this.reasoning = new Flow(thought);
     this.content = new Flow(this.body);
     this.update(false);
   }
@@ -54,17 +63,23 @@ export class MessageView {
   #showCalls(busy) {
     const { calls } = this.message;
     for (let i = this.calls.length; i < calls.length; i++) {
-      const call = calls[i], name = el("b"), code = el("code"), result = el("input", { "aria-label": "Result", placeholder: "result, to be returned to the model", oninput: () => { call.result = result.value; } });
-      const node = el("div", { class: "call" }, el("div", { class: "line" }, el("span", { class: "note" }, "calls "), name), el("pre", {}, code), result);
+      const name = el("b"), code = el("code");
+      const result = el("input", { "aria-label": "Result", placeholder: "result, to be returned to the model" });
+      result.addEventListener("input", () => { calls[i].result = result.value; });
+      const head = el("div", { class: "line" }, el("span", { class: "note" }, "calls "), name);
       this.calls.push({ name, flow: new Flow(code) });
-      this.tools.append(node);
+      this.tools.append(el("div", { class: "call" }, head, el("pre", {}, code), result));
     }
     calls.forEach((call, i) => {
       if (this.calls[i].name.textContent !== call.name) this.calls[i].name.textContent = call.name;
       this.calls[i].flow.follow(call.arguments);
     });
     if (calls.length && !busy && !this.button) {
-      this.button = el("button", { class: "ghost", type: "button", onclick: () => { this.button.remove(); this.onresults(); } }, "Return results");
+      this.button = el("button", { class: "ghost", type: "button" }, "Return results");
+      this.button.addEventListener("click", () => {
+        this.button.remove();
+        this.onresults();
+      });
       this.tools.append(this.button);
     }
   }

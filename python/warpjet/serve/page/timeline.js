@@ -1,14 +1,15 @@
-// The batch as a picture: columns are steps, rows are lanes of the batch, "now" is at the right, and right of it waits the
-// queue. A prefill chunk is a hatched block with its tokens; decode is a bar, cut into cells where there is room.
+// The batch as a picture: columns are steps, rows are lanes of the batch, "now" is at the right, and right of it waits
+// the queue. A prefill chunk is a hatched block with its tokens; decode is a bar, cut into cells where there is room.
 //
-// Steps that change the batch keep a width that can be seen; between them, a decode step is as wide as its rate allows, so
-// that the picture moves at a speed that eyes follow at 20 steps a second as at 4,000.
+// Steps that change the batch keep a width that can be seen; between them, a decode step is as wide as its rate allows,
+// so that the picture moves at a speed that eyes follow at 20 steps a second as at 4,000.
 
 import { calm, duration, number, surface } from "./dom.js";
 import { AXIS, PILL, SPACE, TOKENS, TOP, paint } from "./timeline_paint.js";
 
 const CELL = 9; // px of a decode step at zoom 1
 const PX_PER_S = 90; // how fast decode steps may move, and those that change the batch besides
+const BURST_APART_US = 1.5e6; // nothing ran for so long: another burst
 const LAG_MS = 240; // what came at once is shown over this time
 const MIN_LANES = 8, MAX_LANE = 36;
 const queueWidth = (width) => (width < 500 ? 84 : 112);
@@ -90,7 +91,8 @@ export class Timeline {
     let decode = 0, changes = 0, last = until;
     for (let i = runs.length - 1; i >= 0; i--) {
       const run = runs[i];
-      if (!run.gap && (idle ? last - (run.startUs + run.us) > 8e5 : run.startUs + run.us < until - seconds * 1e6)) break;
+      const endUs = run.startUs + run.us;
+      if (!run.gap && (idle ? last - endUs > BURST_APART_US : endUs < until - seconds * 1e6)) break;
       if (!run.gap) last = run.startUs;
       if (run.prefill) changes += 16 + 3.2 * Math.sqrt(run.chunk);
       else if (run.gap) changes += 14;
@@ -101,7 +103,7 @@ export class Timeline {
       if (idle && decode + changes > 400000) break;
     }
     const space = idle ? room * 0.9 : PX_PER_S * seconds;
-    const wide = Math.min(1, Math.max(0.12, (idle ? space * 0.6 : space * 1.3) / Math.max(changes, 1)));
+    const wide = Math.min(1, Math.max(0.12, (idle ? space * 0.6 : space * 1.9) / Math.max(changes, 1)));
     const left = idle ? Math.max(space - changes * wide, space * 0.3) : space;
     const zoom = Math.min(1, Math.max(0.004, left / Math.max(decode, 1)));
     const ease = (from, to) => {
@@ -120,10 +122,15 @@ export class Timeline {
     const now = width - queueWidth(width), bottom = height - AXIS - TOKENS - SPACE;
     const columns = this.#columns(now), lanes = this.#lanes(columns), { chosen } = this.view;
     const target = Math.min(MAX_LANE, (bottom - TOP) / lanes);
-    this.laneHeight = calm.matches || Math.abs(target - this.laneHeight) < 0.05 ? target : this.laneHeight + (target - this.laneHeight) * Math.min(1, dt / 160);
+    const there = calm.matches || Math.abs(target - this.laneHeight) < 0.05;
+    this.laneHeight += (target - this.laneHeight) * (there ? 1 : Math.min(1, dt / 160));
     paint(g, {
-      ink, width, height, now, bottom, columns, lanes, lane: this.laneHeight, cell: CELL * this.zoom, waiting: this.state.waiting,
-      present: this.paused || this.scroll ? null : this.state.lanes, paused: this.paused,
+      ink, width, height, now, bottom, columns, lanes,
+      lane: this.laneHeight,
+      cell: CELL * this.zoom,
+      waiting: this.state.waiting,
+      present: this.paused || this.scroll ? null : this.state.lanes,
+      paused: this.paused,
       faded: (request) => chosen !== null && chosen !== request.id,
     });
     this.drawn = { columns: columns.length, rows: lanes, prefills: columns.filter((c) => c.run.prefill).length };
@@ -160,7 +167,8 @@ export class Timeline {
     if (!column) return null;
     const lane = Math.floor((y - TOP) / this.laneHeight);
     const row = column.run.rows.find((r) => r.lane === lane) || null;
-    const step = column.run.step + Math.min(column.run.count - 1, Math.floor(((x - column.x) / column.width) * column.run.count));
+    const { count } = column.run, inside = Math.floor(((x - column.x) / column.width) * count);
+    const step = column.run.step + Math.min(count - 1, inside);
     return { run: column.run, row, step, request: row && row.request };
   }
 
@@ -171,11 +179,15 @@ export class Timeline {
     if (run.gap) return [`${number(run.gap)} steps not shown`, "faster than this page looks"];
     const decodes = run.rows.filter((r) => !r.prefill).length, chunks = run.rows.length - decodes;
     const lines = [`Step ${number(step)} · ${duration(run.us / run.count / 1000)}`];
-    lines.push([decodes && `${decodes} decode`, chunks && `${chunks} prefill (${number(run.prefill)} tokens)`].filter(Boolean).join(" + "));
+    const parts = [decodes && `${decodes} decode`, chunks && `${chunks} prefill (${number(run.prefill)} tokens)`];
+    lines.push(parts.filter(Boolean).join(" + "));
     if (row) {
       const r = row.request;
-      lines.push(`#${r.id}${r.sample ? `.${r.sample}` : ""}: ${row.prefill ? `prefill of ${number(row.count)}, from position ${number(row.start)}` : `decode, position ${number(row.start + step - run.step)}`}`);
-      lines.push(`${number(r.prompt)} prompt + ${number(r.output)} output tokens${r.cached ? `, ${number(r.cached)} from cache` : ""}`);
+      const name = `#${r.id}${r.sample ? `.${r.sample}` : ""}`;
+      const position = row.start + (row.prefill ? 0 : step - run.step);
+      lines.push(`${name}: ${row.prefill ? `prefill of ${number(row.count)}` : "decode"}, position ${number(position)}`);
+      const cached = r.cached ? `, ${number(r.cached)} from cache` : "";
+      lines.push(`${number(r.prompt)} prompt + ${number(r.output)} output tokens${cached}`);
       if (r.done) lines.push(`ended: ${r.done.reason}, after ${duration(r.done.ms)}`);
     }
     return lines;
@@ -206,8 +218,15 @@ export class Timeline {
       e.preventDefault();
     }, { passive: false });
     c.addEventListener("keydown", (e) => {
-      const act = { " ": () => this.view.pause(!this.paused), ArrowLeft: () => this.#scrollBy(80), ArrowRight: () => this.#scrollBy(-80),
-        "+": () => this.view.zoom(1.5), "=": () => this.view.zoom(1.5), "-": () => this.view.zoom(1 / 1.5), 0: () => this.view.zoom(null) }[e.key];
+      const act = {
+        " ": () => this.view.pause(!this.paused),
+        ArrowLeft: () => this.#scrollBy(80),
+        ArrowRight: () => this.#scrollBy(-80),
+        "+": () => this.view.zoom(1.5),
+        "=": () => this.view.zoom(1.5),
+        "-": () => this.view.zoom(1 / 1.5),
+        0: () => this.view.zoom(null),
+      }[e.key];
       if (!act || e.ctrlKey || e.metaKey || e.altKey) return;
       e.preventDefault();
       act();

@@ -1,7 +1,7 @@
 // The timeline's picture from what is in sight. Pure drawing: a scene in, pixels out.
 //
-// scene: {ink, width, height, now, bottom: px; columns: {run, x, width}, left to right; lanes, lane: px of one; cell: px of
-// a decode step; waiting: requests; present: lane -> request, or null while it is not now that is shown; paused;
+// scene: {ink, width, height, now, bottom: px; columns: {run, x, width}, left to right; lanes, lane: px of one; cell: px
+// of a decode step; waiting: requests; present: lane -> request, or null while it is not now that is shown; paused;
 // faded(request)}.
 
 import { number } from "./dom.js";
@@ -125,7 +125,7 @@ function prefills(g, { ink, columns, lane, tall, y, faded }) {
         g.fillStyle = c.solid;
         g.fillRect(left, top, Math.min(1.5, wide), tall);
       }
-      const label = String(count), half = label.length * 3.9 + 4;
+      const label = String(count), half = label.length * 3.7 + 2.5;
       if (lane < 13 || wide < half * 2 + 1) continue;
       g.fillStyle = ink.panel;
       box(g, left + wide / 2 - half, top + tall * 0.17, half * 2, tall * 0.66, 3);
@@ -256,5 +256,6 @@ function queue(g, { ink, now, width, bottom, waiting, faded }) {
 function nothing(g, { ink, now, bottom }) {
   type(g, 500, 13, ink.sans, "center");
   g.fillStyle = ink.dim;
-  g.fillText("Nothing has run since this page looked. Each step will appear here.", now / 2, (TOP + bottom) / 2, now - 20);
+  const text = "Nothing has run since this page looked. Each step will appear here.";
+  g.fillText(text, now / 2, (TOP + bottom) / 2, now - 20);
 }
