@@ -174,7 +174,7 @@ def test_stop_cancels_the_request(page: Page, server: Server) -> None:
 def test_a_wrong_key_is_told_and_a_right_one_helps(chromium: Any, server: Server) -> None:
     page = Page(chromium, server.url, key="bad")
     page.until(lambda: page.find("key-form").is_displayed())
-    assert "API key is needed" in page.find("key-form").text
+    assert "does not take this key" in page.find("key-form").text
     page.ask("Hello")
     error = page.until(lambda: page.js("return document.querySelector('.message .error')?.textContent"))
     assert "API key is needed" in error

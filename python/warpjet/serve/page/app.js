@@ -13,7 +13,7 @@ async function loadModels() {
   try {
     chat.setModels((await read("v1/models")).data);
   } catch (error) {
-    if (error.status === 401 || error.status === 403) askForKey(error.message);
+    if (error.status === 401 || error.status === 403) askForKey();
     else setTimeout(loadModels, 3000);
   }
 }
@@ -24,9 +24,9 @@ function showKey(on) {
   if (on) $("key").focus();
 }
 
-function askForKey(reason) {
+function askForKey() {
   const note = $("key-form").querySelector(".note");
-  note.textContent = reason;
+  note.textContent = apiKey.get() ? "The server does not take this key." : "This server wants an API key.";
   note.classList.add("error");
   if ($("key-form").hidden) showKey(true);
 }
@@ -43,7 +43,7 @@ $("key-form").addEventListener("submit", (event) => {
   loadModels();
 });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") showKey(false); });
-document.addEventListener("refused", (event) => askForKey(event.detail));
+document.addEventListener("refused", askForKey);
 
 function show(view) {
   document.body.dataset.view = view;

@@ -63,8 +63,7 @@ export class Conversation {
       if (error.name === "AbortError") answer.stats.finish = "stopped";
       else {
         answer.error = error instanceof ApiError ? error.message : `The answer could not be read: ${error.message}`;
-        if (error.status === 401 || error.status === 403)
-          document.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
+        if (error.status === 401 || error.status === 403) document.dispatchEvent(new Event("refused"));
       }
     }
     this.controller = null;

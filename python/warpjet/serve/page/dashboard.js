@@ -121,7 +121,7 @@ export class Dashboard {
         if (listening.signal.aborted || error.name === "AbortError") break;
         if (error.status === 401 || error.status === 403) {
           this.#status("off", "API key needed");
-          document.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
+          document.dispatchEvent(new Event("refused"));
           if (this.listening === listening) this.listening = null;
           return;
         }
@@ -173,7 +173,7 @@ export class Dashboard {
     $("m-kv").value = used;
     $("m-hits").value = hits;
     const blocks = `${number(counts.held)} held, ${number(counts.cached)} cached of ${number(info.kv_blocks)}`;
-    set("blocks-note", `${blocks}, ${info.block_size} tokens each`);
+    if (info.kv_blocks) set("blocks-note", `${blocks}, ${info.block_size} tokens each`);
     const ttft = state.ttft.map((v) => v.ms), itl = state.itl.slice(-50);
     if (ttft.length) set("ttft-note", `p50 ${duration(share(ttft, 0.5))}, p95 ${duration(share(ttft, 0.95))}`);
     if (itl.length) {

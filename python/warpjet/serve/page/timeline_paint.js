@@ -230,7 +230,7 @@ function queue(g, { ink, now, width, bottom, waiting, faded }) {
   const left = now + 12, wide = width - left - 2, fit = Math.max(1, Math.floor((bottom - TOP) / PILL) - 1);
   type(g, 600, 10, ink.sans);
   g.fillStyle = ink.dim;
-  g.fillText(waiting.length ? `queue: ${waiting.length}` : "queue is empty", left, TOP / 2 - 1);
+  g.fillText(`queue: ${waiting.length}`, left, TOP / 2 - 1);
   waiting.slice(0, fit).forEach((request, i) => {
     const c = colour(request.colour), top = TOP + i * PILL, middle = top + PILL / 2 - 1.5;
     g.globalAlpha = faded(request) ? 0.25 : 1;
