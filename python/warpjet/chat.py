@@ -22,6 +22,7 @@ class ChatTemplate:
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         self._render = {name: compile_template(source) for name, source in sources.items()}
         self._special_tokens = dict(special_tokens)
+        self.source = "\n".join(sources.values())
 
     def render(
         self,

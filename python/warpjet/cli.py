@@ -133,7 +133,7 @@ def _fill_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model_tag", nargs="?", metavar="MODEL", help="checkpoint or engine directory (default: the embedded model)"
     )
-    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, help="the same")
+    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, metavar="MODEL", help="the same")
     parser.add_argument("--config", metavar="FILE", help="settings by name, in JSON; flags come before them")
     parser.add_argument("--dry-run", action="store_true", help="check the configuration and exit")
     add_flags(parser, _add_fields)
@@ -170,7 +170,7 @@ def _fill_run_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model_tag", nargs="?", metavar="MODEL", help="checkpoint or engine directory (default: the embedded model)"
     )
-    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, help="the same")
+    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, metavar="MODEL", help="the same")
     add_flags(parser, _add_fields, _BATCH_SETTINGS)
 
     def run(args: argparse.Namespace) -> int:

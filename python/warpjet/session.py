@@ -72,7 +72,7 @@ class Session:
         self.tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
             self.tokenizer = Tokenizer(self.directory if tokenizer is None else find_model(tokenizer))
-        self._chat_template = self._find_chat_template(chat_template)
+        self.chat_template = self._find_chat_template(chat_template)
         defaults = default_params(self.directory, generation_config)
         self.engine = Engine.open(self.directory, config)
         # A recommendation is no wish: it gives way to a shorter context.
@@ -103,7 +103,7 @@ class Session:
     ) -> list[Prompt]:
         """One conversation or a list of them, as prompts. Raises ValueError without a chat template."""
         conversations: Any = [messages] if is_conversation(messages) else messages
-        template = self._chat_template
+        template = self.chat_template
         if chat_template is not None:
             template = chat_template if isinstance(chat_template, ChatTemplate) else self._compile(chat_template)
         if template is None:

@@ -15,7 +15,7 @@ QUESTION: Any = [{"role": "user", "content": "What does the fox say?"}]
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     flags = ("--served-model-name", "tiny", "fox", "--override-generation-config", '{"temperature": 0}')
-    with Server(*flags) as running:
+    with Server(*flags, "--tool-call-parser", "hermes") as running:
         yield running
 
 
@@ -223,6 +223,58 @@ def test_many_clients_at_once_get_their_own_answers(canary: Server) -> None:
             return await asyncio.gather(*(one(prompt) for prompt in prompts * 4))
 
     assert asyncio.run(ask()) == [alone[prompt] for prompt in prompts * 4]
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_a_tool_that_must_be_called_is_called(choice: Any, client: openai.OpenAI) -> None:
+    fields: Any = {"model": "tiny", "messages": QUESTION, "tools": [WEATHER], "tool_choice": choice, "max_tokens": 80}
+    whole = client.chat.completions.create(**fields, parallel_tool_calls=False).choices[0]
+    assert whole.finish_reason == "tool_calls" and whole.message.tool_calls
+    call: Any = whole.message.tool_calls[0]
+    assert call.function.name == "get_weather" and json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    arguments, names, reasons = "", [], []
+    for chunk in client.chat.completions.create(**fields, parallel_tool_calls=False, stream=True):
+        for piece in chunk.choices[0].delta.tool_calls or []:
+            assert piece.function
+            arguments += piece.function.arguments or ""
+            names += [piece.function.name] if piece.function.name else []
+        reasons.append(chunk.choices[0].finish_reason)
+    assert names == ["get_weather"] and arguments == call.function.arguments and reasons[-1] == "tool_calls"
+
+
+def test_tools_may_be_left_alone(client: openai.OpenAI) -> None:
+    plain = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=8)
+    for choice in ("auto", "none"):
+        answer = client.chat.completions.create(
+            model="tiny", messages=QUESTION, max_tokens=8, tools=[WEATHER], tool_choice=choice
+        )
+        assert answer.choices[0].message == plain.choices[0].message
+
+
+def test_an_answer_follows_a_schema(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "w", "schema": WEATHER["function"]["parameters"]}}
+    fields: Any = {"model": "tiny", "messages": QUESTION, "response_format": form, "max_tokens": 80, "n": 2}
+    fields["extra_body"] = {"structured_outputs": None}
+    for choice in client.chat.completions.create(**fields).choices:
+        assert choice.finish_reason == "length" or json.loads(choice.message.content or "")["city"] in ("Paris", "Rome")
+    chosen = client.completions.create(
+        model="tiny", prompt="The", max_tokens=9, extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
+    )
+    assert chosen.choices[0].text in ("yes", "no") and chosen.choices[0].finish_reason == "stop"
 
 
 def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI) -> None:

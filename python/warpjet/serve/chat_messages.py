@@ -1,12 +1,10 @@
 """Chat messages and tools as the OpenAI API takes them, checked before anything is made of them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from warpjet.parsing import tools
 from warpjet.serve.errors import bad_request
-
-MAX_TOOLS = 128
 
 # For the OpenAPI document.
 _TEXT_PART = {
@@ -26,7 +24,7 @@ _FUNCTION = {
     "type": "object",
     "required": ["name"],
     "properties": {
-        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
+        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.:/-]{1,128}$"},
         "description": {"type": "string"},
         "parameters": {"type": "object"},
     },
@@ -36,10 +34,8 @@ TOOLS = {
         "type": "object",
         "required": ["type", "function"],
         "properties": {"type": {"enum": ["function"]}, "function": _FUNCTION},
-    },
-    "maxItems": MAX_TOOLS,
+    }
 }
-_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -62,42 +58,21 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
                 raise bad_request(f"{where}: no call before it has the tool_call_id {answered!r:.80}", "messages")
 
 
-def check_tools(tools: Sequence[Mapping[str, Any]]) -> set[str]:
+def check_tools(given: Sequence[Mapping[str, Any]]) -> set[str]:
     """The functions' names. Raises ServeError 400."""
-    if len(tools) > MAX_TOOLS:
-        raise bad_request(f"a request may have {MAX_TOOLS} tools, got {len(tools)}", "tools")
-    names: set[str] = set()
-    for index, tool in enumerate(tools):
-        function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict):
-            raise bad_request(f'tools[{index}] must be {{"type": "function", "function": {{...}}}}', "tools")
-        name = function.get("name")
-        if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
-            raise bad_request(f"tools[{index}].function.name must be 1 to 64 of a-z, A-Z, 0-9, _, . and -", "tools")
-        if name in names:
-            raise bad_request(f"tools[{index}]: there are two functions {name!r}", "tools")
-        if not isinstance(function.get("parameters", {}), (dict, type(None))):
-            raise bad_request(f"tools[{index}].function.parameters must be a JSON schema, an object", "tools")
-        if not isinstance(function.get("description", ""), (str, type(None))):
-            raise bad_request(f"tools[{index}].function.description must be a string", "tools")
-        names.add(name)
-    return names
+    try:
+        tools.check_tools(given)
+    except ValueError as error:
+        raise bad_request(str(error), "tools") from None
+    return {tool["function"]["name"] for tool in given}
 
 
 def check_tool_choice(choice: str | Mapping[str, Any], names: set[str]) -> None:
     """Raises ServeError 400 for a choice that the tools do not offer."""
-    if isinstance(choice, str):
-        if choice not in ("auto", "none", "required"):
-            raise bad_request("tool_choice must be auto, none, required or a function", "tool_choice")
-        if choice == "required" and not names:
-            raise bad_request("tool_choice is required, but there are no tools", "tool_choice")
-        return
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    if choice.get("type") != "function" or not isinstance(name, str):
-        raise bad_request('tool_choice must be {"type": "function", "function": {"name": ...}}', "tool_choice")
-    if name not in names:
-        raise bad_request(f"tool_choice names {name[:64]!r}, which is not among the tools", "tool_choice")
+    try:
+        tools.check_tool_choice([{"function": {"name": name}} for name in names], choice)
+    except ValueError as error:
+        raise bad_request(str(error), "tool_choice") from None
 
 
 def _check_calls(calls: Any, where: str) -> set[str]:

@@ -11,11 +11,12 @@ from warpjet._native import SamplingParams
 from warpjet.async_llm import AsyncLLM
 from warpjet.chat import ChatTemplate
 from warpjet.outputs import CompletionOutput, Logprob, RequestOutput
+from warpjet.parsing.detection import ParserNames
 from warpjet.prompts import Prompt, PromptType
 from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.limits import Workers
-from warpjet.serve.parsers import ParserNames, constrained, make_parsers
+from warpjet.serve.parsers import adjusted, make_parsers
 from warpjet.serve.response_store import ResponseStore
 from warpjet.tokenizer import Tokenizer
 
@@ -173,7 +174,9 @@ class Serving:
         prompt = await self.prepare_chat(request)
         samples = max(request.sampling.n, request.sampling.beam_width)
         parsers = make_parsers(self._parsers, request, prompt.text or "", samples)
-        sampling = constrained(self._parsers, request)
+        sampling = adjusted(self._parsers, request, prompt.text or "", self.tokenizer)
+        if parsers:
+            sampling = sampling.replace(skip_special_tokens=False)  # the marks of calls and reasoning are such tokens
         async for events in self._run(prompt, sampling, request, parsers):
             yield events
 
@@ -302,7 +305,6 @@ class _Sample:
         self.index = index
         self.parser: ChatParser | None = None
         self._tokens = 0
-        self._reasoning_tokens = 0
         self._ended = False
 
     def add(self, piece: CompletionOutput, error: str | None, events: list[ChatEvent]) -> None:
@@ -326,15 +328,13 @@ class _Sample:
                     piece.stop_reason,
                     error if reason == "error" else None,
                     self._tokens,
-                    self._reasoning_tokens,
+                    0 if self.parser is None else self.parser.reasoning_tokens,
                     piece.cumulative_logprob,
                 )
             )
 
     def _parse(self, parser: "ChatParser", piece: CompletionOutput, delta: Delta) -> None:
         parts = [parser.push(piece.text, piece.token_ids)]
-        if parts[0].reasoning and not parts[0].content:
-            self._reasoning_tokens += len(piece.token_ids)
         if piece.finish_reason is not None:
             parts.append(parser.finish())
         delta.content = "".join(part.content for part in parts)

@@ -24,7 +24,7 @@ from warpjet.serve.auth import Keys
 from warpjet.serve.connection import Connection
 from warpjet.serve.conversation import Serving
 from warpjet.serve.flags import Plan
-from warpjet.serve.parsers import ParserNames, find_parser_names
+from warpjet.serve.parsers import find_parser_names
 from warpjet.serve.settings import Settings
 
 _log = logging.getLogger("warpjet.serve")
@@ -350,6 +350,3 @@ def _greeting(settings: Settings, sockets: list[socket.socket], model: str) -> s
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     url = f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}{settings.root_path}"
     return f"warpjet serves {model}: API at {url}/v1, page at {url}/"
-
-
-__all__ = ["ParserNames", "check_model_directory", "make_keys", "open_serving", "serve"]

@@ -72,9 +72,8 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     body = request.body
     check_messages(body["messages"])
     tools = body.get("tools") or None
-    names = check_tools(tools or [])
     choice = body.get("tool_choice", "auto")
-    check_tool_choice(choice, names)
+    check_tool_choice(choice, check_tools(tools or []))
     if "chat_template" in body and not serving.settings.trust_request_chat_template:
         raise ServeError(
             403,

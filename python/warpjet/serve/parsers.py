@@ -1,24 +1,28 @@
 """Which parsers read the model's answers, and what tool_choice asks of the sampling."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from warpjet._native import SamplingParams
 from warpjet.parsing.chat_parser import ChatParser
+from warpjet.parsing.detection import ParserNames, find_parsers
+from warpjet.parsing.grammar import tool_call_grammar
 from warpjet.serve.errors import bad_request
 
 if TYPE_CHECKING:
     from warpjet.serve.conversation import ChatRequest
     from warpjet.serve.settings import Settings
     from warpjet.session import Session
+    from warpjet.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class ParserNames:
-    """Rows of REASONING_PARSERS and TOOL_PARSERS; None where the model has none."""
-
-    reasoning: str | None = None
-    tool: str | None = None
+def find_parser_names(session: "Session", settings: "Settings") -> ParserNames:
+    """The parsers that the settings name, "auto" being those that fit the chat template and "none" no parser. Raises
+    ValueError for a name that is unknown."""
+    template, tokenizer = session.chat_template, session.tokenizer
+    wanted = [None if name == "none" else name for name in (settings.reasoning_parser, settings.tool_call_parser)]
+    if template is None or tokenizer is None:
+        return find_parsers("", (), (wanted[0], wanted[1]))
+    return find_parsers(template.source, tokenizer.special_texts, (wanted[0], wanted[1]))
 
 
 def make_parsers(names: ParserNames, request: "ChatRequest", prompt: str, samples: int) -> list[ChatParser]:
@@ -47,22 +51,23 @@ def make_parsers(names: ParserNames, request: "ChatRequest", prompt: str, sample
     ]
 
 
-def constrained(names: ParserNames, request: "ChatRequest") -> SamplingParams:
+def adjusted(names: ParserNames, request: "ChatRequest", prompt: str, tokenizer: "Tokenizer") -> SamplingParams:
     """The sampling with what response_format, structured_outputs or tool_choice constrains. Raises ServeError 400 for
     two constraints at once."""
     sampling, structured = request.sampling, request.structured
     if request.tools and request.tool_choice not in ("auto", "none"):
-        from warpjet.parsing import tool_call_grammar
-
         if structured is not None:
             raise bad_request("tool_choice constrains the answer already; leave response_format out", "tool_choice")
-        structured = tool_call_grammar(
-            names.tool or "", request.tools, request.tool_choice, request.parallel_tool_calls
-        )
+        try:
+            structured = tool_call_grammar(
+                names.tool,
+                request.tools,
+                request.tool_choice,
+                request.parallel_tool_calls,
+                reasoning_parser=names.reasoning,
+                prompt=prompt,
+                token_id=tokenizer.token_id,
+            )
+        except ValueError as error:
+            raise bad_request(str(error), "tool_choice") from None
     return sampling if structured is None else sampling.replace(structured_outputs=structured)
-
-
-def find_parser_names(session: "Session", settings: "Settings") -> ParserNames:
-    """The parsers that the settings name, "auto" being those that fit the chat template. Raises ValueError for a name
-    that is unknown."""
-    return ParserNames()

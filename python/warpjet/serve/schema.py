@@ -194,11 +194,11 @@ class Schema:
 def openapi(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these endpoints."""
     paths: dict[str, dict[str, Any]] = {}
-    schemas: dict[str, Any] = {"Error": _ERROR}
+    schemas: dict[str, Any] = {}
     for endpoint in endpoints:
         operation: dict[str, Any] = {
             "summary": endpoint.summary,
-            "responses": {"200": {"description": "the answer"}, "default": _ERROR_RESPONSE},
+            "responses": {"200": {"description": "the answer"}, "default": _error_response(endpoint)},
         }
         if endpoint.scope != "open":
             operation["security"] = [{"key": []}, {}]
@@ -220,26 +220,17 @@ def openapi(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
     }
 
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-_ERROR_RESPONSE = {
-    "description": "an error",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-}
+def _error_response(endpoint: Endpoint) -> dict[str, Any]:
+    example = endpoint.error_body(ServeError(400, "what is wrong"))
+    return {"description": "an error", "content": {"application/json": {"schema": _schema_of(example)}}}
+
+
+def _schema_of(value: Any) -> dict[str, Any]:
+    """What an error like this one looks like; what it leaves open may be text."""
+    if isinstance(value, dict):
+        properties = {key: _schema_of(inner) for key, inner in value.items()}
+        return {"type": "object", "properties": properties, "required": list(value)}
+    return {"type": ["string", "null"] if value is None else "string" if isinstance(value, str) else "integer"}
 
 
 def _shown(value: Any) -> str:

@@ -57,8 +57,8 @@ class Settings:
     chat_template: str | None = _s(None, "chat template, as Jinja or a file", "str")
     default_chat_template_kwargs: dict[str, Any] = _s({}, "variables of the chat template, as JSON")  # noqa: RUF009
     trust_request_chat_template: bool = _s(False, "let requests bring a chat template")
-    tool_call_parser: str = _s("auto", "format of the model's tool calls; auto finds it in the chat template")
-    reasoning_parser: str = _s("auto", "format of the model's reasoning; auto finds it in the chat template")
+    tool_call_parser: str = _s("auto", "format of tool calls; auto finds it in the chat template")
+    reasoning_parser: str = _s("auto", "format of reasoning; auto finds it, none leaves it in the text")
     return_tokens_as_token_ids: bool = _s(False, "name tokens in logprobs token_id:N")
     enable_force_include_usage: bool = _s(False, "end every stream with usage")
     metrics_compat: str | None = _s(None, "also give /metrics the names of vllm, sglang or tgi", "str")

@@ -1,0 +1,37 @@
+"""Which parsers a model needs, by its chat template."""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from warpjet.parsing.chat_parser import check_parsers
+from warpjet.parsing.reasoning_parsers import REASONING_PARSERS, ReasoningParser
+from warpjet.parsing.tool_parsers import TOOL_PARSERS, ToolParser
+
+
+class ParserNames(NamedTuple):
+    """Of REASONING_PARSERS and TOOL_PARSERS."""
+
+    reasoning: str | None = None
+    tool: str | None = None
+
+
+def find_parsers(
+    template_source: str,
+    special_tokens: Collection[str] = (),
+    names_given: tuple[str | None, str | None] = ("auto", "auto"),
+) -> ParserNames:
+    """Resolves (reasoning parser, tool parser): "auto" is the one whose signs the template has in it, else None.
+
+    special_tokens: the tokenizer's, which tell the tool parser where a template says nothing of calls. Raises
+    ValueError for names that there are not."""
+    reasoning, tool = names_given
+    if reasoning == "auto":
+        reasoning = _first(REASONING_PARSERS, template_source)
+    if tool == "auto":
+        tool = _first(TOOL_PARSERS, template_source) or _first(TOOL_PARSERS, "\n".join(special_tokens))
+    check_parsers(reasoning, tool)
+    return ParserNames(reasoning, tool)
+
+
+def _first(table: Mapping[str, ReasoningParser | ToolParser], text: str) -> str | None:
+    return next((name for name, row in table.items() if row.signs and all(sign in text for sign in row.signs)), None)

@@ -1,0 +1,71 @@
+"""Answers of several messages, each on a channel: <|channel|>analysis<|message|>...<|end|><|start|>assistant..."""
+
+import re
+from dataclasses import dataclass
+
+from warpjet.parsing.answer import Answer, is_name
+from warpjet.parsing.reader import Emit, Reader, Reading, markers
+
+START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
+ENDS = ("<|end|>", "<|return|>", "<|call|>")
+
+_HEADER_BEGINS = (START, CHANNEL, MESSAGE, CONSTRAIN, " to=")
+_MAX_HEADER = 512  # characters
+_RECIPIENT = re.compile(r"(?:^|\s|\|>)to=([^\s<]+)")
+_CHANNEL_NAME = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harmony:
+    """A message on the analysis channel is reasoning, one to functions.NAME is a call, every other is content.
+    with_calls: False leaves calls in the content."""
+
+    with_calls: bool = True
+    separators: str = ""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Markers that may be special tokens."""
+        return (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
+
+    def run(self, reader: Reader, answer: Answer) -> Reading[None]:
+        """Parses to the end. Text without a header is content; a header that the end cuts off is left out."""
+        header_ends = markers(MESSAGE, *ENDS, START)
+        kinds: set[str] = set()
+        while (yield from reader.peek()):
+            reader.record()
+            if (yield from reader.accept(*ENDS)):
+                continue
+            begin = yield from reader.accept(*_HEADER_BEGINS)
+            header, end = "", MESSAGE
+            if begin and begin != MESSAGE:
+                header, end = yield from reader.up_to(header_ends, _MAX_HEADER)
+            if end == MESSAGE:
+                reader.recorded()
+                yield from self._message(reader, answer, begin + header, kinds)
+            elif end or begin == " to=" or (yield from reader.peek()):
+                reader.unread(end)
+                answer.text(reader.recorded())
+
+    def _message(self, reader: Reader, answer: Answer, header: str, kinds: set[str]) -> Reading[None]:
+        recipient, channel = _RECIPIENT.search(header), _CHANNEL_NAME.search(header)
+        name = recipient[1].removeprefix("functions.") if recipient else ""
+        emit: Emit = answer.text
+        if recipient and self.with_calls and is_name(name) and (name != recipient[1] or name in answer.tools):
+            answer.call(name)
+            kind, emit = "call", answer.arguments
+            if (yield from reader.accept(*ENDS)):
+                emit("{}")
+                return
+        elif channel and channel[1] == "analysis":
+            kind, emit = "reasoning", answer.reasoning
+        else:
+            kind = "content"
+        if kind != "call" and kind in kinds:
+            emit("\n")
+        kinds.add(kind)
+        answer.thinking = kind == "reasoning"
+        found = yield from reader.until(markers(*ENDS, START, CHANNEL), emit)
+        answer.thinking = False
+        if found not in ENDS:
+            reader.unread(found)
