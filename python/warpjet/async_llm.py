@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,7 @@ class AsyncLLM:
         self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
         self._hub: _Hub | None = None
         self._by_name: dict[str, _Live] = {}
+        self._latest: deque[tuple[int, str]] = deque(maxlen=256)
 
     @property
     def session(self) -> Session:
@@ -194,6 +196,10 @@ class AsyncLLM:
         """True from the start of a request until its last output is taken."""
         return request_id in self._by_name
 
+    def latest_requests(self) -> list[tuple[int, str]]:
+        """The engine's number and the request_id of the latest requests, at most 256, oldest first."""
+        return list(self._latest)
+
     async def run(
         self,
         prompt: Prompt,
@@ -234,6 +240,7 @@ class AsyncLLM:
         native_id = submit(hub.queue)
         request = _Live(native_id, collector, interval)
         hub.live[native_id] = self._by_name[name] = request
+        self._latest.append((native_id, name))
         try:
             finished = False
             while not finished:

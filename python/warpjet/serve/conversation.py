@@ -23,6 +23,7 @@ from warpjet.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from warpjet.parsing.chat_parser import ChatParser
     from warpjet.parsing.events import ToolCallDelta
+    from warpjet.serve.live import LiveFeed
     from warpjet.serve.settings import Settings
     from warpjet.structured import StructuredOutputsParams
 
@@ -138,6 +139,13 @@ class Serving:
         self.live_requests: Callable[[], int] = lambda: 0  # HTTP requests being answered
         self._parsers = parsers
         self._workers = Workers(settings.prepare_threads, settings.prepare_timeout)
+
+    @functools.cached_property
+    def live_feed(self) -> "LiveFeed":
+        """What those see who watch the engine."""
+        from warpjet.serve.live import LiveFeed
+
+        return LiveFeed(self.llm, lambda: self.draining)
 
     @functools.cached_property
     def default_sampling(self) -> dict[str, Any]:

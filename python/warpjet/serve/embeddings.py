@@ -56,7 +56,7 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
         raise bad_request(f"dimensions may only be {width}, which the model's vectors have", "dimensions")
     inputs = _inputs(body["input"], serving.settings.max_prompts)
     prompts = [await serving.prepare(_request(given, request)) for given in inputs]
-    vectors = await _embed(serving, prompts, body)
+    vectors = await _embed(serving, prompts, body, request.tenant)
     encode = _base64 if body["encoding_format"] == "base64" else list
     data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
     tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
@@ -64,14 +64,17 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
     return json_response({"object": "list", "data": data, "model": model, "usage": usage})
 
 
-async def _embed(serving: Serving, prompts: Sequence[Prompt], body: Mapping[str, Any]) -> list[list[float]]:
+async def _embed(
+    serving: Serving, prompts: Sequence[Prompt], body: Mapping[str, Any], tenant: str
+) -> list[list[float]]:
     """All of them at once. The first that fails ends the others."""
     from warpjet._native import PoolingParams
 
     pooling = PoolingParams(pooling=body["pooling"], normalize=body["normalize"])
 
     async def embed(prompt: Prompt) -> list[float]:
-        output = await serving.llm.embed({"prompt_token_ids": prompt.token_ids}, pooling, priority=body["priority"])
+        given = {"prompt_token_ids": prompt.token_ids, "cache_salt": prompt.cache_salt or None}
+        output = await serving.llm.embed(given, pooling, priority=body["priority"], tenant=tenant)
         return output.outputs.embedding
 
     try:

@@ -21,6 +21,7 @@ Handler = Callable[["Serving", "HttpRequest"], Awaitable["Response | EventStream
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A row of the routing table. A path may hold {name}. scope: open needs no key, admin its own key and port.
+    summary: what it is for, in /openapi.json; without one it is not in there.
     error_body: what an error looks like on this route."""
 
     method: str

@@ -1,0 +1,460 @@
+"""The page at /: in a real browser against a real server, and its files and feed without one."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Server
+
+pytest.importorskip("uvicorn", reason="the page needs warpjet[server]")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+PAGE = Path(__file__).parents[2] / "python" / "warpjet" / "serve" / "page"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server("--max-num-seqs", "16", "--max-num-batched-tokens", "64", "--api-key", "good") as one:
+        one.http.headers["authorization"] = "Bearer good"
+        yield one
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[Server]:
+    """One that no browser watches."""
+    with Server("--api-key", "good") as one:
+        one.http.headers["authorization"] = "Bearer good"
+        yield one
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs chromium and chromedriver (Debian: apt install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """The page in a tab, with the good key."""
+
+    def __init__(self, browser: Any, url: str, key: str = "good") -> None:
+        self.browser = browser
+        browser.get(url)
+        self.js("sessionStorage.setItem('warpjet.key', arguments[0]); localStorage.clear()", key)
+        browser.refresh()
+        browser.get_log("browser")
+
+    def js(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def get(self, name: str) -> Any:
+        """A value of window.warpjet."""
+        return self.js(f"return window.warpjet.{name}")
+
+    def find(self, name: str) -> Any:
+        return self.browser.find_element("id", name)
+
+    def until(self, what: Callable[[], Any], seconds: float = 10) -> Any:
+        """The first true value of what(), or a failure."""
+        deadline = time.monotonic() + seconds
+        while not (value := what()):
+            assert time.monotonic() < deadline, f"not within {seconds} s: {self.errors()}"
+            time.sleep(0.01)
+        return value
+
+    def ask(self, text: str, **fields: Any) -> None:
+        """Sends a message with these settings."""
+        for name, value in fields.items():
+            self.js("document.getElementById(arguments[0]).value = arguments[1]", name, str(value))
+        self.js("document.getElementById('text').value = arguments[0]", text)
+        self.find("send").click()
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture
+def page(chromium: Any, server: Server) -> Iterator[Page]:
+    one = Page(chromium, server.url)
+    one.until(lambda: one.get("connected"))
+    yield one
+    assert one.errors() == []
+
+
+LONG = {"max_tokens": 700, "temperature": 1, "seed": 5}
+ANSWER = "return document.querySelector('.message.model > .body')?.textContent || ''"
+
+
+def test_an_answer_streams_in_many_steps(page: Page) -> None:
+    page.js(
+        """window.seen = new Set();
+        new MutationObserver(() => {
+          const body = document.querySelector('.message.model > .body');
+          if (body && body.textContent) window.seen.add(body.textContent.length);
+        }).observe(document.getElementById('log'), {subtree: true, childList: true, characterData: true});"""
+    )
+    page.ask("Tell me a long story about a fox and a crow.", max_tokens=300)
+    page.until(lambda: page.get("chats")[0]["messages"] == 2 and not page.get("chats")[0]["busy"])
+    page.until(lambda: len(page.js(ANSWER)) > 100)
+    assert page.js("return window.seen.size") > 3
+    stats = page.js("return document.querySelector('.message.model .stats').textContent")
+    assert re.search(r"first token .+ms · [\d,]+ tok/s · \d+ tokens", stats), stats
+
+
+def test_blocks_appear_with_their_owner_and_go_at_the_end(page: Page, server: Server) -> None:
+    page.until(lambda: page.get("blocks")["free"] > 0)
+    stop = threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            server.complete(max_tokens=900, ignore_eos=True)
+
+    client = threading.Thread(target=keep_asking)
+    client.start()
+    try:
+        owners = page.until(lambda: page.get("blocks")["owners"])
+        assert all(count >= 1 for count in owners.values())
+        page.until(lambda: page.get("timeline")["columns"] > 0)
+    finally:
+        stop.set()
+        client.join()
+    page.until(lambda: page.get("blocks")["held"] == 0 and page.get("running") == 0)
+    assert page.get("blocks")["cached"] > 0, "what the answers computed stays cached"
+
+
+def test_eight_at_once_share_steps_and_their_system_prompt(page: Page) -> None:
+    page.js(
+        """window.shared = 0;
+        setInterval(() => { window.shared = Math.max(window.shared, window.warpjet.blocks.shared); }, 10);"""
+    )
+    page.js("document.getElementById('max_tokens').value = 400")
+    page.find("burst").click()
+    page.until(lambda: len(page.get("chats")) >= 8)
+    page.until(lambda: page.get("firstTokens") >= 8)
+    page.until(lambda: not any(chat["busy"] for chat in page.get("chats")))
+    assert page.get("widestStep") >= 7, "more than a browser's six connections"
+    assert page.get("joined"), "a step that read a prompt for one and decoded for another"
+    assert page.js("return document.querySelectorAll('.card').length") == 8
+    assert page.js("return [...document.querySelectorAll('.card p')].every((p) => p.textContent.length)")
+    assert sum(chat["linked"] for chat in page.get("chats")) == 8, "each knows its row of the timeline"
+    assert page.js("return window.shared") >= 2, "blocks that several requests held"
+
+
+def test_stop_cancels_the_request(page: Page, server: Server) -> None:
+    page.js(
+        """window.stopper = setInterval(() => {
+          const body = document.querySelector('.message.model > .body');
+          if (body && body.textContent) { clearInterval(window.stopper); document.getElementById('stop').click(); }
+        }, 1);"""
+    )
+    page.ask("Tell me a long story about a fox and a crow.", **LONG)
+    page.until(lambda: page.get("chats")[0]["messages"] == 2 and not page.get("chats")[0]["busy"])
+    page.until(
+        lambda: "stopped by you" in page.js("return document.querySelector('.message.model .stats').textContent")
+    )
+    assert server.idle(3)
+
+
+def test_a_wrong_key_is_told_and_a_right_one_helps(chromium: Any, server: Server) -> None:
+    page = Page(chromium, server.url, key="bad")
+    page.until(lambda: page.find("key-form").is_displayed())
+    assert "does not take this key" in page.find("key-form").text
+    page.ask("Hello")
+    error = page.until(lambda: page.js("return document.querySelector('.message .error')?.textContent"))
+    assert "API key is needed" in error
+    page.find("key").clear()
+    page.find("key").send_keys("good")
+    page.find("key").submit()
+    page.until(lambda: page.get("connected"))
+    page.ask("What is 7 plus 5?")
+    page.until(lambda: page.get("chats")[0]["messages"] == 4 and not page.get("chats")[0]["busy"])
+    assert page.js("return localStorage.length") == 0, "the key is not kept longer than the tab"
+    assert all("401" in message for message in page.errors())
+
+
+def test_an_error_of_the_server_is_shown_with_its_reason(page: Page) -> None:
+    page.ask("Hello " * 3000, max_tokens=16)
+    error = page.until(lambda: page.js("return document.querySelector('.message .error')?.textContent"))
+    assert "1024" in error
+    assert all("400" in message for message in page.errors())
+
+
+def test_what_a_model_writes_is_text(page: Page) -> None:
+    page.js(
+        """window.fetch = async () => {
+          const call = {index: 0, id: 'c', function: {name: '<u>f</u>', arguments: '{"a": 1}'}};
+          const content = '<img src=x onerror="window.hurt=1"><b>bold</b>';
+          const delta = {content, reasoning: '<i>deep</i>', tool_calls: [call]};
+          const piece = {choices: [{index: 0, delta, finish_reason: 'tool_calls'}]};
+          return new Response('data: ' + JSON.stringify(piece) + '\\r\\n\\r\\ndata: [DONE]\\n\\n');
+        };"""
+    )
+    page.ask("Hello")
+    page.until(lambda: "<img" in page.js(ANSWER))
+    assert (
+        page.js(
+            "return document.querySelectorAll('.message img, .message b:not(.call b), .message i, .message u').length"
+        )
+        == 0
+    )
+    assert page.js("return document.querySelector('.thinking').open") is False, "reasoning is folded"
+    assert page.js("return document.querySelector('.thinking .body').textContent") == "<i>deep</i>"
+    assert page.js("return document.querySelector('.call').textContent").startswith('calls <u>f</u>{"a": 1}')
+    assert not page.js("return window.hurt")
+
+
+def test_dark_and_light_both_have_contrast(page: Page) -> None:
+    seen = set()
+    for _ in range(2):
+        theme = page.js("return document.documentElement.dataset.theme")
+        seen.add(theme)
+        for text in ("--text", "--dim", "--accent-text", "--bad"):
+            for ground in ("--bg", "--panel", "--raised"):
+                assert _contrast(page, text, ground) >= 4.5, (theme, text, ground)
+        page.find("theme").click()
+    assert seen == {"dark", "light"}
+
+
+def _contrast(page: Page, text: str, ground: str) -> float:
+    """WCAG's ratio of two colours of the style sheet."""
+
+    def luminance(name: str) -> float:
+        rgb = page.js(
+            """const probe = document.body.appendChild(document.createElement('i'));
+            probe.style.color = `var(${arguments[0]})`;
+            const rgb = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
+            probe.remove();
+            return rgb;""",
+            name,
+        )
+        linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(text), luminance(ground)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_timeline_pauses_zooms_and_tells_what_is_under_the_pointer(page: Page, server: Server) -> None:
+    server.complete(max_tokens=200, ignore_eos=True)
+    page.until(lambda: page.get("timeline")["columns"] > 0)
+    from selenium.webdriver import ActionChains, Keys
+
+    timeline = page.find("timeline")
+    timeline.send_keys(Keys.SPACE)
+    assert page.find("pause").get_attribute("aria-pressed") == "true"
+    page.find("zoom-in").click()
+    assert page.find("zoom-auto").get_attribute("aria-pressed") == "false"
+    steps = page.get("step")
+    server.complete(max_tokens=20, ignore_eos=True)
+    page.until(lambda: page.get("step") > steps)
+    right_end = timeline.size["width"] // 2 - 130
+    ActionChains(page.browser).move_to_element_with_offset(
+        timeline, right_end, -timeline.size["height"] // 2 + 40
+    ).perform()
+    page.until(lambda: "Step" in page.find("tip").text)
+    timeline.send_keys(Keys.SPACE)
+    assert page.find("pause").get_attribute("aria-pressed") == "false"
+
+
+def test_a_phone_shows_one_side_at_a_time(page: Page) -> None:
+    page.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        for view, other in (("chat", "engine"), ("engine", "chat")):
+            page.find(f"view-{view}").click()
+            assert page.find(view).is_displayed() and not page.find(other).is_displayed()
+            assert page.js("return document.documentElement.scrollWidth") <= 390
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    nameless = page.js(
+        """const named = (e) => e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length;
+        return [...document.querySelectorAll('button, input, textarea, select, summary, canvas')]
+          .filter((e) => e.getAttribute('aria-hidden') !== 'true' && !named(e)).map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+
+
+# 256 sequences in 4,000 blocks, ten times a second; every step one leaves and another joins. And how long frames take.
+LARGE = """
+const draw = window.requestAnimationFrame.bind(window), real = window.fetch;
+window.frameMs = [];
+window.requestAnimationFrame = (f) => draw((now) => {
+  const began = performance.now();
+  f(now);
+  window.frameMs.push(performance.now() - began);
+});
+let step = 1, oldest = 1;
+const sequence = (id) => {
+  const blocks = Array.from({length: 15}, (_, i) => 8 + (id % 256) * 15 + i);
+  const lengths = {prompt: 256, computed: 400, output: 144, cached: 32};
+  return {id, sample: 0, state: 'running', ...lengths, blocks: [id % 8, ...blocks]};
+};
+const snapshot = () => {
+  const steps = [];
+  for (let i = 0; i < 4; i++, step++, oldest++) {
+    const rows = Array.from({length: 256}, (_, k) => [oldest + k, 0, k === 255 ? 32 : 300, k === 255 ? 224 : 1]);
+    steps.push({step, us: 20000, start_us: step * 25000, rows});
+  }
+  const sequences = Array.from({length: 256}, (_, k) => sequence(oldest - 1 + k));
+  const pool = new Uint8Array(4000);
+  for (const {blocks} of sequences) for (const block of blocks) pool[block]++;
+  return {step: step - 1, now_us: step * 25000, block_size: 32, kv_blocks: 4000, max_model_len: 4096, max_num_seqs: 256,
+    pool: btoa(String.fromCharCode(...pool)), sequences, steps, names: {},
+    first_tokens: steps.map((s) => [s.rows[255][0], s.step, 30]), finished: []};
+};
+window.fetch = async (path, options) => {
+  if (path !== 'live') return real(path, options);
+  const text = new TextEncoder();
+  return new Response(new ReadableStream({async pull(stream) {
+    await new Promise((done) => setTimeout(done, 100));
+    stream.enqueue(text.encode(`data: ${JSON.stringify(snapshot())}\\n\\n`));
+  }}));
+};
+"""
+
+
+def test_256_sequences_in_4000_blocks_are_drawn_whole_and_fast(chromium: Any, server: Server) -> None:
+    script = chromium.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LARGE})
+    try:
+        page = Page(chromium, server.url)
+        page.until(lambda: page.get("firstTokens") > 80)
+        blocks = page.get("blocks")
+        assert blocks["held"] == 8 + 256 * 15 and blocks["shared"] == 8 and blocks["free"] == 4000 - blocks["held"]
+        assert len(blocks["owners"]) == 256 and set(blocks["owners"].values()) == {16}
+        assert page.get("timeline")["rows"] == 256 and page.get("widestStep") == 256
+        frames = page.js("return window.frameMs")
+        assert len(frames) > 20
+        assert sorted(frames)[len(frames) // 2] < 14, "half of the frames leave a display of 60 Hz time to show them"
+    finally:
+        chromium.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+        chromium.get("about:blank")
+
+
+def test_the_policy_forbids_what_the_page_does_not_do(quiet: Server) -> None:
+    answer = quiet.http.get("/", headers={"authorization": ""})
+    assert answer.status_code == 200, "the page itself holds no secret and needs no key"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert not re.search(r"<style|style=|<script(?![^>]* src=)|\son\w+=|https?://", answer.text)
+    for path in PAGE.iterdir():
+        text = path.read_text()
+        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), path.name
+        assert not re.search(r"https?://(?!www\.w3\.org)", text), path.name
+        assert quiet.http.get(f"/page/{path.name}").content == path.read_bytes()
+    again = quiet.http.get("/", headers={"if-none-match": answer.headers["etag"]})
+    assert again.status_code == 304 and again.content == b""
+
+
+@pytest.mark.parametrize("name", ["..%2flive.py", "../live.py", "nothing.js", "%00", ".", "%2e%2e"])
+def test_only_the_pages_files_are_served(quiet: Server, name: str) -> None:
+    assert quiet.raw(f"GET /page/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()).startswith(
+        b"HTTP/1.1 404"
+    )
+
+
+def test_the_page_is_small() -> None:
+    assert sum(path.stat().st_size for path in PAGE.iterdir()) < 150_000
+
+
+def _events(quiet: Server, count: int, before: Callable[[int], None] = lambda i: None) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    with quiet.http.stream("GET", "/live") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                events.append(json.loads(line[6:]))
+                before(len(events))
+            if len(events) == count:
+                return events
+    raise AssertionError(f"the stream ended after {len(events)} events")
+
+
+def test_live_needs_the_key(quiet: Server) -> None:
+    assert quiet.http.get("/live", headers={"authorization": "Bearer bad"}).status_code == 401
+
+
+def test_live_tells_steps_blocks_and_ends(quiet: Server) -> None:
+    def ask(seen: int) -> None:
+        if seen == 2:
+            quiet.complete(max_tokens=40, ignore_eos=True, request_id="watched")
+
+    events = _events(quiet, 5, ask)
+    rows = [row for event in events for step in event["steps"] for row in step["rows"]]
+    steps = [step["step"] for event in events for step in event["steps"]]
+    assert steps == sorted(set(steps)), "no step twice"
+    assert sum(row[3] for row in rows) >= 40
+    assert [end[3] for event in events for end in event["finished"]] == ["length"]
+    assert all(len(base64.b64decode(event["pool"])) == event["kv_blocks"] for event in events)
+    names = {tag for event in events for tag in event["names"].values()}
+    assert zlib.crc32(b"watched-0") in names or zlib.crc32(b"watched") in names
+    assert b"watched" not in json.dumps(events).encode(), "request ids are not shown to others"
+
+
+def test_a_watcher_that_does_not_read_gets_the_newest_and_costs_no_memory(quiet: Server) -> None:
+    head = b"GET /live HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\n\r\n"
+    sleepers = [quiet.connect() for _ in range(8)]
+    for one in sleepers:
+        one.sendall(head)
+    time.sleep(0.5)
+    rss = quiet.rss_bytes()
+    last = _events(quiet, 15)[-1]
+    assert last["now_us"] > 0
+    assert quiet.rss_bytes() - rss < 8 << 20
+    for one in sleepers:
+        one.close()
+
+
+def test_nobody_looks_when_nobody_watches(quiet: Server) -> None:
+    _events(quiet, 2)
+    time.sleep(0.3)
+
+    def cpu_seconds() -> float:
+        fields = Path(f"/proc/{quiet.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = cpu_seconds()
+    time.sleep(1)
+    assert cpu_seconds() - before < 0.2
+
+
+def test_too_many_watchers_are_refused(quiet: Server) -> None:
+    head = b"GET /live HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\n\r\n"
+    watchers = [quiet.connect() for _ in range(65)]
+    for one in watchers:
+        one.sendall(head)
+    statuses = sorted(one.recv(12) for one in watchers)
+    for one in watchers:
+        one.close()
+    assert statuses == [b"HTTP/1.1 200"] * 64 + [b"HTTP/1.1 503"]
+
+
+def test_watchers_do_not_hold_up_a_drain() -> None:
+    with Server() as server:
+        watcher = server.connect()
+        watcher.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert watcher.recv(12) == b"HTTP/1.1 200"
+        began = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 4
+        watcher.close()
