@@ -52,6 +52,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         self.filters = {name: self.filters[name] for name in _FILTERS}
         self.filters |= {"tojson": _to_json, "join": _join, "replace": _replace, "indent": _indent}
+        self.filters |= {"format": _format}
         self.filters |= {"_turns": self._turns, "_sized": _sized}
         self.globals = {
             "dict": dict,
@@ -136,6 +137,11 @@ def _require_narrow(form: str) -> None:
     """A format string whose widths are numbers below a thousand."""
     if re.search(r"[0-9]{4}|\*|\{[^}]*\{", form):
         raise SecurityError("a format string has a width that is too large")
+
+
+def _format(form: str, *args: Any, **kwargs: Any) -> str:
+    _require_narrow(str(form))
+    return str(form) % (kwargs or args)
 
 
 def _sized(text: str) -> str:

@@ -86,10 +86,10 @@ def test_syntax_that_templates_use() -> None:
 {%- endfor %}
 {%- set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i * 2 %}{% endfor %}{{ ns.n }}
 {{- '%s' % 'x' }}{{ '{}'.format(1) }}{{ messages[0].content.split('a') | join('-') }}
-{{- strftime_now('%Y') | length }}
+{{- strftime_now('%Y') | length }}{{ '%s=%d' | format('y', 3) }}
 """
     messages = [{"role": "user", "content": " aca "}, {"role": "assistant", "content": "d"}]
-    assert compile_template(source)({"messages": messages}) == "1/2,bcb2/2.d6x1 -c- 4"
+    assert compile_template(source)({"messages": messages}) == "1/2,bcb2/2.d6x1 -c- 4y=3"
 
 
 def test_a_template_may_refuse() -> None:
@@ -114,6 +114,7 @@ HOSTILE = {
     "doubling_by_join": GROW % "[ns.x, ns.x] | join",
     "huge_width": "{{ '%09999999999d' % 1 }}",
     "huge_format": "{{ '{:>9999999999}'.format(1) }}",
+    "huge_width_by_filter": "{{ '%*d' | format(9999999999, 1) }}",
     "huge_padding": "{{ 'a'.center(9999999999) }}",
     "class_escape": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "function_escape": "{{ raise_exception.__globals__['json'] }}",

@@ -335,7 +335,7 @@ def test_parsers_that_cannot_be(reasoning: str | None, tool: str | None, match: 
         ("[TOOL_CALLS]name[ARGS] [THINK]", "mistral", "mistral_v11"),
         ('Respond in the format {"name": function name, "parameters": dictionary}', None, "llama3_json"),
         ("<|channel|>analysis functions", "openai_gptoss", "openai"),
-        ("<｜Assistant｜> </think> <｜tool▁sep｜> ```json", "deepseek_r1", "deepseek_v3"),
+        ("<｜Assistant｜> </think> <｜tool▁sep｜> ```json", "deepseek_v3", "deepseek_v3"),
         ("<｜tool▁sep｜>", None, "deepseek_v31"),
         ("{{ messages }}", None, None),
         ("", None, None),
@@ -418,6 +418,12 @@ LAYOUT_ARGUMENTS = {
     "seed_oss": ("".join(f"<parameter={k}>{v}</parameter>\n" for k, v in XML), ""),
     "minimax_m2": ("".join(f'<parameter name="{k}">{v}</parameter>\n' for k, v in XML), ""),
     "glm45": (GLM, ""),
+    "deepseek_v32": (
+        '<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n',
+        "",
+    ),
+    "lfm2": (PYTHON, ""),
 }
 
 
@@ -460,7 +466,9 @@ class Grammars:
 def test_a_grammar_makes_calls_that_the_parser_reads(parser: str, with_tokens: bool) -> None:
     harmony = parser in ("openai", "gpt-oss")
     thinker = "openai_gptoss" if harmony else "qwen3"
-    grammars = Grammars(shown_tokens(thinker, parser) if with_tokens else ())
+    marks = shown_tokens(thinker, parser)
+    tokens = [one for one in marks if not any(other in one for other in marks if other != one)]
+    grammars = Grammars(tokens if with_tokens else ())
     token_id = grammars.tokenizer.token_to_id
     one, two = written(parser, ["get_weather"]), written(parser, ["get_weather", "now"])
     many = TOOL_PARSERS[parser].layout.between is not None

@@ -95,26 +95,32 @@ class _Writer:
 
     def literal(self, text: str) -> str:
         """A marker may be written with its token, which to the grammar is not the same as its letters."""
-        markers = sorted(self._tokens, key=len, reverse=True)
-        parts = re.split(f"({'|'.join(map(re.escape, markers))})", text) if markers else [text]
-        return " ".join(self._part(part) for part in parts if part)
+        return " ".join(self._part(part) for part in self._split(text))
 
     def until(self, marker: str) -> str:
         """Any text, and the marker after it."""
         number = len(self.rules)
-        if (token := self._find(marker)) is not None:
-            return f"{self.rule(f'TEXT_{number}', '/(?s:.*)/')} <[{token}]>"
-        return self.rule(f"text_{number}[suffix={_quoted(marker)}]", "/(?s:.*)/")
+        begin, *rest = self._split(marker)
+        if (token := self._find(begin)) is not None:
+            return f"{self.rule(f'TEXT_{number}', '/(?s:.*)/')} <[{token}]> {self.literal(''.join(rest))}"
+        text = self.rule(f"text_{number}[suffix={_quoted(begin)}]", "/(?s:.*)/")
+        return f"{text}+ {self.literal(''.join(rest))}" if rest else text
 
     def schema(self, schema: Mapping[str, Any]) -> str:
         return f"%json {json.dumps({**schema, 'x-guidance': _COMPACT}, ensure_ascii=True)}"
 
+    def _split(self, text: str) -> list[str]:
+        """At tokens, and at line breaks: where two literals begin alike, the compiler's lexer would take the longer."""
+        tokens = sorted((t for t in self._tokens if self._find(t) is not None), key=len, reverse=True)
+        parts = re.split("(" + "|".join([*map(re.escape, tokens), "\n"]) + ")", text)
+        return [part for part in parts if part]
+
     def _part(self, part: str) -> str:
-        token = self._find(part) if part in self._tokens else None
+        token = self._find(part)
         return _quoted(part) if token is None else f"({_quoted(part)} | <[{token}]>)"
 
-    def _find(self, marker: str) -> int | None:
-        return None if self._token_id is None else self._token_id(marker)
+    def _find(self, text: str) -> int | None:
+        return self._token_id(text) if self._token_id is not None and text in self._tokens else None
 
 
 def _quoted(text: str) -> str:
@@ -167,11 +173,14 @@ def _elements(writer: _Writer, schema: Mapping[str, Any], form: Xml) -> str:
     pad = "\n" if form.padded else ""
     out = []
     for name, member, required in _members(schema):
-        begin = writer.literal(form.key + name + form.key_ends[0] + pad)
         values = member.get("enum")
-        if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-            value = f"({' | '.join(_quoted(value) for value in values)}) {writer.literal(pad + form.value_end)}"
-        elif member.get("type") == "string":
+        choices = values if isinstance(values, list) and all(isinstance(value, str) for value in values) else ()
+        is_text = choices or member.get("type") == "string"
+        key_end = form.key_ends[1 if form.typed and not is_text else 0]
+        begin = writer.literal(form.key + name + key_end + pad)
+        if choices:
+            value = f"({' | '.join(map(_quoted, choices))}) {writer.literal(pad + form.value_end)}"
+        elif is_text:
             value = writer.until(form.value_end)
         else:
             value = f"{writer.schema(member)} {writer.literal(pad + form.value_end)}"

@@ -31,9 +31,9 @@ class Harmony:
 
     @staticmethod
     def left_open(prompt: str) -> str:
-        """The part of a prompt that the model goes on with: a message, or its header after the role."""
-        tail = prompt[prompt.rfind(START) :] if START in prompt else ""
-        return tail if MESSAGE in tail else tail[tail.find(CHANNEL) :] if CHANNEL in tail else ""
+        """What a prompt has of the message that the model goes on with: its header after the role, or more."""
+        _, start, tail = prompt.rpartition(START)
+        return _ROLE.sub("", tail, count=1) if start else ""
 
     def run(self, reader: Reader, answer: Answer) -> Reading[None]:
         """Parses to the end. Text without a header is content; a header that the end cuts off is left out."""

@@ -27,13 +27,18 @@ REASONING_PARSERS: dict[str, ReasoningParser] = {
         ),
         ("Here is my thought process:",),
     ),
-    "seed_oss": ReasoningParser(TagPair(opens=("<seed:think>",), closes=("</seed:think>",)), ("</seed:think>",)),
-    "kimi": ReasoningParser(TagPair(opens=("◁think▷",), closes=("◁/think▷",)), ("◁/think▷",)),
-    # The template opens the reasoning, or closes it; older ones say nothing, and the answer begins with it.
-    "deepseek_r1": ReasoningParser(
-        TagPair(opens=_THINK.opens, closes=_THINK.closes, assumed=True), ("<｜Assistant｜>", "</think>")
+    "seed_oss": ReasoningParser(
+        TagPair(
+            opens=("<seed:think>", "<seed:think><seed:cot_budget_reflect>"),
+            closes=("</seed:think>",),
+        ),
+        ("</seed:think>",),
     ),
-    "deepseek_v3": ReasoningParser(_THINK),
+    "kimi": ReasoningParser(TagPair(opens=("◁think▷",), closes=("◁/think▷",)), ("◁/think▷",)),
+    # Whether an answer begins with reasoning, its prompt says, or its own first marker. deepseek_r1 takes it for
+    # granted, as old templates need it; but an answer to a tool's result may have none.
+    "deepseek_r1": ReasoningParser(TagPair(opens=_THINK.opens, closes=_THINK.closes, assumed=True)),
+    "deepseek_v3": ReasoningParser(_THINK, ("<｜Assistant｜>", "</think>")),
     "glm45": ReasoningParser(_THINK, ("</think>", "<arg_key>")),
     "qwen3": ReasoningParser(_THINK, ("</think>",)),
     "think": ReasoningParser(_THINK),

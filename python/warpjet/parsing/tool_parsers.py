@@ -120,6 +120,26 @@ TOOL_PARSERS: dict[str, ToolParser] = {
         ("[TOOL_CALLS]",),
         _new_short_id,
     ),
+    "deepseek_v32": ToolParser(
+        Xml(
+            section="<｜DSML｜function_calls>",
+            opens=('<｜DSML｜invoke name="',),
+            closes=("</｜DSML｜invoke>", "</｜DSML｜function_calls>"),
+            name_end='">',
+            key='<｜DSML｜parameter name="',
+            key_ends=('" string="true">', '" string="false">'),
+            value_end="</｜DSML｜parameter>",
+            typed=True,
+            inner_tokens=("｜DSML｜",),
+        ),
+        Layout(
+            ('<｜DSML｜invoke name="', '">\n', "</｜DSML｜invoke>"),
+            before="<｜DSML｜function_calls>\n",
+            between="\n",
+            after="\n</｜DSML｜function_calls>",
+        ),
+        ("｜DSML｜",),
+    ),
     "minimax_m2": ToolParser(
         Xml(
             section="<minimax:tool_call>",
@@ -190,6 +210,11 @@ TOOL_PARSERS: dict[str, ToolParser] = {
         Layout(_OBJECT, before="<|tool_call|>[", between=", ", after="]"),
         ("<|tool_call|>",),
     ),
+    "granite-20b-fc": ToolParser(
+        Tagged(opens=("<function_call>",)),
+        Layout(("<function_call> " + _NAME, _ARGUMENTS, "}"), between="\n"),
+        ("<function_call>",),
+    ),
     "hermes": ToolParser(
         Tagged(opens=("<tool_call>",), closes=("</tool_call>",)),
         Layout(("<tool_call>\n" + _NAME, _ARGUMENTS, "}\n</tool_call>"), between="\n"),
@@ -209,6 +234,16 @@ TOOL_PARSERS: dict[str, ToolParser] = {
         Layout(_OBJECT, before="<tool_calls>[", between=", ", after="]</tool_calls>"),
         ("<tool_calls>",),
     ),
+    "nemotron_json": ToolParser(
+        Tagged(opens=("<TOOLCALL>",), closes=("</TOOLCALL>",)),
+        Layout(_OBJECT, before="<TOOLCALL>[", between=", ", after="]</TOOLCALL>"),
+        ("<TOOLCALL>",),
+    ),
+    "lfm2": ToolParser(
+        Pythonic(opens=("<|tool_call_start|>",), closes=("<|tool_call_end|>",)),
+        Layout(_PYTHON, before="<|tool_call_start|>[", between=", ", after="]<|tool_call_end|>"),
+        ("<|tool_call_start|>",),
+    ),
     "olmo3": ToolParser(
         Pythonic(opens=("<function_calls>",), closes=("</function_calls>",)),
         Layout(_PYTHON, before="<function_calls>", between="\n", after="</function_calls>"),
@@ -222,7 +257,7 @@ TOOL_PARSERS: dict[str, ToolParser] = {
     "pythonic": ToolParser(
         Pythonic(bare="["),
         Layout(_PYTHON, before="[", between=", ", after="]"),
-        ("func_name1(params_name1=params_value1",),
+        ("[func_name1(",),
     ),
     "llama3_json": ToolParser(
         Tagged(opens=("<|python_tag|>",), bare="{"),

@@ -19,13 +19,16 @@ _WORDS = {"True": "true", "False": "false", "None": "null"}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Xml(Marked):
     """After the open marker: the name and `name_end`; then for each parameter `key`, its name and one of `key_ends`,
-    and the value up to `value_end`. padded: a value stands on lines of its own."""
+    and the value up to `value_end`.
+
+    padded: a value stands on lines of its own. typed: after the first of `key_ends` comes text, else JSON."""
 
     name_end: str = ""
     key: str
     key_ends: tuple[str, ...]
     value_end: str
     padded: bool = False
+    typed: bool = False
 
     def calls(self, reader: Reader, answer: Answer, found: str) -> Reading[bool]:
         yield from reader.space()
@@ -56,7 +59,10 @@ class Xml(Marked):
                 answer.arguments(raw)
                 break
             answer.arguments(f'{separator}"{escape(key)}": ')
-            yield from self._value(reader, answer.arguments, _types(properties.get(key)))
+            types = _types(properties.get(key))
+            if self.typed:
+                types = {"string"} if end == self.key_ends[0] else set()
+            yield from self._value(reader, answer.arguments, types)
             yield from reader.space()
             separator = ", "
         if close := (yield from reader.accept(*self.closes)):
