@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from warpjet import LLM, SamplingParams  # noqa: E402
+from warpjet import LLM, PoolingParams, SamplingParams  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -163,6 +163,23 @@ def test_half_precision_is_as_close_as_torch(case: str, dtype: str, tmp_path: Pa
         ours_error.append(relative(our_logprobs(output), exact))
         torch_error.append(relative(hf_logprobs(folder, half, tokens[:-1], len(prompt)), exact))
     assert np.mean(ours_error) <= 1.5 * np.mean(torch_error), (ours_error, torch_error)
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_embeddings_are_the_last_hidden_states_of_transformers(case: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, case, torch.float32, "5")
+    batch = prompts(19)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        hidden = [model(torch.tensor([prompt])).last_hidden_state[0].numpy() for prompt in batch]
+    with LLM(str(folder), skip_tokenizer_init=True) as llm:
+        for pooling, expected in (("last", [h[-1] for h in hidden]), ("mean", [h.mean(0) for h in hidden])):
+            for normalize in (False, True):
+                params = PoolingParams(pooling=pooling, normalize=normalize)
+                outputs = llm.embed([{"prompt_token_ids": p} for p in batch], pooling_params=params, use_tqdm=False)
+                for output, row in zip(outputs, expected, strict=True):
+                    ours = np.array(output.outputs.embedding)
+                    assert relative(ours, row / np.linalg.norm(row) if normalize else row) <= 1e-5
 
 
 def test_batched_equals_alone_bit_for_bit(tmp_path: Path) -> None:
