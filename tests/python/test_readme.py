@@ -12,7 +12,13 @@ from warpjet.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line.split("#")[0].strip() for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
+
+
+def _lines(body: str) -> list[str]:
+    return body.replace("\\\n", " ").splitlines()
+
+
+COMMANDS = [line.split("#")[0].strip() for kind, body in BLOCKS if kind == "bash" for line in _lines(body)]
 VERBS = [line for line in COMMANDS if line.startswith("warpjet ")]
 
 
