@@ -11,7 +11,7 @@ from warpjet.batch import Batch, ParamsType
 from warpjet.chat import Conversation
 from warpjet.outputs import RequestOutput
 from warpjet.parsing.answers import AnswerReader
-from warpjet.parsing.detection import find_parsers
+from warpjet.parsing.detection import ParserNames, find_parsers
 from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, check_tools
 from warpjet.prompts import Prompt, PromptsType
 from warpjet.session import Session
@@ -46,10 +46,7 @@ class LLM:
         names = (reasoning_parser, tool_call_parser)
         find_parsers("", names_given=names)  # a wrong name is known before the model is loaded
         self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
-        template, tokenizer_used = self._session.chat_template, self._session.tokenizer
-        self._parsers = find_parsers(
-            template.source if template else "", tokenizer_used.special_texts if tokenizer_used else (), names
-        )
+        self._parsers = self._find_parsers(names)
 
     def generate(
         self,
@@ -170,6 +167,10 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def _find_parsers(self, names: tuple[str | None, str | None]) -> ParserNames:
+        template, tokens = self._session.chat_template, self._session.tokenizer
+        return find_parsers(template.source if template else "", tokens.special_texts if tokens else (), names)
 
     def _collect(
         self,
