@@ -15,7 +15,7 @@ from warpjet.chat import Conversation
 from warpjet.embedding import EmbeddingBatch, PoolingType
 from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.parsing.answers import AnswerReader
-from warpjet.parsing.detection import find_parsers
+from warpjet.parsing.detection import ParserNames, find_parsers
 from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, check_tools
 from warpjet.prompts import Prompt, PromptsType, PromptType
 from warpjet.session import Session
@@ -50,10 +50,7 @@ class LLM:
         names = (reasoning_parser, tool_call_parser)
         find_parsers("", names_given=names)  # a wrong name is known before the model is loaded
         self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
-        template, tokenizer_used = self._session.chat_template, self._session.tokenizer
-        self._parsers = find_parsers(
-            template.source if template else "", tokenizer_used.special_texts if tokenizer_used else (), names
-        )
+        self._parsers = self._find_parsers(names)
         self._background = Background(self._session)
         self._session.readers.append(self._background.join)
         self._enqueued: deque[Batch] = deque()
@@ -257,6 +254,10 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def _find_parsers(self, names: tuple[str | None, str | None]) -> ParserNames:
+        template, tokens = self._session.chat_template, self._session.tokenizer
+        return find_parsers(template.source if template else "", tokens.special_texts if tokens else (), names)
 
     def _complete(
         self,

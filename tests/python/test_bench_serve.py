@@ -35,6 +35,11 @@ def load(capsys: pytest.CaptureFixture[str], url: str, *flags: object) -> tuple[
     return record, said.err
 
 
+def about(least: float) -> Any:
+    """What took so long at least, and somewhat longer on a busy machine."""
+    return pytest.approx(1.5 * least, abs=0.52 * least)
+
+
 def error(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str]:
     code = main(["bench", "serve", *map(str, flags)])
     return code, capsys.readouterr().err
@@ -45,11 +50,11 @@ def test_latencies_are_those_of_the_server(capsys: pytest.CaptureFixture[str], e
     with serving(Behaviour(ttft_s=0.1, itl_s=0.02)) as url:
         record, _ = load(capsys, url, "--endpoint", endpoint, "--num-prompts", 4, *SMALL, "--max-concurrency", 2)
     results = record["results"]
-    assert results["median_ttft_ms"] == pytest.approx(100, abs=15)
-    assert results["median_tpot_ms"] == pytest.approx(20, abs=4)
-    assert results["median_itl_ms"] == pytest.approx(20, abs=4)
-    assert results["median_e2el_ms"] == pytest.approx(240, abs=30)
-    assert results["duration"] == pytest.approx(0.48, abs=0.1)
+    assert results["median_ttft_ms"] == about(100)
+    assert results["median_tpot_ms"] == about(20)
+    assert results["median_itl_ms"] == about(20)
+    assert results["median_e2el_ms"] == about(240)
+    assert results["duration"] == about(0.48)
     assert results["request_throughput"] == pytest.approx(4 / results["duration"], rel=0.01)
     assert results["output_throughput"] == pytest.approx(4 * 8 / results["duration"], rel=0.01)
     assert (results["completed"], results["failed"], results["max_concurrent_requests"]) == (4, 0, 2)
@@ -77,15 +82,15 @@ def test_tokens_that_come_together_count_by_the_usage(capsys: pytest.CaptureFixt
     with serving(Behaviour(itl_s=0.04, tokens_per_piece=4)) as url:
         record, _ = load(capsys, url, *SMALL, "--random-output-len", 21, "--num-prompts", 2)
     assert record["results"]["total_output_tokens"] == 42
-    assert record["results"]["median_tpot_ms"] == pytest.approx(10, abs=2)
-    assert record["results"]["median_itl_ms"] == pytest.approx(40, abs=6)
+    assert record["results"]["median_tpot_ms"] == about(10)
+    assert record["results"]["median_itl_ms"] == about(40)
 
 
 def test_pieces_that_come_in_one_write_are_still_so_many(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Behaviour(itl_s=0.04, glue=3, usage=False)) as url:
         record, _ = load(capsys, url, *SMALL, "--random-output-len", 9, "--num-prompts", 2)
     assert record["results"]["total_output_tokens"] == 18  # without usage, a piece is a token
-    assert record["results"]["median_tpot_ms"] == pytest.approx(80 / 8, abs=3)
+    assert record["results"]["median_tpot_ms"] == about(80 / 8)
 
 
 def test_goodput_counts_the_requests_that_keep_every_limit(capsys: pytest.CaptureFixture[str]) -> None:
