@@ -65,6 +65,7 @@ class Measurer {
     for (const int blocks : {1000, 10000, 100000, 1000000}) measure_evict(blocks);
     for (const int tokens : {8192, 131072}) measure_match(tokens);
     measure_admission();
+    measure_snapshot(256);
   }
 
  private:
@@ -188,6 +189,29 @@ class Measurer {
     const double admit_us = us_since(start) / kRequests;
     emit("submit", 1, submit_us, {{"requests_per_s", 1e6 / submit_us}});
     emit("admit", 1, admit_us, {{"requests_per_s", 1e6 / admit_us}});
+  }
+
+  // Beside the steps of the turn that answers it; and what these cost more while somebody looks.
+  void measure_snapshot(int batch) {
+    Bench bench(loop_config(batch));
+    for (int i = 0; i < batch; ++i) bench.submit(1024, kLength - 1024, i);
+    while (bench.loop.stats().running < batch || bench.loop.stats().generated_tokens < batch) bench.loop.turn();
+    std::uint64_t step = 0;
+    const auto timed = [&](bool snapshot) {
+      const Clock::time_point start = Clock::now();
+      snapshot ? step = bench.loop.snapshot(step).step, void() : (void)bench.loop.turn();
+      const double us = us_since(start);
+      bench.queue->poll({});
+      return us;
+    };
+    std::vector<double> alone, watched, snapshots;
+    for (int i = 0; i < options_.repeats; ++i) alone.push_back(timed(false));
+    for (int i = 0; i < options_.repeats; ++i) {
+      snapshots.push_back(timed(true));
+      for (int j = 0; j < 8; ++j) watched.push_back(timed(false));
+    }
+    emit("snapshot", batch, median(snapshots) - median(watched),
+         {{"blocks", bench.loop.stats().kv_blocks}, {"turn_us", median(alone)}, {"watched_turn_us", median(watched)}});
   }
 
   const MeasureOptions& options_;

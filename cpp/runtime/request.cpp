@@ -23,12 +23,14 @@ void validate_for_null_device(const Request& request) {
   refuse(!p.bad_words_token_ids.empty(), "bad_words_token_ids");
   refuse(!p.logit_bias.empty(), "logit_bias");
   refuse(request.pooling.has_value(), "an embedding");
+  refuse(!request.mask.empty(), "a guided request");
 }
 
 void validate_pooling(const Request& request, const ModelInfo& model) {
   validate(*request.pooling);
   WJ_REQUIRE(request.sampling == SamplingParams{}, invalid_argument,
              "an embedding draws no tokens: its sampling parameters must be left as they are");
+  WJ_REQUIRE(request.mask.empty(), invalid_argument, "an embedding draws no tokens, so nothing guides it");
   WJ_REQUIRE(request.pooling->dimensions.value_or(1) <= model.hidden_size, invalid_argument,
              "dimensions: ", *request.pooling->dimensions, " asked for, but the model's embeddings have ",
              model.hidden_size);

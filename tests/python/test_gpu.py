@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from checkpoints import TINY, write_checkpoint
 
-from warpjet import LLM, RequestOutput, SamplingParams, StructuredOutputsParams, build
+from warpjet import LLM, PoolingParams, RequestOutput, SamplingParams, StructuredOutputsParams, build
 from warpjet._native import cuda_status
 
 DEVICE = os.environ.get("WARPJET_TEST_DEVICE", "cuda")
@@ -203,6 +203,19 @@ def test_alone_is_the_same_as(way: str, texts: Texts) -> None:
     assert texts.run_with(**WAYS[way]) == texts.alone
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_embeddings_alone_are_the_same_as(pooling: str, texts: Texts) -> None:
+    params = PoolingParams(pooling=pooling)
+    with open_llm(texts.path, enable_prefix_caching=False) as llm:
+        alone = [llm.embed(prompt, pooling_params=params, use_tqdm=False)[0].outputs for prompt in texts.prompts]
+    for way in ("batched", "eager", "three_steps_in_flight", "chunks_of_48"):
+        with open_llm(texts.path, **WAYS[way]) as llm:
+            busy = [llm.generate_async(prompt, texts.params[0]) for prompt in texts.prompts[:3]]
+            together = llm.embed(texts.prompts, pooling_params=params, use_tqdm=False)
+            assert [output.outputs for output in together] == alone, way
+            assert all(text.result(60).finished for text in busy)
+
+
 def test_alone_is_the_same_as_after_a_prefix_hit(texts: Texts) -> None:
     with open_llm(texts.path) as llm:
         texts.run(llm)
@@ -318,6 +331,17 @@ def assert_same_texts(ours: RequestOutput, theirs: RequestOutput) -> None:
 @pytest.mark.parametrize("name", SAMPLING)
 def test_sampling_is_that_of_the_cpu(name: str, exact: LLM, expected: dict[str, RequestOutput]) -> None:
     assert_same_texts(exact.generate(PROMPT, sampling_of(name), use_tqdm=False)[0], expected[name])
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_embeddings_are_those_of_the_cpu(pooling: str, exact: LLM) -> None:
+    params = PoolingParams(pooling=pooling, normalize=False)
+    prompts = [PROMPT, PROMPT * 20, PROMPT[:1]]
+    with open_llm(TINY, "cpu", dtype="float32") as llm:
+        theirs = llm.embed(prompts, pooling_params=params, use_tqdm=False)
+    for a, b in zip(exact.embed(prompts, pooling_params=params, use_tqdm=False), theirs, strict=True):
+        x, y = np.array(a.outputs.embedding), np.array(b.outputs.embedding)
+        assert np.linalg.norm(x - y) <= 1e-4 * np.linalg.norm(y)
 
 
 def test_sampling_in_one_batch_is_that_of_the_cpu(exact: LLM, expected: dict[str, RequestOutput]) -> None:
