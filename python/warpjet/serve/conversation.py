@@ -343,7 +343,7 @@ class _Sample:
             )
 
     def _parse(self, parser: "ChatParser", piece: CompletionOutput, delta: Delta) -> None:
-        parts = [parser.push(piece.text, piece.token_ids)]
+        parts = [parser.push(piece.text, piece.token_ids, piece.text_ends)]
         if piece.finish_reason is not None:
             parts.append(parser.finish())
         delta.content = "".join(part.content for part in parts)
