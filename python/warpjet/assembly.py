@@ -38,6 +38,7 @@ class _Sample:
         self.token_ids: list[int] = []
         self.text = ""
         self.logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
+        self.text_ends: list[int] | None = [] if shown_tokens else None
         self.cumulative = 0.0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
@@ -59,7 +60,10 @@ class _Sample:
             if self.logprobs is not None:
                 self.logprobs.append(entries_to_dict(logprobs[i], self._tokenizer))
                 self.cumulative += logprobs[i][0][1]
-            if self._add_text(self._text_of(token, ends)):
+            stopped = self._add_text(self._text_of(token, ends))
+            if self.text_ends is not None:
+                self.text_ends.append(len(self.text))
+            if stopped:
                 return
         if output.finish is not None:
             self.cumulative += output.cumulative_logprob
@@ -93,6 +97,7 @@ class _Sample:
             logprobs=self.logprobs[token:] if self.logprobs is not None else None,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            text_ends=[end - char for end in self.text_ends[token:]] if self.text_ends is not None else None,
         )
 
 

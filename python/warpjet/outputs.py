@@ -34,7 +34,8 @@ class CompletionOutput:
     tokens and the token itself; None unless asked for, as is cumulative_logprob, the sum over the tokens.
 
     text is all that was generated. LLM.chat() also says what it means, if the parsers for that are on: reasoning,
-    content and tool_calls; None if they are off."""
+    content and tool_calls; None if they are off. text_ends: how long text is after each token; None where nobody
+    parses it."""
 
     index: int
     text: str
@@ -47,6 +48,7 @@ class CompletionOutput:
     content: str | None = None
     reasoning: str | None = None
     tool_calls: "list[ToolCall] | None" = None
+    text_ends: list[int] | None = field(default=None, repr=False, compare=False)
 
     def finished(self) -> bool:
         """True when no more text follows."""

@@ -19,6 +19,7 @@ from warpjet.serve.parsers import ParserNames
 from warpjet.serve.settings import Settings
 
 MODEL = "tiny"
+HERMES = ParserNames(None, "hermes")
 KEY, OTHER_KEY = "key-of-ann", "key-of-bob"
 
 THINK_SAY_CALL: list[list[ChatEvent]] = [
@@ -38,7 +39,7 @@ SCRIPT: dict[str, list[list[ChatEvent]]] = {"Call a tool.": THINK_SAY_CALL, "Bre
 
 class _Scripted(Serving):
     async def answer(self, request: ChatRequest) -> AsyncIterator[list[ChatEvent]]:
-        said = request.messages[-1]["content"]
+        said = str(request.messages[-1].get("content"))
         if said == "Overload.":
             raise ServeError(503, "the queue is full", code="overloaded", retry_after=1)
         if said in SCRIPT:
@@ -50,9 +51,12 @@ class _Scripted(Serving):
 
 
 @contextlib.contextmanager
-def api_server(**settings: Any) -> Iterator[tuple[str, Serving]]:
+def api_server(
+    tokenizer: str | None = None, parsers: ParserNames = HERMES, **settings: Any
+) -> Iterator[tuple[str, Serving]]:
     """Its address without a path, and what it serves. Keys are KEY and OTHER_KEY, of two tenants."""
-    serving = _Scripted(AsyncLLM(device="cpu"), Settings(**settings), [MODEL], ParserNames(None, "hermes"))
+    llm = AsyncLLM(device="cpu", tokenizer=tokenizer)
+    serving = _Scripted(llm, Settings(**settings), [MODEL], parsers)
     keys = Keys((f"ann:{KEY}", f"bob:{OTHER_KEY}"))
     app: Any = App(serving, all_endpoints(), keys, serving.http_metrics)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))

@@ -218,6 +218,9 @@ def test_tokens_of_reasoning_are_counted() -> None:
     for token, piece in enumerate(["<think>", "a", "b", "</think>", "c", "d"]):
         parser.push(piece, [token])
     assert parser.reasoning_tokens == 3  # with the marker that ends it
+    together = ChatParser("qwen3", None)
+    delta = together.push("<think>ab</think>cd", range(6), [7, 8, 9, 17, 18, 19])
+    assert (together.reasoning_tokens, delta.reasoning, delta.content) == (3, "ab", "cd")
 
 
 def test_a_continued_answer_is_where_the_prompt_left_it() -> None:

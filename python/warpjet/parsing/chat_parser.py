@@ -37,6 +37,7 @@ class ChatParser:
         row = TOOL_PARSERS[tool_parser] if tool_parser else None
         with_calls = bool(row and tools and tool_choice != "none")
         self.reasoning_tokens = 0  # tokens whose text is reasoning
+        self._can_think = reasoning is not None
         self._answer = Answer(
             {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools or ()},
             row.make_id if row else new_call_id,
@@ -63,15 +64,17 @@ class ChatParser:
         """A call has begun: what would be finish_reason "stop" is "tool_calls"."""
         return self._answer.calls > 0
 
-    def push(self, text: str, token_ids: Sequence[int] = ()) -> ParsedDelta:
-        """What is certain after this piece and was not before."""
-        if self._answer.thinking:
-            self.reasoning_tokens += len(token_ids)
-        if self._reasoning is None:
-            self._emit(text)
-        elif self._reasoning.push(text):
-            rest, self._reasoning = self._reasoning.rest, None
-            self._emit(rest)
+    def push(self, text: str, token_ids: Sequence[int] = (), ends: Sequence[int] | None = None) -> ParsedDelta:
+        """What is certain after this piece and was not before. ends: how long the text is after each token; without
+        it, all of them count as reasoning if the first does."""
+        begin = 0
+        if self._can_think and ends and len(token_ids) > 1:
+            for end in ends:
+                self._push(text[begin:end], 1)
+                begin = end
+            self._push(text[begin:], 0)
+        else:
+            self._push(text, len(token_ids))
         return self._answer.take()
 
     def finish(self) -> ParsedDelta:
@@ -94,6 +97,15 @@ class ChatParser:
                     out.tool_calls.append(ToolCall(call.id, FunctionCall(call.name, "")))
                 out.tool_calls[-1].function.arguments += call.arguments
         return out
+
+    def _push(self, text: str, tokens: int) -> None:
+        if self._answer.thinking:
+            self.reasoning_tokens += tokens
+        if self._reasoning is None:
+            self._emit(text)
+        elif self._reasoning.push(text):
+            rest, self._reasoning = self._reasoning.rest, None
+            self._emit(rest)
 
     def _begin_calls(self, form: Any) -> None:
         reader = Reader()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from warpjet.serve.anthropic_content import system_text, to_messages, to_tool_choice, to_tools
 from warpjet.serve.anthropic_events import Event, MessageWriter
-from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
@@ -92,10 +91,8 @@ def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
     messages = to_messages(body["messages"])
     if (system := system_text(body.get("system"))) is not None:
         messages.insert(0, {"role": "system", "content": system})
-    check_messages(messages)
     tools = to_tools(body.get("tools"), serving.settings.strict)
     tool_choice, parallel = to_tool_choice(body.get("tool_choice"))
-    check_tool_choice(tool_choice, check_tools(tools or []))
     continues = messages[-1]["role"] == "assistant"
     if continues and (messages[-1].get("tool_calls") or not messages[-1]["content"]):
         raise bad_request(

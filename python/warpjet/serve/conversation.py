@@ -11,7 +11,9 @@ from warpjet._native import SamplingParams
 from warpjet.async_llm import AsyncLLM
 from warpjet.chat import ChatTemplate
 from warpjet.outputs import CompletionOutput, Logprob, RequestOutput
+from warpjet.parsing.chat_parser import shown_tokens
 from warpjet.parsing.detection import ParserNames
+from warpjet.parsing.tools import check_tool_choice, check_tools
 from warpjet.prompts import Prompt, PromptType
 from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError, bad_request, from_exception
@@ -39,7 +41,7 @@ _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
 
 @dataclass(slots=True)
 class ChatRequest:
-    """One conversation to answer."""
+    """One conversation to answer. Raises ServeError 400 for tools or a tool_choice that are malformed."""
 
     messages: list[dict[str, Any]]  # OpenAI chat messages
     sampling: SamplingParams  # n samples
@@ -59,6 +61,13 @@ class ChatRequest:
     priority: int = 0
     cache_salt: str = ""
     tenant: str = ""  # from the API key
+
+    def __post_init__(self) -> None:
+        try:
+            check_tools(self.tools or ())
+            check_tool_choice(self.tools, self.tool_choice)
+        except ValueError as error:
+            raise from_exception(error, frozenset({"tools", "tool_choice"})) from None
 
 
 @dataclass(slots=True)
@@ -176,7 +185,7 @@ class Serving:
         parsers = make_parsers(self._parsers, request, prompt.text or "", samples)
         sampling = adjusted(self._parsers, request, prompt.text or "", self.tokenizer)
         if parsers:
-            sampling = sampling.replace(skip_special_tokens=False)  # the marks of calls and reasoning are such tokens
+            prompt.shown_tokens = shown_tokens(*self._parsers)
         async for events in self._run(prompt, sampling, request, parsers):
             yield events
 
@@ -334,7 +343,7 @@ class _Sample:
             )
 
     def _parse(self, parser: "ChatParser", piece: CompletionOutput, delta: Delta) -> None:
-        parts = [parser.push(piece.text, piece.token_ids)]
+        parts = [parser.push(piece.text, piece.token_ids, piece.text_ends)]
         if piece.finish_reason is not None:
             parts.append(parser.finish())
         delta.content = "".join(part.content for part in parts)

@@ -24,6 +24,7 @@ from warpjet.serve.auth import Keys
 from warpjet.serve.connection import Connection
 from warpjet.serve.conversation import Serving
 from warpjet.serve.flags import Plan
+from warpjet.serve.listener import Listener
 from warpjet.serve.parsers import find_parser_names
 from warpjet.serve.settings import Settings
 
@@ -31,7 +32,7 @@ _log = logging.getLogger("warpjet.serve")
 
 # What the kernel holds for a client that does not read; more would let its request run far ahead of it.
 _SEND_BUFFER_BYTES = 256 << 10
-_OTHER_FILES = 64  # what the process opens beside connections
+_OTHER_FILES = 96  # what the process opens beside connections, and connections that are being refused
 _FAILED_SECONDS = 5.0  # a failed engine's server still tells why for so long
 
 
@@ -195,11 +196,23 @@ class _Service:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the service's business."""
+    """Signals are the service's business, and listening is a Listener's."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def make_protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+
+        self.servers = [Listener(one, make_protocol, config.ssl, config.backlog) for one in sockets or ()]  # type: ignore[misc]
+        self.started = True
 
 
 def _max_connections(wanted: int) -> int:
@@ -289,10 +302,10 @@ def _listening(settings: Settings) -> Iterator[tuple[list[socket.socket], list[s
 
 def _tcp_socket(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise OSError(f"host {host!r} is no address: {error.strerror}") from None
-    one = socket.socket(family, kind)
+    one = socket.socket(family, kind, protocol)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     try:

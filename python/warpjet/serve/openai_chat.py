@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
-from warpjet.serve.chat_messages import MESSAGES, TOOLS, check_messages, check_tool_choice, check_tools
+from warpjet.serve.chat_messages import MESSAGES, TOOLS
 from warpjet.serve.conversation import ChatRequest, Delta, Ended, Events, Serving, Started, each
 from warpjet.serve.errors import ServeError, bad_request
 from warpjet.serve.exchange import DONE, EventStream, HttpRequest, Response, json_response, sse
@@ -70,10 +70,6 @@ async def _create(serving: Serving, request: HttpRequest) -> Response | EventStr
 
 def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     body = request.body
-    check_messages(body["messages"])
-    tools = body.get("tools") or None
-    choice = body.get("tool_choice", "auto")
-    check_tool_choice(choice, check_tools(tools or []))
     if "chat_template" in body and not serving.settings.trust_request_chat_template:
         raise ServeError(
             403,
@@ -87,8 +83,8 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     return ChatRequest(
         body["messages"],
         sampling_params(serving, body, **_lengths(body), logprobs=_logprobs(body)),
-        tools=tools,
-        tool_choice=choice,
+        tools=body.get("tools") or None,
+        tool_choice=body.get("tool_choice", "auto"),
         parallel_tool_calls=body["parallel_tool_calls"],
         structured=structured_outputs(body),
         chat_template=body.get("chat_template"),

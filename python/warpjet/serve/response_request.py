@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
-from warpjet.serve.chat_messages import check_messages, check_tool_choice, check_tools
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import bad_request
 from warpjet.serve.exchange import HttpRequest
@@ -117,9 +116,7 @@ def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mappi
     messages = to_messages(context)
     if instructions := body.get("instructions"):
         messages.insert(0, {"role": "system", "content": instructions})
-    check_messages(messages)
     tools, tool_choice = _tools(body.get("tools") or [], body["tool_choice"], strict)
-    check_tool_choice(tool_choice, check_tools(tools))
     return ChatRequest(
         messages=messages,
         sampling=_sampling(serving, body),

@@ -1,7 +1,7 @@
 """/tokenize and /detokenize."""
 
 from warpjet._native import SamplingParams
-from warpjet.serve.chat_messages import MESSAGES, TOOLS, check_messages, check_tools
+from warpjet.serve.chat_messages import MESSAGES, TOOLS
 from warpjet.serve.conversation import ChatRequest, CompletionRequest, Serving
 from warpjet.serve.errors import bad_request
 from warpjet.serve.exchange import HttpRequest, Response, json_response
@@ -49,8 +49,6 @@ async def _tokenize(serving: Serving, request: HttpRequest) -> Response:
         prompt = await serving.prepare(plain)
     else:
         continued = body["continue_final_message"]
-        check_messages(body["messages"])
-        check_tools(body.get("tools") or [])
         chat = ChatRequest(
             body["messages"],
             _ANY,
