@@ -97,6 +97,6 @@ def test_nothing_ends_the_process() -> None:
 
 def test_no_code_is_loaded_from_model_files() -> None:
     forbidden = re.compile(r"\b(pickle|eval|exec|subprocess|marshal|torch)\b\s*[.(]")
-    package = (ROOT / "python" / "warpjet").glob("*.py")
+    package = (ROOT / "python" / "warpjet").rglob("*.py")
     wrong = [f"{s}: {m.group(0)}" for s in package for m in forbidden.finditer(s.read_text())]
     assert not wrong
