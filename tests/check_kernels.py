@@ -29,6 +29,10 @@ FUNCTION = re.compile(r"^\s*\.section\s+\.text\.(\w+)", re.MULTILINE)
 LOCAL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
 
+def architectures_of(source: Path) -> tuple[str, ...]:
+    return ARCHITECTURES.get(source.parent.name, ARCHITECTURES["sm80"])
+
+
 def complaints(log: str) -> Iterator[str]:
     """The kernels that keep anything in local memory, or whose warpgroup products ptxas runs one after the other."""
     kernel = ""
@@ -68,10 +72,12 @@ def without_warpgroup_products(cubin: Path) -> Iterator[str]:
 
 
 def check(source: Path, architecture: str) -> bool:
+    # The host's half is the same for all architectures.
+    parts = "-c" if architecture == architectures_of(source)[0] else "-cubin"
     target = f"arch=compute_{architecture},code=sm_{architecture}"
     with tempfile.TemporaryDirectory() as folder:
         keep = ["-keep", "-keep-dir", folder] if source.parent.name == "sm90" else []
-        command = ["nvcc", *FLAGS, *INCLUDES, "-gencode", target, *keep, "-c", str(source), "-o", f"{folder}/object"]
+        command = ["nvcc", *FLAGS, *INCLUDES, "-gencode", target, *keep, parts, str(source), "-o", f"{folder}/object"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         log = result.stdout + result.stderr
         wrong = [log] if result.returncode else list(complaints(log))
@@ -88,7 +94,7 @@ def main(arguments: list[str]) -> int:
     sources = sorted(s for s in found if s.parent.name.startswith("sm"))
     if not sources:
         raise SystemExit("no kernels there")
-    jobs = [(s, a) for s in sources for a in ARCHITECTURES.get(s.parent.name, ARCHITECTURES["sm80"])]
+    jobs = [(s, a) for s in sources for a in architectures_of(s)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # each waits for a compiler of its own
         return 0 if all(list(pool.map(lambda job: check(*job), jobs))) else 1
 

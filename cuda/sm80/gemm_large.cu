@@ -15,7 +15,14 @@ constexpr int kPiece = 8;                 // elements of 16 bytes
 constexpr int kDepth = 32;                // k of a stage: two products
 constexpr int kPieces = kDepth / kPiece;  // of a row
 constexpr int kStages = 4;                // 64 KB at 128 x 128: two blocks a multiprocessor from 9.0 on, one on 8.6
-constexpr int kResident = 512;            // threads of a multiprocessor, at 128 registers each
+// Threads of a multiprocessor, at 128 registers each; the compiler for 10.0 needs two more for the largest tile.
+template <int kM, int kN>
+constexpr int resident_threads() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1000
+  if (kM * kN >= 128 * 128) return 256;
+#endif
+  return 512;
+}
 
 template <class T, int kM, int kN>
 struct LargeSmem {
@@ -59,7 +66,8 @@ WJ_DEVICE void multiply(float (&acc)[kRowBlocks][kSlices][4], T (*tokens)[kDepth
 }
 
 template <class T, int kM, int kN, int kWarpsM, int kWarpsN>
-__global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarpSize, kResident / (kWarpsM * kWarpsN * kWarpSize))
+__global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarpSize,
+                                  resident_threads<kM, kN>() / (kWarpsM * kWarpsN * kWarpSize))
     gemm_large(const GemmTask<T> task) {
   constexpr int kThreads = kWarpsM * kWarpsN * kWarpSize;
   constexpr int kRowBlocks = kM / kWarpsM / 16, kSlices = kN / kWarpsN / 8;
