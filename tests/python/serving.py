@@ -88,7 +88,13 @@ class Server:
         assert match, name
         return float(match[1])
 
-    def idle(self, seconds: float = 5) -> bool:
+    def aborts(self) -> int:
+        """Samples that were cancelled so far."""
+        return int(
+            re.search(r'success_total{[^}]*finished_reason="abort"[^}]*} (\d+)', self.http.get("/metrics").text)[1]
+        )
+
+    def idle(self, seconds: float = 15) -> bool:
         """Whether no request is live any more, within this time."""
         deadline = time.monotonic() + seconds
         names = ("warpjet:num_requests_running", "warpjet:num_requests_waiting", "warpjet:kv_cache_usage_perc")

@@ -105,7 +105,7 @@ def test_B3_declared_too_long_is_refused_at_once(canary: Server) -> None:
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
     began = time.monotonic()
     assert canary.raw(f"{head}Content-Length: {1 << 40}\r\n\r\n".encode()).startswith(b"HTTP/1.1 413 ")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
 
 
 def test_B3_many_tiny_chunks(canary: Server) -> None:
@@ -523,7 +523,7 @@ def test_B22_server_answers_while_a_template_loops(canary: Server) -> None:
         time.sleep(0.2)
         began = time.monotonic()
         canary.complete(max_tokens=1)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.5  # less than the 2 s that a template may take
         assert slow.recv(4096).startswith(b"HTTP/1.1 400 ")
 
 
@@ -674,35 +674,38 @@ def _stream(server: Server, **fields: Any) -> socket.socket:
 
 
 def test_B27_client_leaves_in_the_middle_of_a_stream(canary: Server) -> None:
+    before = canary.aborts()
     one = _stream(canary)
     one.recv(4096)
     assert canary.gauge("warpjet:num_requests_running") == 1
     one.close()
-    assert canary.idle(1)
+    assert canary.idle() and canary.aborts() == before + 1
 
 
 def test_B27_client_leaves_without_reading(canary: Server) -> None:
     streams = [_stream(canary, n=4) for _ in range(8)]
     for one in streams:
         one.close()
-    assert canary.idle(2)
+    assert canary.idle()
 
 
 def test_B27_client_leaves_while_it_waits_for_a_whole_answer(canary: Server) -> None:
+    before = canary.aborts()
     one = _stream(canary, stream=False)
     while canary.gauge("warpjet:num_requests_running") == 0:
         time.sleep(0.005)
     one.close()
-    assert canary.idle(1)
+    assert canary.idle() and canary.aborts() == before + 1
 
 
 def test_B27_client_leaves_with_requests_pipelined(canary: Server) -> None:
+    before = canary.aborts()
     one = _stream(canary)
     one.recv(4096)
     one.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
     time.sleep(0.1)
     one.close()
-    assert canary.idle(1)
+    assert canary.idle() and canary.aborts() == before + 1
 
 
 def test_B27_client_leaves_during_prefill() -> None:
@@ -712,7 +715,7 @@ def test_B27_client_leaves_during_prefill() -> None:
         while server.gauge("warpjet:num_requests_running") == 0:
             time.sleep(0.001)
         one.close()
-        assert server.idle(1)
+        assert server.idle() and server.aborts() == 1
         assert server.canary() == expected
 
 
@@ -751,7 +754,7 @@ def test_B28_request_id_that_is_live(canary: Server) -> None:
         one.recv(4096)
         error = refuse(canary, request_id="same")
         assert "live" in error["message"]
-    assert canary.idle(1)
+    assert canary.idle()
     canary.complete(request_id="same", max_tokens=1)
 
 
