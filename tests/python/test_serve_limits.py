@@ -666,6 +666,12 @@ def test_B26_rate_limit_is_each_keys_own() -> None:
         assert server.http.get("/health").status_code == 200
 
 
+def test_B26_made_up_keys_do_not_widen_the_rate_limit() -> None:
+    with Server("--rate-limit", "0.5", "--rate-limit-burst", "3") as server:
+        answers = [server.http.get("/v1/models", headers={"x-api-key": f"made up {i}"}) for i in range(5)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+
+
 def _stream(server: Server, **fields: Any) -> socket.socket:
     one = server.connect()
     long = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True, **fields}

@@ -89,19 +89,19 @@ class _within:
 
 
 class RateLimit:
-    """A bucket of `burst` requests for each key, filled at `per_second`; 0 is no limit."""
+    """A bucket of `burst` requests for each tenant, filled at `per_second`; 0 is no limit."""
 
     def __init__(self, per_second: float, burst: int) -> None:
         self._per_second = per_second
         self._burst = max(float(burst), 1.0)
         self._buckets: dict[str, tuple[float, float]] = {}  # what was left, and when
 
-    def take(self, key: str) -> None:
+    def take(self, tenant: str) -> None:
         """Raises ServeError 429 when the bucket is empty."""
         if self._per_second <= 0:
             return
         now = time.monotonic()
-        left, then = self._buckets.get(key, (self._burst, now))
+        left, then = self._buckets.get(tenant, (self._burst, now))
         left = min(self._burst, left + (now - then) * self._per_second)
         if left < 1:
             wait = (1 - left) / self._per_second
@@ -111,7 +111,7 @@ class RateLimit:
                 code="rate_limit_exceeded",
                 retry_after=max(1, round(wait + 0.5)),
             )
-        self._buckets[key] = (left - 1, now)
+        self._buckets[tenant] = (left - 1, now)
 
 
 class Workers:

@@ -47,8 +47,10 @@ class Settings:
     shutdown_timeout: float = _s(30.0, "seconds that live requests get to finish after SIGTERM")
     max_prompts: int = _s(1024, "prompts of one completion request")
     max_request_tokens: int = _s(1 << 20, "n x max_tokens of one request")
-    rate_limit: float = _s(0.0, "requests a second of one key; 0 is no limit")
-    rate_limit_burst: int = _s(20, "requests that one key may send at once under rate_limit")
+    rate_limit: float = _s(
+        0.0, "requests a second of one tenant (a key, or keys of one name; everybody, without keys); 0 is no limit"
+    )
+    rate_limit_burst: int = _s(20, "requests that it may send at once")
     strict: bool = _s(False, "refuse unknown fields of a request; otherwise they are logged once")
     allowed_origins: tuple[str, ...] = _s((), "CORS: origins whose pages may call; * is all", "names")
     allowed_methods: tuple[str, ...] = _s(("GET", "POST"), "CORS: methods", "names")
@@ -67,11 +69,7 @@ class Settings:
     log_level: str = _s("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
-        choices = {
-            "metrics_compat": (None, "vllm", "sglang", "tgi"),
-            "log_level": ("debug", "info", "warning", "error"),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
         for name in _POSITIVE:
