@@ -421,11 +421,12 @@ void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code
   sample.sequence = nullptr;
   ++counters_.finished;
   if (sequence) counters_.cached_tokens += sequence->cached;
-  metrics_.finished(reason, live.request.sampling, live.prompt_length, sequence ? sequence->output_length() : 0, times);
+  const int output_tokens = output_length(sample, sequence);
+  metrics_.finished(reason, live.request.sampling, live.prompt_length, output_tokens, times);
   recorder_.finished({.id = live.id,
                       .sample = sample.index,
                       .reason = reason,
-                      .output_tokens = output_length(sample, sequence),
+                      .output_tokens = output_tokens,
                       .total_ms = times.total_ms},
                      now_);
   if (--live.num_running == 0) end(live);

@@ -1,5 +1,6 @@
 // What an engine tells of itself: Prometheus' text, read by a strict parser, and the trace, read as JSON.
 #include "core/core.h"
+#include "counted_allocations.h"
 #include "runtime/runtime.h"
 
 #include <gtest/gtest.h>
@@ -14,23 +15,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-namespace {
-std::atomic<std::int64_t> allocations = 0;
-}
-
-// Not inlined: the compiler would see a malloc() that is freed by delete.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* data = std::malloc(bytes)) return data;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* data) noexcept {
-  std::free(data);
-}
-[[gnu::noinline]] void operator delete(void* data, std::size_t) noexcept {
-  std::free(data);
-}
 
 namespace warpjet {
 namespace {

@@ -1,5 +1,6 @@
 // Snapshots, over a device that computes nothing: what they tell of blocks, sequences and steps, and that nothing is
 // kept while nobody looks.
+#include "counted_allocations.h"
 #include "runtime/runtime.h"
 
 #include <gtest/gtest.h>
@@ -12,23 +13,6 @@
 #include <numeric>
 #include <set>
 #include <thread>
-
-namespace {
-std::atomic<std::int64_t> allocations = 0;
-}
-
-// Not inlined: the compiler would see a malloc() that is freed by delete.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* data = std::malloc(bytes)) return data;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* data) noexcept {
-  std::free(data);
-}
-[[gnu::noinline]] void operator delete(void* data, std::size_t) noexcept {
-  std::free(data);
-}
 
 namespace warpjet {
 namespace {

@@ -192,3 +192,12 @@ def test_the_configuration_says_which_device_it_is() -> None:
     status = cuda_status()
     found = Engine.open(TINY, EngineConfig(max_num_seqs=2)).config.device
     assert found == (f"cuda:{status.usable}" if status.usable >= 0 else "cpu")
+
+
+def test_tokens_of_beams_are_measured(llm: LLM) -> None:
+    def generated() -> float:
+        return float(re.search(r"warpjet:request_generation_tokens_sum{.*} (\S+)", llm.get_prometheus_metrics())[1])
+
+    before = generated()
+    llm.generate("Once", SamplingParams(beam_width=3, max_tokens=8, ignore_eos=True), use_tqdm=False)
+    assert generated() - before == 3 * 8
