@@ -497,6 +497,48 @@ def test_B22_templates_of_requests_are_not_trusted() -> None:
 
 
 @pytest.mark.parametrize(
+    "constraint",
+    [
+        {"grammar": 'start: "a'},
+        {"grammar": "start: undefined_rule"},
+        {"grammar": "start: " + "(" * 60000 + '"a"' + ")" * 60000},
+        {"grammar": 'start: "' + "x" * (10 << 20) + '"'},
+    ],
+    ids=["syntax", "undefined", "deep", "long"],
+)
+def test_B17_grammars_that_cannot_be_compiled(constraint: dict[str, Any], canary: Server) -> None:
+    refuse(canary, structured_outputs=constraint)
+
+
+@pytest.mark.parametrize("regex", ["(?<=x)*", "a{1,2000000000}", r"(a)\1", r"\p{Nonsense}", "(", "[z-a]"])
+def test_B18_regular_expressions_that_cannot_be_compiled(regex: str, canary: Server) -> None:
+    refuse(canary, structured_outputs={"regex": regex})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "http://127.0.0.1:1/schema.json"},
+        {"type": "nonsense"},
+        {"type": "string", "pattern": "("},
+        {"type": "integer", "minimum": 5, "maximum": 1},
+        {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(100_000)}},
+    ],
+    ids=["remote", "type", "pattern", "bounds", "wide"],
+)
+def test_B19_schemas_that_cannot_be_compiled(schema: dict[str, Any], canary: Server) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    began = time.monotonic()
+    refuse_chat(canary, response_format=form)
+    assert time.monotonic() - began < 15
+
+
+def test_B20_a_grammar_that_ends_early_is_a_stop(canary: Server) -> None:
+    answer = canary.post(COMPLETIONS, {"prompt": "Hello", "max_tokens": 50, "structured_outputs": {"choice": ["yes"]}})
+    assert (answer.json()["choices"][0]["text"], answer.json()["choices"][0]["finish_reason"]) == ("yes", "stop")
+
+
+@pytest.mark.parametrize(
     "template",
     [
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
