@@ -11,6 +11,7 @@ from warpjet._native import EngineConfig
 
 _ONE_DEVICE = "one device runs the whole model; start one process per device for more throughput"
 _CHECKPOINT_TYPE = "weights are used in the checkpoint's own floating-point type, or the one that dtype names"
+_BOTH = "every model generates text, and embeds it with embed()"
 _NO_HUB = "download the revision you want and pass its directory as model"
 _NO_GRAPHS = "kernels are compiled ahead of time and graphs captured when needed; enforce_eager does without graphs"
 
@@ -22,7 +23,7 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "attention_backend": ((None, "auto"), "there is one attention kernel per device"),
     "compilation_config": ((None, 0), _NO_GRAPHS),
     "config_format": (("auto", "hf"), "checkpoints are in Hugging Face format"),
-    "convert": (("auto", "none"), "models generate text"),
+    "convert": (("auto", "none"), _BOTH),
     "cpu_offload_gb": ((0, None), "weights stay where the model runs"),
     "cudagraph_capture_sizes": ((None,), _NO_GRAPHS),
     "data_parallel_size": ((1, None), _ONE_DEVICE),
@@ -45,8 +46,8 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "quantization": ((None,), _CHECKPOINT_TYPE),
     "quantization_config": ((None,), _CHECKPOINT_TYPE),
     "revision": ((None,), _NO_HUB),
-    "runner": (("auto", "generate"), "models generate text"),
-    "served_model_name": ((None,), "there is no server here"),
+    "runner": (("auto", "generate"), _BOTH),
+    "served_model_name": ((None,), "`warpjet serve` takes it"),
     "spec_method": ((None,), "decoding is not speculative"),
     "spec_model": ((None,), "decoding is not speculative"),
     "spec_tokens": ((None,), "decoding is not speculative"),
@@ -56,7 +57,7 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
         "the backend is llguidance; see SamplingParams.structured_outputs",
     ),
     "swap_space": ((0, 4, None), "kv_offloading_size is the host memory (GiB) for KV blocks"),
-    "task": ((None, "auto", "generate"), "models generate text"),
+    "task": ((None, "auto", "generate"), _BOTH),
     "tensor_parallel_size": ((1, None), _ONE_DEVICE),
     "tokenizer_mode": (("auto",), "the tokenizer is read from tokenizer.json"),
     "tokenizer_revision": ((None,), _NO_HUB),

@@ -72,7 +72,7 @@ FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "node_rank": ((0,), _ONE_DEVICE),
     "otlp_traces_endpoint": ((), "trace writes a file for Perfetto"),
     "performance_mode": (("balanced",), "itl_target_ms and max_num_batched_tokens are the knobs"),
-    "pooler_config": ((), "models generate text"),
+    "pooler_config": ((), "a request to /v1/embeddings says how"),
     "response_role": (("assistant",), "answers have the role assistant"),
     "skip_server_warmup": ((True,), ""),
     "speculative_algorithm": ((), _NO_SPECULATION),
