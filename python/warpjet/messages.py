@@ -1,6 +1,7 @@
 """Messages as users send them, checked and made what chat templates expect."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,7 +121,7 @@ def _checked_call(call: Any, where: str) -> dict[str, Any]:
 
 def _check_order(messages: Sequence[dict[str, Any]], answered: bool) -> None:
     """A call's results come right after it, one for each call. Ids may be left out on both sides."""
-    waiting: list[str | None] = []
+    waiting: Counter[str | None] = Counter()
     after_call = False
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
@@ -128,22 +129,21 @@ def _check_order(messages: Sequence[dict[str, Any]], answered: bool) -> None:
             if not after_call:
                 raise ValueError(f"{where}: a tool's message must follow the assistant's message with its call")
             call_id = message.get("tool_call_id")
-            if call_id not in waiting:
-                wanted = " or ".join(repr(one) for one in waiting if one) or "no more results"
+            if not (isinstance(call_id, (str, type(None))) and waiting[call_id]):
+                wanted = " or ".join(repr(one) for one in +waiting if one) or "no more results"
                 raise ValueError(f"{where}: tool_call_id is {call_id!r:.200}, expected {wanted:.400}")
-            waiting.remove(call_id)
+            waiting[call_id] -= 1
             continue
         _require_results(waiting, where)
-        waiting = [call.get("id") for call in message.get("tool_calls", ())]
+        waiting = Counter(call.get("id") for call in message.get("tool_calls", ()))
         after_call = bool(waiting)
-        named = [one for one in waiting if one is not None]
-        if len(set(named)) < len(named):
+        if any(count > 1 for one, count in waiting.items() if one is not None):
             raise ValueError(f"{where}.tool_calls: two calls have the same id")
     if answered:
         _require_results(waiting, "the end")
 
 
-def _require_results(waiting: Sequence[str | None], where: str) -> None:
-    if waiting:
-        missing = ", ".join(repr(one) for one in waiting if one) or f"{len(waiting)} calls"
+def _require_results(waiting: Counter[str | None], where: str) -> None:
+    if count := waiting.total():
+        missing = ", ".join(repr(one) for one in +waiting if one) or f"{count} calls"
         raise ValueError(f"{where}: the tool messages of {missing:.400} are missing")

@@ -7,6 +7,7 @@ import pytest
 
 from warpjet import LLM, SamplingParams
 from warpjet.chat import ChatTemplate
+from warpjet.messages import checked_messages
 from warpjet.parsing import TOOL_PARSERS
 
 USER = {"role": "user", "content": "Weather in Paris?"}
@@ -245,3 +246,25 @@ def test_B21_two_constraints_at_once() -> None:
         params = SamplingParams(structured_outputs={"regex": "a"})
         with pytest.raises(ValueError, match="exclude each other"):
             model.chat([USER], params, tools=[TOOL], tool_choice="required")
+
+
+def test_results_in_any_order_are_matched_in_one_pass() -> None:
+    """The cost counted, not timed: comparisons of ids grow as the conversation does."""
+    compared = 0
+
+    class Id(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    count = 1000
+    calls = [{"id": Id(f"c{i}"), "function": {"name": "f"}} for i in range(count)]
+    results = [{"role": "tool", "tool_call_id": Id(f"c{i}"), "content": "r"} for i in reversed(range(count))]
+    conversation = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": calls}, *results]
+    assert len(checked_messages(conversation, answered=True, has_developer=False)) == count + 2
+    assert compared <= 10 * count

@@ -1,4 +1,4 @@
-"""What a request that cannot be answered gets: a status, and OpenAI's error object without paths or traces."""
+"""What a request that cannot be answered gets: a status, and OpenAI's error object."""
 
 import math
 import re
@@ -24,7 +24,7 @@ _TYPES = {
     503: "ServiceUnavailableError",
 }
 _MAX_MESSAGE = 1000
-_PLACE = re.compile(r"\s*\[[\w/.-]+\.(?:cpp|h|cu|cuh|py):\d+\]|(?<![\w/.:])/(?:[\w.+-]+/)+[\w.+-]*|0x[0-9a-fA-F]{6,}")
+_WORD = re.compile(r"\w{1,64}")
 
 
 class ServeError(Exception):
@@ -42,7 +42,7 @@ class ServeError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = clean(message)
+        self.message = _shortened(message)
         self.type = type or _TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
         self.param = param
         self.code = code
@@ -58,10 +58,8 @@ class ServeError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
-def clean(message: str) -> str:
-    """A message for clients: no file names, places in sources or addresses, and not endless."""
-    text = _PLACE.sub("", message)
-    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."
+def _shortened(message: str) -> str:
+    return message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "..."
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ServeError:
@@ -70,24 +68,33 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 
 def from_exception(error: Exception, params: frozenset[str] = frozenset()) -> ServeError:
-    """What an error of the library means to a client. `params` are the names of the request's fields: a message that
-    begins with one is about it."""
+    """What an error of the library means to a client: ValueError, TypeError and NotImplementedError say what is wrong
+    with the request; what any other says stays in the log, for it may name files of the server. `params` are the names
+    of the request's fields: a message that begins with one is about it."""
     if isinstance(error, ServeError):
         return error
     if isinstance(error, QueueFullError):
-        wait = re.search(r"in about ([0-9.]+) s", str(error))
-        return ServeError(
-            503, str(error), code="overloaded", retry_after=max(1, math.ceil(float(wait[1]))) if wait else 1
-        )
+        return ServeError(503, str(error), code="overloaded", retry_after=_seconds_in(str(error)))
     if isinstance(error, EngineError):
         return ServeError(503, "the engine does not take requests now", code="engine_unavailable", retry_after=10)
     if isinstance(error, MemoryError):
         return ServeError(503, "there is no memory for this request now", code="overloaded", retry_after=5)
     if isinstance(error, ModuleNotFoundError):
         return ServeError(501, f"this server has no {error.name}, which this request needs")
-    if isinstance(error, (ValueError, TypeError, NotImplementedError, LookupError)):
+    if isinstance(error, (ValueError, TypeError, NotImplementedError)):
         message = str(error)
-        word = re.match(r"\w+", message)
+        word = _first_word(message)
         code = "context_length_exceeded" if "max_model_len" in message else None
-        return bad_request(message, word[0] if word and word[0] in params else None, code)
+        return bad_request(message, word if word in params else None, code)
     return ServeError(500, "internal error")
+
+
+def _first_word(message: str) -> str:
+    match = _WORD.match(message)
+    return match[0] if match else ""
+
+
+def _seconds_in(message: str) -> int:
+    """How long the queue is, where its message says so: "... in about 2.5 s"."""
+    number = message.partition("in about ")[2].partition(" ")[0]
+    return max(1, math.ceil(float(number))) if number.replace(".", "", 1).isdecimal() else 1
