@@ -84,7 +84,7 @@ def bench_engine(repeats: int, as_json: bool, output: str | None) -> int:
 
 def _ceilings(model: str, gpu: str) -> dict[str, Any]:
     """What this GPU reaches at best, from the library's table; nothing if it does not know the GPU."""
-    name = re.search(r"\b[A-Z]+\d+\b", gpu)
+    name = re.search(r"\b[A-Z]{1,8}\d{1,8}\b", gpu)
     try:
         found: dict[str, Any] = json.loads(describe(model, gpu=name[0] if name else gpu))["gpu"]
     except ValueError:

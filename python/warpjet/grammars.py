@@ -41,9 +41,9 @@ _LIMITS: dict[str, Any] = {
 
 _WHITESPACE = r"\r?\n[ \t]{0,64}|[ \t]{1,64}"  # a line break and its indent: with more, some models write nothing else
 _JSON_OBJECT = {"type": "object"}
-_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_QUOTED = re.compile(r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"?+')
 _RULE = re.compile(r"(?m)^[ \t]*[?!]?[A-Za-z_][\w-]*(?:\.\d+|\[[^\]\n]*\]|\{[^}\n]*\})*[ \t]*(?::|::=)")
-_REPEAT = re.compile(r"\{\s*(\d+)?\s*(?:,\s*(\d+)?\s*)?\}")
+_REPEAT = re.compile(r"\{\s*+(\d++)?+\s*+(?:,\s*+(\d++)?+\s*+)?+\}")
 _REFERENCE = re.compile(r'ref"|\\u00')  # of a schema within Lark, perhaps hidden behind escapes
 
 

@@ -1,13 +1,13 @@
 """Quantiles from the engine's histograms, in Prometheus' text format."""
 
 import itertools
-import re
 
 
 def histogram(metrics: str, name: str) -> list[tuple[float, int]]:
     """(upper bound, how many were not above it), ascending; the last bound is infinite."""
-    rows = re.findall(rf'^warpjet:{name}_bucket{{[^}}]*le="([^"]+)"}} (\d+)', metrics, re.MULTILINE)
-    return [(float(bound), int(count)) for bound, count in rows]
+    prefix = f"warpjet:{name}_bucket{{"
+    rows = [line.rpartition('le="')[2] for line in metrics.splitlines() if line.startswith(prefix)]
+    return [(float(bound), int(count)) for bound, _, count in (row.partition('"} ') for row in rows)]
 
 
 def quantile(before: str, after: str, name: str, share: float) -> float:

@@ -135,7 +135,8 @@ def _require_size(size: int) -> None:
 
 def _require_narrow(form: str) -> None:
     """A format string whose widths are numbers below a thousand."""
-    if re.search(r"[0-9]{4}|\*|\{[^}]*\{", form):
+    nested = any(field.count("{") > 1 for field in form.split("}"))
+    if nested or "*" in form or re.search(r"[0-9]{4}", form):
         raise SecurityError("a format string has a width that is too large")
 
 

@@ -7,7 +7,7 @@ from warpjet.serve.conversation import Serving
 from warpjet.serve.exchange import HttpRequest, Response
 from warpjet.serve.schema import Endpoint
 
-_MODEL_NAME = re.compile(r'model_name="(?:[^"\\]|\\.)*"')
+_MODEL_NAME = re.compile(r'model_name="[^"\\]*+(?:\\.[^"\\]*+)*+"?+')
 
 # Other servers' name: ours, of a metric that means the same. vLLM's names are ours with another prefix.
 _COMPAT: dict[str, dict[str, str]] = {
@@ -46,9 +46,7 @@ _COMPAT: dict[str, dict[str, str]] = {
 def engine_text(serving: Serving) -> str:
     """What the engine measures, under the model's first served name and, if asked for, under others' names."""
     name = serving.model_names[0].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    text = re.sub(
-        r'model_name="(?:[^"\\]|\\.)*"', lambda _: f'model_name="{name}"', serving.llm.session.engine.metrics()
-    )
+    text = _MODEL_NAME.sub(lambda _: f'model_name="{name}"', serving.llm.session.engine.metrics())
     compat = serving.settings.metrics_compat
     if compat == "vllm":
         return text + text.replace("warpjet:", "vllm:") + _vllm_extras(serving, name)
