@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import Engine, EngineConfig, OutputQueue, SamplingParams
+from warpjet.locate import EMBEDDED_MODEL
 from warpjet.records import circumstances, write_record
-from warpjet.session import EMBEDDED_MODEL
 from warpjet.tables import table
 from warpjet.tokenizer import Tokenizer
 

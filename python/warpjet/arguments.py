@@ -12,7 +12,7 @@ from warpjet._native import EngineConfig
 _ONE_DEVICE = "one device runs the whole model; start one process per device for more throughput"
 _CHECKPOINT_TYPE = "weights are used in the checkpoint's own floating-point type, or the one that dtype names"
 _BOTH = "every model generates text, and embeds it with embed()"
-_NO_HUB = "download the revision you want and pass its directory as model"
+_NO_HUB = "nothing is fetched; a revision in the local Hugging Face cache is model='org/name@revision'"
 _NO_GRAPHS = "kernels are compiled ahead of time and graphs captured when needed; enforce_eager does without graphs"
 
 # name: (values that are accepted, what to do instead)

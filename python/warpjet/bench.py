@@ -13,8 +13,8 @@ from typing import Any
 from warpjet._native import EngineConfig, SamplingParams, describe, measure_engine, measure_kernels
 from warpjet.histograms import quantile
 from warpjet.llm import LLM
+from warpjet.locate import find_model, model_name
 from warpjet.records import circumstances, device_name, engine_options, write_record
-from warpjet.session import EMBEDDED_MODEL
 from warpjet.tables import table
 
 
@@ -40,7 +40,7 @@ def bench(model: str | None, load: Workload, engine: Mapping[str, Any], as_json:
     results = {key: round(statistics.median(run[key] for run in runs), 3) for key in units}
     record = {
         "bench": load.what,
-        "model": Path(model).name if model else EMBEDDED_MODEL.name,
+        "model": model_name(model),
         "workload": asdict(load),
         "engine": dict(engine),
         "results": results,
@@ -82,7 +82,7 @@ def bench_engine(repeats: int, as_json: bool, output: str | None) -> int:
     return 0
 
 
-def _ceilings(model: str, gpu: str) -> dict[str, Any]:
+def _ceilings(model: Path, gpu: str) -> dict[str, Any]:
     """What this GPU reaches at best, from the library's table; nothing if it does not know the GPU."""
     name = re.search(r"\b[A-Z]{1,8}\d{1,8}\b", gpu)
     try:
@@ -93,7 +93,7 @@ def _ceilings(model: str, gpu: str) -> dict[str, Any]:
 
 
 def bench_kernels(
-    model: str,
+    model: str | None,
     rows: Sequence[int],
     context: int,
     every: bool,
@@ -103,7 +103,8 @@ def bench_kernels(
 ) -> int:
     """The kernels of a model one by one: time, bandwidth, flops, and the share of what the GPU could reach."""
     found: list[dict[str, Any]] = []
-    ceiling = _ceilings(model, device_name(engine.get("device", "auto")))
+    directory = find_model(model, weights=False)
+    ceiling = _ceilings(directory, device_name(engine.get("device", "auto")))
 
     def add(text: str) -> None:
         row = json.loads(text)
@@ -117,12 +118,12 @@ def bench_kernels(
         if as_json:
             print(json.dumps(row), flush=True)
 
-    measure_kernels(model, EngineConfig(**engine), add, rows=rows, context=context, all=every)
+    measure_kernels(directory, EngineConfig(**engine), add, rows=rows, context=context, all=every)
     if output:
         results = {f"{row['step']}_{row['rows']}_{row['kernel']}_us": row["us"] for row in found}
         write_record(
             output,
-            {"bench": "kernels", "model": Path(model).name, "results": results, "rows": found}
+            {"bench": "kernels", "model": model_name(model), "results": results, "rows": found}
             | circumstances(engine.get("device", "auto")),
         )
     if not as_json:

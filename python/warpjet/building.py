@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from warpjet._native import BuildConfig, BuildReport, build_engine, cuda_architectures
-from warpjet.session import find_model
+from warpjet.locate import find_model
 
 
 def build(

@@ -218,14 +218,12 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.bench import Workload, bench, bench_engine, bench_kernels
-        from warpjet.session import EMBEDDED_MODEL
 
         if args.what == "serve":
             raise ValueError("serve comes first: warpjet bench serve ...")
         if args.what == "kernels":
-            model = args.model or str(EMBEDDED_MODEL)
             return bench_kernels(
-                model, args.rows, args.context, args.all, _given(args, "engine"), args.json, args.output
+                args.model, args.rows, args.context, args.all, _given(args, "engine"), args.json, args.output
             )
         if args.what == "engine":
             return bench_engine(args.repeats, args.json, args.output)

@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 from warpjet._native import describe
-from warpjet.session import EMBEDDED_MODEL, find_model
+from warpjet.locate import find_model
 from warpjet.tables import bytes_text, count_text, table
 
 
 def info(model: str | None, gpu: str, tokens: int, context: int, as_json: bool) -> int:
     """Prints tables, or the JSON they are made from."""
-    directory = find_model(model) if model else EMBEDDED_MODEL
+    directory = find_model(model, weights=False)
     text = describe(directory, gpu=gpu, tokens=tokens, context=context)
     print(json.dumps(json.loads(text), indent=1) if as_json else _report(str(directory), json.loads(text)))
     return 0

@@ -25,7 +25,8 @@ from warpjet.tokenizer import Tokenizer
 class LLM:
     """A model that completes prompts. May be used from several threads, and as a context manager.
 
-    model: directory of a Hugging Face checkpoint or of an engine; None is the small model that comes with warpjet.
+    model: directory of a Hugging Face checkpoint or of an engine, or a name of the hub, org/name or
+    org/name@revision, that the local cache has; None is the small model that comes with warpjet.
     tokenizer: another directory to take the tokenizer from. chat_template: a Jinja template or its path.
     reasoning_parser, tool_call_parser: names of the formats in which the model writes its reasoning and its tool calls,
     "auto" for those that fit its chat template, or None; chat() reads its answers with them.

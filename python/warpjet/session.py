@@ -3,7 +3,6 @@
 import atexit
 import itertools
 import os
-import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +14,13 @@ from warpjet._native import Engine, ModelFormatError, OutputQueue, PoolingParams
 from warpjet.arguments import engine_config
 from warpjet.assembly import native_params
 from warpjet.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
+from warpjet.locate import find_directory, find_model
 from warpjet.prompts import Prompt, PromptsType, parse_prompts, tokenize
 from warpjet.tokenizer import Tokenizer, read_json
 
 if TYPE_CHECKING:
     from warpjet.grammars import Grammar, Job
     from warpjet.guides import Guides
-
-EMBEDDED_MODEL = Path(__file__).parent / "models" / "tiny"
 
 # generation_config.json's name: ours
 _GENERATION_KEYS = {
@@ -68,10 +66,10 @@ class Session:
         options: Mapping[str, Any],
     ) -> None:
         config = engine_config(options)
-        self.directory = find_model(EMBEDDED_MODEL if model is None else model)
+        self.directory = find_model(model, weights=config.device != "null" and config.load_format != "dummy")
         self.tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
-            self.tokenizer = Tokenizer(self.directory if tokenizer is None else find_model(tokenizer))
+            self.tokenizer = Tokenizer(self.directory if tokenizer is None else find_directory(tokenizer))
         self.chat_template = self._find_chat_template(chat_template)
         defaults = default_params(self.directory, generation_config)
         self.engine = Engine.open(self.directory, config)
@@ -188,26 +186,11 @@ class Session:
         return ChatTemplate({"default": source}, self.tokenizer.special_tokens)
 
 
-def find_model(model: str | Path) -> Path:
-    """The directory of a model. Raises FileNotFoundError saying how to get it."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise NotADirectoryError(f"{path} is a file; pass the directory that holds config.json and the weights")
-    if isinstance(model, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise FileNotFoundError(
-            f"{model} is not a directory. If it is a model on the Hugging Face hub, download it first, with "
-            f"huggingface_hub.snapshot_download({model!r}), and pass the directory that this returns"
-        )
-    raise FileNotFoundError(f"{path} does not exist; pass the directory of a checkpoint or an engine")
-
-
 def default_params(directory: Path, generation_config: str | Path) -> SamplingParams:
     """The sampling that a checkpoint recommends ("auto", or another directory), or neutral ("vllm", "warpjet")."""
     if generation_config in ("vllm", "warpjet"):
         return SamplingParams()
-    source = directory if generation_config == "auto" else find_model(generation_config)
+    source = directory if generation_config == "auto" else find_directory(generation_config)
     path = source / "generation_config.json"
     values = read_json(path, required=generation_config != "auto")
     known = {ours: values[name] for name, ours in _GENERATION_KEYS.items() if values.get(name) is not None}

@@ -9,8 +9,8 @@ from typing import Any
 
 from warpjet._native import SamplingParams
 from warpjet.llm import LLM
+from warpjet.locate import model_name
 from warpjet.records import circumstances, engine_options, write_record
-from warpjet.session import EMBEDDED_MODEL
 from warpjet.tables import table
 
 _STAGES = {
@@ -57,7 +57,7 @@ def bench_startup(
     }
     record = {
         "bench": "startup",
-        "model": Path(model).name if model else EMBEDDED_MODEL.name,
+        "model": model_name(model),
         "workload": {"requests": 1, "input_len": input_len, "output_len": 1},
         "engine": dict(engine),
         "load": load,

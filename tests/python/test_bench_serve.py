@@ -20,7 +20,7 @@ from warpjet.load.arrivals import send_times
 from warpjet.load.datasets import LoadRequest
 from warpjet.load.report import percentile
 from warpjet.load.texts import Texts
-from warpjet.session import EMBEDDED_MODEL
+from warpjet.locate import EMBEDDED_MODEL
 from warpjet.tokenizer import Tokenizer
 
 SMALL = ("--random-input-len", "20", "--random-output-len", "8", "--num-warmups", "0")

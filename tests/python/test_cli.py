@@ -84,7 +84,7 @@ def test_sampling_flags_reach_the_request() -> None:
         (("generate", "x", "--temperature", "-1"), "temperature"),
         (("generate", "x", "--temperature", "hot"), "temperature"),
         (("generate", "x", "--model", "/no/such/model"), "/no/such/model"),
-        (("generate", "x", "--model", "org/name"), "snapshot_download"),
+        (("generate", "x", "--model", "org/name"), "hf download org/name"),
         (("generate", "x", "--block-size", "7"), "block_size"),
         (("generate", "word " * 2000), "context"),
         (("generate", ""), "empty"),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncGenerator, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 from api_server import KEY, MODEL, api_server
 
 from warpjet.assembly import Assembly
+from warpjet.locate import EMBEDDED_MODEL
 from warpjet.outputs import RequestOutput
 from warpjet.parsing import ParserNames
 from warpjet.prompts import Prompt
 from warpjet.serve.conversation import Serving
-from warpjet.session import EMBEDDED_MODEL, find_model
 
 THOUGHT, SAID = "It asks for the weather, so I look it up.", "I look it up. "
 CALLS: list[tuple[str, dict[str, Any]]] = [("get_weather", {"city": "Rome", "days": 2}), ("now", {})]
@@ -61,7 +60,7 @@ class Script:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Script]]:
     directory = tmp_path_factory.mktemp("tokenizer")
-    for path in Path(find_model(EMBEDDED_MODEL)).glob("*token*.json"):
+    for path in EMBEDDED_MODEL.glob("*token*.json"):
         text = path.read_text()
         for token, marker in MARKERS.items():
             text = text.replace(token, marker)

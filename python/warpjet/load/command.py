@@ -19,6 +19,7 @@ from warpjet.load.probe import probe_texts, served_model
 from warpjet.load.report import Wanted, notes, one_table, summarise, sweep_table
 from warpjet.load.run import Run, run_load
 from warpjet.load.texts import Texts
+from warpjet.locate import find_directory
 from warpjet.records import circumstances, write_record
 from warpjet.tokenizer import Tokenizer
 
@@ -82,7 +83,7 @@ def _loop_factory() -> Any:
 async def _measure(
     args: argparse.Namespace, options: Mapping[str, Any], wanted: Wanted
 ) -> tuple[Target, list[dict[str, Any]], list[Run]]:
-    tokenizer = Tokenizer(args.tokenizer) if args.tokenizer else None
+    tokenizer = Tokenizer(find_directory(args.tokenizer)) if args.tokenizer else None
     target = flags.target(args)
     if not target.model:
         target = replace(target, model=await served_model(target, args.ready_check_timeout_sec))

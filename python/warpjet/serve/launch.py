@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from warpjet.async_llm import AsyncLLM
+from warpjet.locate import find_model, served_names
 from warpjet.serve.app import App, all_endpoints
 from warpjet.serve.auth import Keys
 from warpjet.serve.connection import Connection
@@ -74,7 +75,7 @@ def open_serving(plan: Plan) -> Serving:
         generation_config=settings.generation_config,
         **plan.engine,
     )
-    names = list(settings.served_model_name) or [plan.model or llm.session.directory.name]
+    names = list(settings.served_model_name) or served_names(plan.model)
     try:
         serving = Serving(llm, settings, names, find_parser_names(llm.session, settings))
         serving.default_sampling  # noqa: B018 - raises for what is wrong with it, before the first request
@@ -86,9 +87,7 @@ def open_serving(plan: Plan) -> Serving:
 
 def check_model_directory(plan: Plan) -> None:
     """Raises what keeps the model from being found."""
-    from warpjet.session import EMBEDDED_MODEL, find_model
-
-    find_model(EMBEDDED_MODEL if plan.model is None else plan.model)
+    find_model(plan.model, weights=plan.engine.get("device") != "null" and plan.engine.get("load_format") != "dummy")
 
 
 def make_keys(settings: Settings) -> Keys:

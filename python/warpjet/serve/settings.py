@@ -21,7 +21,9 @@ class Settings:
     host: str = _s("127.0.0.1", "address to listen on; 0.0.0.0 is every one")
     port: int = _s(8000, "port to listen on; 0 takes a free one")
     uds: str | None = _s(None, "listen on this Unix socket, its owner's alone, instead of a port", "str")
-    served_model_name: tuple[str, ...] = _s((), "names of the model (default: its directory's)", "names")
+    served_model_name: tuple[str, ...] = _s(
+        (), "names of the model (default: org/name of the hub, or else its directory's name and path)", "names"
+    )
     tokenizer: str | None = _s(None, "directory to take the tokenizer from", "str")
     skip_tokenizer_init: bool = _s(False, "serve token ids only")
     generation_config: str = _s("auto", "default sampling: auto (the model's), warpjet (neutral) or a directory")
