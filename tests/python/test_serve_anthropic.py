@@ -1,17 +1,24 @@
 """Anthropic's Messages API, by the official client."""
 
 import asyncio
+import itertools
 import json
+import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import httpx
 import pytest
 from api_server import KEY, MODEL, api_server, becomes_idle
+from checkpoints import copy_tiny
 
 from warpjet import LLM, SamplingParams
+from warpjet.serve.anthropic_content import system_text, to_messages
+from warpjet.serve.anthropic_tools import to_tools
 from warpjet.serve.conversation import Serving
+from warpjet.serve.errors import ServeError
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: Any = [
@@ -143,6 +150,114 @@ def test_thinking_is_shown_as_asked(client: anthropic.Anthropic, thinking: Any, 
         assert message.content[0].thinking == ""  # type: ignore[union-attr]
 
 
+def test_messages_of_one_role_in_a_row_are_one_turn() -> None:
+    call = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    messages = [
+        user("one"),
+        user([{"type": "text", "text": "two"}]),
+        {"role": "assistant", "content": "I ask."},
+        {"role": "assistant", "content": [call]},
+        {"role": "assistant", "content": [{**call, "id": "b"}]},
+        user([{"type": "tool_result", "tool_use_id": "a", "content": "1"}]),
+        user("three"),
+        user([{"type": "tool_result", "tool_use_id": "b", "content": "2"}]),
+    ]
+    asked, said, first, second, more = to_messages(messages)
+    assert (asked["role"], asked["content"]) == ("user", "one\ntwo")
+    assert said["content"] == "I ask." and [one["id"] for one in said["tool_calls"]] == ["a", "b"]
+    assert (first["content"], second["content"], more["content"]) == ("1", "2", "three")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_turns_alternate_whatever_the_roles(seed: int) -> None:
+    draw = random.Random(seed)
+    roles = [draw.choice(("user", "assistant")) for _ in range(20)]
+    turns = [message["role"] for message in to_messages([{"role": role, "content": "x"} for role in roles])]
+    assert all(one != other for one, other in itertools.pairwise(turns)), roles
+
+
+def test_a_template_that_alternates_takes_several_of_one_role(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] }}{% endfor %}"
+    )
+    tokenizer = copy_tiny(tmp_path / "model")
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    with api_server(str(tokenizer)) as (url, _):
+        body = {"model": MODEL, "max_tokens": 2, "messages": [user("a"), user("b")]}
+        for route in ("/v1/messages", "/v1/messages/count_tokens"):
+            assert httpx.post(url + route, json=body, headers={"x-api-key": KEY}).status_code == 200
+
+
+def test_tools_that_the_server_would_run_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    hosted = ["web_search_20250305", "code_execution_20250825", "mcp_toolset", "computer_20250124"]
+    tools = [*({"type": kind, "name": "x"} for kind in hosted), *TOOLS]
+    with caplog.at_level("WARNING", "warpjet.serve"):
+        for _ in range(2):
+            kept = to_tools(tools, strict=False)
+    assert kept is not None and [tool["function"]["name"] for tool in kept] == ["weather", "time"]
+    assert [sum(kind in record.getMessage() for record in caplog.records) for kind in hosted] == [1] * len(hosted)
+    assert to_tools(tools[:1], strict=False) is None
+    with pytest.raises(ServeError, match="web_search_20250305"):
+        to_tools(tools, strict=True)
+
+
+def test_tools_that_clients_run_have_their_schemas() -> None:
+    tools = to_tools(
+        [
+            {"type": "bash_20250124", "name": "bash"},
+            {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool", "max_characters": 1000},
+            {"type": "memory_20250818", "name": "memory"},
+        ],
+        strict=True,
+    )
+    assert tools is not None
+    bash, editor, memory = (tool["function"] for tool in tools)
+    assert set(bash["parameters"]["properties"]) == {"command", "restart"}
+    assert editor["name"] == "str_replace_based_edit_tool" and editor["parameters"]["required"] == ["command", "path"]
+    assert "rename" in memory["parameters"]["properties"]["command"]["enum"]
+
+
+def test_examples_of_input_are_part_of_the_description() -> None:
+    tools = to_tools([{**TOOLS[0], "input_examples": [{"city": "Köln"}]}], strict=True)
+    assert tools is not None
+    assert tools[0]["function"]["description"] == 'The weather in a city.\nExample of input: {"city": "Köln"}'
+
+
+def test_max_tokens_may_be_more_than_the_context(client: anthropic.Anthropic) -> None:
+    message = client.messages.create(
+        model=MODEL, max_tokens=32000, messages=[user("What is 3 + 4?")], stop_sequences=["."], timeout=60
+    )
+    assert message.stop_reason in ("end_turn", "stop_sequence", "max_tokens")
+
+
+def test_no_edit_of_the_context_is_applied_and_the_answer_says_so(client: anthropic.Anthropic) -> None:
+    edits: Any = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}, {"type": "clear_tool_uses_20250919"}]}
+    request: dict[str, Any] = {"model": MODEL, "messages": [user("Hi")], "context_management": edits}
+    message = client.beta.messages.create(max_tokens=2, betas=["context-management-2025-06-27"], **request)
+    assert message.context_management is not None and message.context_management.applied_edits == []
+    counted = client.beta.messages.count_tokens(**request)
+    assert counted.context_management is not None
+    assert counted.context_management.original_input_tokens == counted.input_tokens
+
+
+def test_blocks_of_another_servers_tools_are_left_out() -> None:
+    said = [
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+        {"type": "text", "text": "Found."},
+    ]
+    assert to_messages([user("Hi"), {"role": "assistant", "content": said}])[1]["content"] == "Found."
+
+
+def test_a_billing_block_is_no_part_of_the_prompt() -> None:
+    blocks = [{"type": "text", "text": "x-anthropic-billing-header: cch=1;"}, {"type": "text", "text": "Be brief."}]
+    assert system_text(blocks) == "Be brief."
+    assert system_text(blocks[:1]) is None
+
+
 def test_a_stop_sequence_is_named(client: anthropic.Anthropic) -> None:
     free = text_of(client.messages.create(messages=[user("What is 3 + 4?")], **ASK))
     stop = free[5:8]
@@ -205,9 +320,11 @@ def test_failures_have_anthropics_shape(client: anthropic.Anthropic, served: tup
         ),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}, "last message"),
         ({"system": 5}, "system"),
-        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash_20250124"),
+        ({"tools": [{"type": 5, "name": "f", "input_schema": {}}]}, "tools[0].type"),
+        ({"tools": [{"type": "bash_20250124"}]}, "tools[0].name"),
+        ({"tools": [{"type": "web_search_20250305"}], "tool_choice": {"type": "any"}}, "needs tools"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
-        ({"tools": [{"name": "f", "input_schema": {}, "defer_loading": True}]}, "defer_loading"),
+        ({"tools": [{"name": "f", "input_schema": {}, "defer_loading": 1}]}, "defer_loading"),
         ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "other"}}, "other"),
         ({"tool_choice": {"type": "any"}}, "tool"),
         ({"tools": TOOLS, "tool_choice": {"type": "many"}}, "tool_choice"),
@@ -216,8 +333,12 @@ def test_failures_have_anthropics_shape(client: anthropic.Anthropic, served: tup
             "disable_parallel_tool_use",
         ),
         ({"thinking": {"type": "deep"}}, "thinking"),
-        ({"thinking": {"type": "enabled"}}, "budget_tokens"),
-        ({"thinking": {"type": "adaptive", "display": "summarized"}}, "display"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "budget_tokens"),
+        ({"thinking": {"type": "adaptive", "display": "loud"}}, "display"),
+        ({"context_management": {"edits": "all"}}, "context_management"),
+        ({"context_management": {"edits": [{}]}}, "context_management"),
+        ({"speed": "slow"}, "speed"),
+        ({"output_format": {"type": "xml"}}, "output_config"),
         ({"output_config": {"effort": "enormous"}}, "effort"),
         ({"output_config": {"format": {"type": "xml"}}}, "format"),
         ({"stop_sequences": [""]}, "stop"),

@@ -1,53 +1,72 @@
-"""Anthropic's messages, blocks and tools as chat messages and function tools."""
+"""Anthropic's messages and blocks as chat messages."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from warpjet.serve.errors import bad_request
-from warpjet.serve.parts import parse_part
-from warpjet.serve.schema import Field, Schema
 
-_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_Placed = tuple[Mapping[str, Any], str]  # a block, and where it stands
+_KINDS = {"user": ("text", "tool_result"), "assistant": ("text", "thinking", "tool_use"), "system": ("text",)}
+_FOREIGN = {"redacted_thinking", "server_tool_use", "mcp_tool_use", "fallback", "container_upload"}
+_BILLING = "x-anthropic-billing-header:"  # begins a block of Claude Code's that differs in each request
 
 
 def system_text(value: Any, where: str = "system") -> str | None:
-    """A string or text blocks, as one text."""
-    return None if value is None else _texts(value, where)
+    """A string or text blocks, as one text, without the block that Claude Code sends for billing: no prefix could be
+    cached behind it."""
+    if isinstance(value, list):
+        value = [block for block in value if not _is_billing(block)]
+    return _texts(value, where) or None if value is not None else None
+
+
+def _is_billing(block: Any) -> bool:
+    text = block.get("text") if isinstance(block, Mapping) else None
+    return isinstance(text, str) and text.startswith(_BILLING)
 
 
 def to_messages(value: Any, where: str = "messages") -> list[dict[str, Any]]:
-    """Chat messages. Results of tools come before what the user says beside them. Raises ServeError naming
-    the block."""
+    """Chat messages. Messages of one role in a row are one turn, as in Anthropic's API; results of tools come before
+    the text of their turn. Raises ServeError naming the block."""
     if not isinstance(value, list) or not value:
         raise bad_request(f"{where} must be a list with at least one message", where)
     messages: list[dict[str, Any]] = []
+    for role, blocks in _turns(value, where):
+        if role == "user":
+            messages += _user(blocks)
+        elif role == "assistant":
+            messages.append(_assistant(blocks))
+        else:
+            messages.append({"role": "system", "content": _joined(_string(block, "text", at) for block, at in blocks)})
+    return messages
+
+
+def _turns(value: list[Any], where: str) -> list[tuple[str, list[_Placed]]]:
+    """Roles and blocks, with messages of one role in a row joined."""
+    turns: list[tuple[str, list[_Placed]]] = []
     for index, message in enumerate(value):
         place = f"{where}[{index}]"
         if not isinstance(message, Mapping):
             raise bad_request(f"{place} must be an object with role and content", place)
-        role, content = message.get("role"), message.get("content")
-        if role == "user":
-            messages += _user(content, f"{place}.content")
-        elif role == "assistant":
-            messages.append(_assistant(content, f"{place}.content"))
-        elif role == "system":
-            messages.append({"role": "system", "content": _texts(content, f"{place}.content")})
-        else:
+        role = message.get("role")
+        if not isinstance(role, str) or (kinds := _KINDS.get(role)) is None:
             raise bad_request(f"{place}.role must be 'user' or 'assistant', got {role!r}", f"{place}.role")
-    return messages
+        blocks = _blocks(message.get("content"), f"{place}.content", kinds)
+        if turns and turns[-1][0] == role:
+            turns[-1][1].extend(blocks)
+        else:
+            turns.append((role, blocks))
+    return turns
 
 
-def _user(content: Any, where: str) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [{"role": "user", "content": content}]
+def _user(blocks: list[_Placed]) -> list[dict[str, Any]]:
     results, texts = [], []
-    for block, place in _blocks(content, where, ("text", "tool_result")):
+    for block, place in blocks:
         if block["type"] == "text":
             texts.append(_string(block, "text", place))
         else:
             results.append(_tool_result(block, place))
-    return results + ([{"role": "user", "content": "\n".join(texts)}] if texts or not results else [])
+    return results + ([{"role": "user", "content": _joined(texts)}] if texts or not results else [])
 
 
 def _tool_result(block: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -59,21 +78,19 @@ def _tool_result(block: Mapping[str, Any], place: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": _string(block, "tool_use_id", place), "content": content}
 
 
-def _assistant(content: Any, where: str) -> dict[str, Any]:
-    if isinstance(content, str):
-        return {"role": "assistant", "content": content}
+def _assistant(blocks: list[_Placed]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant"}
     texts, thoughts, calls = [], [], []
-    for block, place in _blocks(content, where, ("text", "thinking", "tool_use")):
+    for block, place in blocks:
         if block["type"] == "text":
             texts.append(_string(block, "text", place))
         elif block["type"] == "thinking":
             thoughts.append(_string(block, "thinking", place))
         else:
             calls.append(_tool_use(block, place))
-    message["content"] = "\n".join(texts)
-    if thoughts:
-        message["reasoning_content"] = "\n".join(thoughts)
+    message["content"] = _joined(texts)
+    if any(thoughts):
+        message["reasoning_content"] = _joined(thoughts)
     if calls:
         message["tool_calls"] = calls
     return message
@@ -88,76 +105,39 @@ def _tool_use(block: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _texts(value: Any, where: str) -> str:
+    return _joined(_string(block, "text", place) for block, place in _blocks(value, where, ("text",)))
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "\n".join(filter(None, texts))
+
+
+def _blocks(value: Any, where: str, kinds: Sequence[str]) -> list[_Placed]:
+    """Blocks of these types, with their places. Blocks that only the server which wrote them can read are left out."""
     if isinstance(value, str):
-        return value
-    return "\n".join(_string(block, "text", place) for block, place in _blocks(value, where, ("text",)))
-
-
-def _blocks(value: Any, where: str, kinds: Sequence[str]) -> list[tuple[Mapping[str, Any], str]]:
-    """Blocks of these types, with their places."""
+        return [({"type": "text", "text": value}, where)]
     if not isinstance(value, list):
         raise bad_request(f"{where} must be a string or a list of blocks", where)
-    blocks: list[tuple[Mapping[str, Any], str]] = []
+    blocks: list[_Placed] = []
     for index, block in enumerate(value):
         place = f"{where}[{index}]"
         if not isinstance(block, Mapping):
             raise bad_request(f"{place} must be an object", place)
-        if block.get("type") not in kinds:
+        kind = block.get("type")
+        if kind in kinds:
+            blocks.append((block, place))
+        elif not (isinstance(kind, str) and "tool_use" in kinds and _is_foreign(kind)):
             supported = ", ".join(kinds)
-            kind = block.get("type")
-            raise bad_request(f"{place}: type {kind!r} is not supported here, only {supported}", place)
-        blocks.append((block, place))
+            raise bad_request(f"{place}: type {kind!r:.80} is not supported here, only {supported}", place)
     return blocks
+
+
+def _is_foreign(kind: str) -> bool:
+    """A block about a tool that another server ran, or about thinking that it sealed."""
+    return kind in _FOREIGN or kind.endswith("_tool_result")
 
 
 def _string(block: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value := block.get(key), str):
         raise bad_request(f"{where}.{key} must be a string", f"{where}.{key}")
     return value
-
-
-_TOOL = Schema(
-    "AnthropicTool",
-    [
-        Field("type", "string", "of tools with an input_schema", only=("custom",)),
-        Field("name", "string", required=True),
-        Field("description", "string"),
-        Field("input_schema", "object", "a JSON schema", required=True),
-        Field("strict", "boolean", "calls follow the schema"),
-        Field("cache_control", "object", "prefixes are cached in any case"),
-        Field("eager_input_streaming", "boolean", "input is always streamed as it comes"),
-        Field("defer_loading", "boolean", "every tool is told to the model", only=(False,)),
-        Field("allowed_callers", "strings", "the model calls", only=(["direct"],)),
-        Field("input_examples", "objects", "say them in the description", only=([],)),
-    ],
-)
-
-
-def to_tools(value: list[dict[str, Any]] | None, strict: bool) -> list[dict[str, Any]] | None:
-    """Function tools; None without any. Raises ServeError for tools that the server would have to run or know."""
-    return [_tool(tool, f"tools[{index}]", strict) for index, tool in enumerate(value or ())] or None
-
-
-def _tool(tool: Mapping[str, Any], where: str, strict: bool) -> dict[str, Any]:
-    if (kind := tool.get("type")) not in (None, "custom"):
-        raise bad_request(f"{where}: tools of type {str(kind)[:64]!r} are not supported, only custom ones", where)
-    given = parse_part(_TOOL, tool, where, strict)
-    function = {"name": given["name"], "parameters": given["input_schema"]}
-    function |= {key: given[key] for key in ("description", "strict") if key in given}
-    return {"type": "function", "function": function}
-
-
-def to_tool_choice(value: Any, where: str = "tool_choice") -> tuple[str | dict[str, Any], bool]:
-    """OpenAI's tool_choice, and whether calls may be parallel."""
-    if value is None:
-        return "auto", True
-    if not isinstance(value, Mapping):
-        raise bad_request(f"{where} must be an object with a type", where)
-    if not isinstance(alone := value.get("disable_parallel_tool_use") or False, bool):
-        raise bad_request(f"{where}.disable_parallel_tool_use must be true or false", where)
-    kind = value.get("type")
-    if kind == "tool":
-        return {"type": "function", "function": {"name": _string(value, "name", where)}}, not alone
-    if not isinstance(kind, str) or kind not in _TOOL_CHOICES:
-        raise bad_request(f"{where}.type must be auto, any, tool or none, got {kind!r}", f"{where}.type")
-    return _TOOL_CHOICES[kind], not alone

@@ -1,12 +1,13 @@
 """Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from warpjet.serve.anthropic_content import system_text, to_messages, to_tool_choice, to_tools
+from warpjet.serve.anthropic_content import system_text, to_messages
 from warpjet.serve.anthropic_events import Event, MessageWriter
+from warpjet.serve.anthropic_tools import to_tool_choice, to_tools
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
 
 _LARGE = 256 << 10  # bytes of a body
+_THINKING = ("enabled", "disabled", "adaptive", "between_tools")
+_DISPLAYS = ("omitted", "summarized", "updates")  # only the first changes the answer: thinking is shown in full
 _ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -39,6 +42,8 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
     thinking = body.get("thinking") or {}
     wanted = thinking.get("type") != "disabled"
     writer = MessageWriter(chat.request_id or "", body["model"], wanted, in_full=thinking.get("display") != "omitted")
+    if _edits_context(body):
+        writer.message["context_management"] = {"applied_edits": []}
     if body["stream"]:
         return EventStream(_stream(serving, chat, writer))
     async with aclosing(serving.answer(chat)) as stream:
@@ -52,7 +57,9 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
 async def count_tokens(serving: Serving, request: HttpRequest) -> Response:
     """How many tokens the conversation is as a prompt."""
     prompt = await serving.prepare_chat(await _chat_request(serving, request))
-    return json_response({"input_tokens": len(prompt.token_ids or ())})
+    tokens = len(prompt.token_ids or ())
+    edited = {"context_management": {"original_input_tokens": tokens}} if _edits_context(request.body) else {}
+    return json_response({"input_tokens": tokens, **edited})
 
 
 async def _stream(serving: Serving, chat: ChatRequest, writer: MessageWriter) -> AsyncIterator[bytes]:
@@ -98,7 +105,8 @@ def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
         raise bad_request(
             "the last message is the assistant's, so it must be text that the answer goes on from", "messages"
         )
-    own = {"stop": body.get("stop_sequences"), "max_tokens": body.get("max_tokens", 1)}
+    most = min(body.get("max_tokens", 1), serving.max_model_len)  # compulsory, so clients name the largest they know
+    own = {"stop": body.get("stop_sequences"), "max_tokens": most}
     sampling = sampling_params(serving, {"stream": False, **body, "use_beam_search": False}, **own)
     output = parse_part(_OUTPUT, body.get("output_config"), "output_config", serving.settings.strict)
     return ChatRequest(
@@ -107,7 +115,7 @@ def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
         tools=tools,
         tool_choice=tool_choice,
         parallel_tool_calls=parallel,
-        structured=_structured(output.get("format")),
+        structured=_structured(output.get("format") or body.get("output_format")),
         chat_template_kwargs=serving.settings.default_chat_template_kwargs
         | _template_kwargs(body.get("thinking"), output.get("effort"))
         or None,
@@ -133,19 +141,28 @@ def _template_kwargs(thinking: dict[str, Any] | None, effort: str | None) -> dic
     if thinking is None:
         return kwargs
     kind, budget = thinking.get("type"), thinking.get("budget_tokens")
-    if kind not in ("enabled", "disabled", "adaptive"):
-        raise bad_request(f"thinking.type must be enabled, disabled or adaptive, got {kind!r}", "thinking")
-    if thinking.get("display") not in (None, "omitted"):
-        raise bad_request(
-            "thinking.display may only be 'omitted': there are no summaries, it is shown in full", "thinking"
-        )
-    if kind != "adaptive":
+    if kind not in _THINKING:
+        raise bad_request(f"thinking.type must be {', '.join(_THINKING)}, got {kind!r:.80}", "thinking")
+    if thinking.get("display") not in (None, *_DISPLAYS):
+        raise bad_request(f"thinking.display must be one of {', '.join(_DISPLAYS)}", "thinking")
+    if kind in ("enabled", "disabled"):
         kwargs["enable_thinking"] = kind == "enabled"
-    if kind == "enabled":
+    if budget is not None:
         if type(budget) is not int or budget < 1:
             raise bad_request("thinking.budget_tokens must be an integer of at least 1", "thinking")
         kwargs["thinking_budget"] = budget
     return kwargs
+
+
+def _edits_context(body: Mapping[str, Any]) -> bool:
+    """Whether the answer says which edits of the context were applied. Raises ServeError 400 for malformed edits."""
+    given = body.get("context_management")
+    if given is None:
+        return False
+    edits = given.get("edits", [])
+    if not isinstance(edits, list) or not all(isinstance(e, Mapping) and isinstance(e.get("type"), str) for e in edits):
+        raise bad_request("context_management.edits must be a list of objects with a type", "context_management")
+    return True
 
 
 # --- Errors and routes -----------------------------------------------------------------------------------------------
@@ -170,28 +187,32 @@ _CONVERSATION = [
     Field("system", "string or list", "the system message, or text blocks"),
     Field("tools", "objects", "what the model may call: name, description, input_schema"),
     Field("tool_choice", "object", 'of type "auto", "any", "tool" (with name) or "none"'),
-    Field("thinking", "object", 'of type "enabled" (with budget_tokens, a target), "disabled" or "adaptive"'),
+    Field(
+        "thinking", "object", 'of type "enabled" (budget_tokens is a target), "disabled", "adaptive", "between_tools"'
+    ),
     Field("output_config", "object", "effort, format"),
     Field("cache_control", "object", "prefixes are cached in any case"),
-    Field("mcp_servers", "list", only=([],)),
-    Field("context_management", "object", only=()),
-    Field("container", "any", only=()),
+    Field("context_management", "object", "edits: none of them is applied, and the answer says so"),
+    Field("output_format", "object", "the older name of output_config.format"),
+    Field("speed", "string", "every request is treated alike", choices=("standard", "fast")),
+    Field("mcp_servers", "list", "the server runs no tools", only=([],)),
+    Field("container", "any", "the server runs no code", only=()),
 ]
 _COUNT = Schema("AnthropicCountTokensRequest", _CONVERSATION)
 _CREATE = Schema(
     "AnthropicMessagesRequest",
     [
         *_CONVERSATION,
-        Field("max_tokens", "integer", "tokens to generate at most", required=True),
+        Field("max_tokens", "integer", "tokens to generate at most; the context's length if less", required=True),
         Field("stop_sequences", "strings", "texts that end the answer", high=MAX_STOP_STRINGS),
         Field("stream", "boolean", "answer with events", default=False),
         Field("temperature", "number", "0 is greedy"),
         Field("top_p", "number", "above 0, at most 1"),
         Field("top_k", "integer", "0 is off"),
         Field("metadata", "object", "labels; they change nothing"),
-        Field("service_tier", "string", only=("auto", "standard_only")),
-        Field("inference_geo", "string", only=()),
-        Field("speed", "string", only=("standard",)),
+        Field("service_tier", "string", "every request is treated alike", only=("auto", "standard_only")),
+        Field("inference_geo", "string", "a label: requests are answered where the server is"),
+        Field("diagnostics", "object", "a label; it changes nothing"),
     ],
 )
 

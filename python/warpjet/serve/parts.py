@@ -1,5 +1,6 @@
 """Parts of bodies, as several APIs have them."""
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,29 @@ from warpjet.serve.schema import Schema
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
+
+_log = logging.getLogger("warpjet.serve")
+
+
+class SkippedTools:
+    """Tools that the server would have to run itself, such as web_search: the model is not told of them."""
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._warned: set[str] = set()
+
+    def skip(self, kind: str, where: str, strict: bool) -> None:
+        """Logs each kind once. Raises ServeError 400 when strict."""
+        kind = kind[:64]
+        if strict:
+            raise bad_request(f"{where}: tools of type {kind!r} are not run here; leave them out", where)
+        if kind not in self._warned and len(self._warned) < 100:
+            self._warned.add(kind)
+            _log.warning(
+                "a request for %s has a tool of type %r, which is left out: this server runs no tools",
+                self._route,
+                kind,
+            )
 
 
 def parse_part(schema: Schema, value: Mapping[str, Any] | None, where: str, strict: bool) -> dict[str, Any]:
