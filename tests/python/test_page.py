@@ -56,7 +56,9 @@ class Page:
     def __init__(self, browser: Any, url: str, key: str = "good") -> None:
         self.browser = browser
         browser.get(url)
-        self.js("sessionStorage.setItem('warpjet.key', arguments[0]); localStorage.clear()", key)
+        self.js(
+            "sessionStorage.clear(); localStorage.clear(); sessionStorage.setItem('warpjet.key', arguments[0])", key
+        )
         browser.refresh()
         browser.get_log("browser")
 
@@ -70,7 +72,7 @@ class Page:
     def find(self, name: str) -> Any:
         return self.browser.find_element("id", name)
 
-    def until(self, what: Callable[[], Any], seconds: float = 10) -> Any:
+    def until(self, what: Callable[[], Any], seconds: float = 60) -> Any:
         """The first true value of what(), or a failure."""
         deadline = time.monotonic() + seconds
         while not (value := what()):
@@ -283,6 +285,178 @@ def test_a_phone_shows_one_side_at_a_time(page: Page) -> None:
             assert page.js("return document.documentElement.scrollWidth") <= 390
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+# Endless answers: a test says what streams in, piece by piece, without an engine.
+FAKE = """window.answer = (pieces, end) => {
+  const choices = (delta, finish_reason) => [{index: 0, delta, finish_reason}];
+  const line = (...choice) => `data: ${JSON.stringify({choices: choices(...choice)})}\\n\\n`;
+  const text = new TextEncoder();
+  window.fetch = async (path, {signal}) => new Response(new ReadableStream({start(stream) {
+    signal.addEventListener('abort', () => stream.error(new DOMException('', 'AbortError')));
+    for (const content of pieces) stream.enqueue(text.encode(line({content}, null)));
+    if (!end) return;
+    stream.enqueue(text.encode(line({}, 'stop') + 'data: [DONE]\\n\\n'));
+    stream.close();
+  }}));
+};
+window.answer(arguments[0], arguments[1]);"""
+
+
+@pytest.mark.parametrize("width", [360, 390, 1024, 1280, 1440])
+def test_nothing_is_wider_than_its_column(page: Page, width: int) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    too_wide = """const column = document.getElementById('chat').getBoundingClientRect();
+        const outside = [...document.querySelectorAll('#chat *')]
+          .filter((e) => !e.closest('.tabs, pre, .table, .hidden'))
+          .filter((e) => e.getBoundingClientRect().right > column.right + 0.5).map((e) => e.outerHTML.slice(0, 80));
+        const whole = document.documentElement;
+        return [...outside, ...(whole.scrollWidth > whole.clientWidth ? ['the page'] : [])];"""
+    try:
+        assert page.js(too_wide) == [], "idle"
+        long = "unbroken" * 60
+        table = "|" + f" {'cell' * 12} |" * 6
+        page.js(FAKE, [f"{long} `{long}`\n\n```python\n{long}\n```\n{table}\n{'|--' * 6}|\n{table}"], False)
+        page.ask(long)
+        page.until(lambda: page.js("return document.querySelectorAll('.message td').length") == 6)
+        assert page.find("stop").is_displayed() and not page.find("send").is_displayed(), "Stop is where Send was"
+        assert page.js(too_wide) == [], "busy"
+        page.find("stop").click()
+        page.until(lambda: page.find("send").is_displayed())
+        assert page.js(too_wide) == [], "stopped"
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+MARKDOWN = """# Title
+Plain **bold** and *slanted* `code *x*` ~~gone~~ snake_case_name 2 * 3 * 4 \\*kept\\*
+second line [site](https://warpjet.test/a) [bad](javascript:hurt)
+
+```python
+def f(x):
+    return "*" * x  # <b>
+```
+
+- one
+  - inner **x**
+- two
+3. three
+
+| a | b |
+|---|---|
+| 1 | `2` |
+
+> quoted
+> more
+
+---
+~~~
+open fence `"""
+
+
+def test_markdown_becomes_elements_whole_or_piece_by_piece(page: Page) -> None:
+    page.js(FAKE, [MARKDOWN], True)
+    page.ask("Hello")
+    body = "document.querySelector('.message.model > .body')"
+    page.until(lambda: page.js(f"return {body}.querySelectorAll('.code').length") == 2)
+    texts = {
+        "h3": ["Title"], "strong": ["bold", "x"], "em": ["slanted"], "del": ["gone"], "a": ["site"],
+        "p code": ["code *x*"], "td": ["1", "2"], "th": ["a", "b"], "blockquote p": ["quoted\nmore"],
+        "ol li": ["three"],
+        ".code pre": ['def f(x):\n    return "*" * x  # <b>', "open fence `"], ".code .note": ["python", ""],
+    }  # fmt: skip
+    for selector, expected in texts.items():
+        found = page.js(f"return [...{body}.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
+        assert found == expected, selector
+    assert page.js(f"return {body}.querySelectorAll('ul ul li').length") == 1
+    assert "snake_case_name 2 * 3 * 4 *kept*" in page.js(f"return {body}.textContent")
+    assert "[bad](javascript:hurt)" in page.js(f"return {body}.textContent")
+    whole = page.js(f"return {body}.innerHTML")
+    grown = page.browser.execute_async_script(
+        """const done = arguments[1], text = arguments[0];
+        import('/page/markdown.js').then(({Markdown}) => done([1, 2, 3, 7, 40].map((size) => {
+          const node = document.createElement('div'), flow = new Markdown(node);
+          for (let end = size; end < text.length + size; end += size) flow.follow(text.slice(0, end));
+          return node.innerHTML;
+        })));""",
+        MARKDOWN,
+    )
+    assert grown == [whole] * 5
+
+
+def test_a_megabyte_of_marks_is_rendered_at_once(page: Page) -> None:
+    slowest = page.browser.execute_async_script(
+        """const done = arguments[0], size = 100000;
+        const marks = ['*', '_', '`', '[', '](', '|', '> ', '- ', '#', '~', '\\\\', '\\n', ' \\n'];
+        const texts = [...marks, '**a ', '*a_b', '[a](', '` `` '];
+        import('/page/markdown.js').then(({Markdown}) => done(texts.map((one) => {
+          const began = performance.now();
+          new Markdown(document.createElement('div')).follow(one.repeat(size / one.length));
+          return [performance.now() - began, one];
+        }).sort((a, b) => b[0] - a[0])[0]));"""
+    )
+    assert slowest[0] < 20_000, f"quadratic would be minutes: {slowest}"
+
+
+def test_an_answer_is_copied_and_asked_for_again(page: Page) -> None:
+    page.js(
+        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
+    )
+    page.js(FAKE, ["An *answer*\n```\ncode\n```"], True)
+    page.ask("Hello")
+    page.until(lambda: not page.get("chats")[0]["busy"] and page.js("return document.querySelector('.actions .ghost')"))
+    page.js("document.querySelector('.actions .ghost').click()")
+    page.until(lambda: page.js("return window.copied") == "An *answer*\n```\ncode\n```")
+    page.js("document.querySelector('.code .ghost').click()")
+    page.until(lambda: page.js("return window.copied") == "code")
+    page.js(FAKE, ["Another"], True)
+    page.js("document.querySelectorAll('.actions .ghost')[1].click()")
+    page.until(lambda: page.js(ANSWER) == "Another")
+    assert page.get("chats")[0]["messages"] == 2
+
+
+def test_the_keyboard_does_what_chat_pages_do(page: Page) -> None:
+    from selenium.webdriver import Keys
+
+    assert page.js("return document.activeElement.id") == "text", "one writes at once"
+    text = page.find("text")
+    low = text.size["height"]
+    text.send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.ENTER, Keys.ENTER, Keys.NULL, "two")
+    assert text.size["height"] > low, "the box grows with its text"
+    page.js(FAKE, ["..."], False)
+    text.send_keys(Keys.ENTER)
+    page.until(lambda: page.get("chats")[0]["busy"])
+    assert text.size["height"] == low
+    text.send_keys(Keys.ESCAPE)
+    page.until(lambda: not page.get("chats")[0]["busy"])
+    text.send_keys(Keys.ARROW_UP)
+    assert text.get_attribute("value") == "one\n\n\ntwo"
+    text.send_keys(Keys.ARROW_DOWN)
+    assert text.get_attribute("value") == ""
+
+
+def test_chats_are_kept_on_reload_and_only_in_their_tab(page: Page) -> None:
+    page.js(FAKE, ["An answer"], True)
+    page.ask("Hello")
+    page.until(lambda: page.get("chats")[0]["messages"] == 2 and not page.get("chats")[0]["busy"])
+    page.js(FAKE, ["Half an"], False)
+    page.ask("Again")
+    page.until(lambda: "Half an" in page.js("return document.getElementById('log').textContent"))
+    page.browser.refresh()
+    page.until(lambda: page.get("connected"))
+    assert [(chat["messages"], chat["busy"]) for chat in page.get("chats")] == [(4, False)]
+    log = page.js("return document.getElementById('log').textContent")
+    assert "An answer" in log and "Half an" in log and "cut by a reload" in log
+    assert page.js("return localStorage.length") == 0
+
+
+def test_figures_of_a_server_that_is_gone_are_not_shown(chromium: Any) -> None:
+    with Server() as server:
+        page = Page(chromium, server.url)
+        page.until(lambda: page.get("connected") and page.find("f-running").text == "0")
+    page.until(lambda: page.find("f-running").text == "\u2013" == page.find("f-kv").text)
+    chromium.get("about:blank")
 
 
 def test_every_control_has_a_name(page: Page) -> None:

@@ -42,7 +42,11 @@ $("key-form").addEventListener("submit", (event) => {
   apiKey.set($("key").value.trim());
   loadModels();
 });
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") showKey(false); });
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || $("key-form").hidden) return;
+  event.preventDefault(); // it closes the form and stops no answer
+  showKey(false);
+}, { capture: true });
 document.addEventListener("refused", askForKey);
 
 function show(view) {

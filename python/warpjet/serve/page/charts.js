@@ -3,6 +3,14 @@
 import { surface } from "./dom.js";
 import { colour } from "./colours.js";
 
+function nothing({ g, width, height }, ink) {
+  g.fillStyle = ink.dim;
+  g.font = `500 11.5px ${ink.mono}`;
+  g.textAlign = "center";
+  g.textBaseline = "middle";
+  g.fillText("no requests yet", width / 2, height / 2);
+}
+
 export function area(canvas, values, ink) {
   const s = surface(canvas);
   if (!s) return;
@@ -34,6 +42,7 @@ export function dots(canvas, values, ink, room = 96) {
   const { g, width, height } = s;
   g.clearRect(0, 0, width, height);
   const scale = grid(g, width, height, Math.max(0, ...values.map((v) => v.ms)), ink);
+  if (!values.length) nothing(s, ink);
   const dx = (width - 10) / room, x0 = width - 6 - (values.length - 1) * dx;
   values.forEach(({ ms, colour: index }, i) => {
     const x = x0 + i * dx, y = scale(ms), c = colour(index);
@@ -53,6 +62,7 @@ export function band(canvas, values, ink) {
   const { g, width, height } = s;
   g.clearRect(0, 0, width, height);
   const scale = grid(g, width, height, Math.max(0, ...values.map((v) => v.p99)), ink);
+  if (!values.length) nothing(s, ink);
   if (values.length < 2) return;
   const dx = width / 239, x0 = width - (values.length - 1) * dx;
   g.beginPath();

@@ -1,8 +1,10 @@
-// The chat's side of the page: tabs, the conversation in sight or the eight side by side, the composer, the settings.
+// The chat's side of the page: tabs, the conversation in sight or the eight side by side, the settings.
 
 import { $, el } from "./dom.js";
 import { colour } from "./colours.js";
 import { Conversation } from "./conversation.js";
+import { Composer } from "./composer.js";
+import { loadChats, saveChats } from "./kept.js";
 import { MessageView, briefLine } from "./message.js";
 
 const SUGGESTIONS = [
@@ -52,7 +54,14 @@ export class Chat {
     this.cards = new Map(); // conversation -> elements
     this.keeping = false;
     this.sent = 0;
-    this.open(this.#add());
+    this.unsaved = false;
+    this.composer = new Composer({
+      send: (text) => this.#send(text),
+      stop: () => this.stop(),
+      said: () => (this.current?.messages ?? []).filter((m) => m.role === "user").map((m) => m.content),
+    });
+    for (const kept of loadChats()) this.#take(Conversation.from(kept));
+    this.open(this.list.at(-1) ?? this.#add());
     this.#listen();
   }
 
@@ -71,9 +80,13 @@ export class Chat {
   }
 
   #add() {
-    const conversation = new Conversation("");
+    return this.#take(new Conversation(""));
+  }
+
+  #take(conversation) {
     conversation.onchange = () => {
       this.touch();
+      this.#keepChats();
       if (conversation === this.current && conversation.latest.role === "assistant") this.#say(conversation);
     };
     this.list.push(conversation);
@@ -84,6 +97,19 @@ export class Chat {
   #say({ busy, latest }) {
     const said = busy ? "Answering" : latest.error ? "" : `Answered with ${latest.stats.tokens} tokens`;
     if ($("said").textContent !== said) $("said").textContent = said;
+  }
+
+  // Saves the chats soon, and once however many tokens come until then. The eight at once are a show: they are not kept.
+  #keepChats() {
+    if (this.unsaved) return;
+    this.unsaved = true;
+    setTimeout(() => this.#save(), 300);
+  }
+
+  #save() {
+    if (!this.unsaved) return;
+    this.unsaved = false;
+    saveChats(this.list.filter((c) => c.messages.length && !c.burst).map((c) => c.toJSON()));
   }
 
   touch() {
@@ -170,27 +196,27 @@ export class Chat {
     for (const conversation of this.current ? [this.current] : this.list) conversation.stop();
   }
 
+  // Whether the text was sent
+  #send(text) {
+    if (this.current?.busy || !this.options()) return false;
+    this.submit(text);
+    return true;
+  }
+
+  #retry() {
+    const options = this.options();
+    if (options) this.current?.retry(options);
+  }
+
   #listen() {
-    $("composer").addEventListener("submit", (event) => {
-      event.preventDefault();
-      const text = $("text").value.trim();
-      if (!text || this.current?.busy) return;
-      this.submit(text);
-      $("text").value = "";
-    });
-    $("text").addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      $("composer").requestSubmit();
-    });
+    addEventListener("pagehide", () => this.#save());
     $("tools").addEventListener("input", () => $("tools").setCustomValidity(""));
     $("new").addEventListener("click", () => {
       this.open(this.list.find((c) => !c.messages.length) || this.#add());
-      $("text").focus();
+      this.composer.focus();
     });
     $("burst").addEventListener("click", () => this.burst());
     $("keep").addEventListener("click", () => this.#keep(!this.keeping));
-    $("stop").addEventListener("click", () => this.stop());
   }
 
   // Colour index of a conversation's latest request as the live view draws it, or -1
@@ -211,8 +237,7 @@ export class Chat {
   #render() {
     this.#tabs();
     const busy = this.current ? this.current.busy : this.list.some((c) => c.busy);
-    $("stop").hidden = !busy && !this.keeping;
-    $("send").disabled = Boolean(this.current && this.current.busy);
+    this.composer.show({ stop: busy || this.keeping, send: !this.current?.busy });
     const log = $("log"), atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
     log.classList.toggle("grid", !this.current);
     if (this.current) this.#conversation(log);
@@ -221,7 +246,8 @@ export class Chat {
   }
 
   #tabs() {
-    const shown = this.list.filter((c) => c.messages.length || c === this.current);
+    const begun = this.list.filter((c) => c.messages.length);
+    const shown = begun.length ? this.list.filter((c) => c.messages.length || c === this.current) : [];
     const wanted = [...(shown.length > 1 ? [null] : []), ...shown];
     this.tabs ||= new Map();
     const nodes = wanted.map((c) => {
@@ -231,7 +257,7 @@ export class Chat {
         node = el("button", { type: "button", class: "tab", onclick: () => this.open(c) }, dot, el("span"));
         this.tabs.set(c, node);
       }
-      const title = c ? c.title || "New chat" : "All";
+      const title = c ? c.title || "Empty chat" : "All";
       if (node.lastChild.textContent !== title) node.lastChild.textContent = title;
       node.setAttribute("aria-pressed", String(c === this.current));
       node.classList.toggle("busy", Boolean(c && c.busy));
@@ -257,9 +283,13 @@ export class Chat {
     }
     const nodes = conversation.messages.map((message) => {
       let view = this.views.get(message);
-      if (!view) this.views.set(message, (view = new MessageView(message, () => this.submit(null))));
-      view.update(conversation.busy && message === conversation.latest);
-      if (message === conversation.latest) this.#paint(view.node, conversation);
+      if (!view) {
+        view = new MessageView(message, { results: () => this.submit(null), retry: () => this.#retry() });
+        this.views.set(message, view);
+      }
+      const latest = message === conversation.latest;
+      view.update({ busy: conversation.busy && latest, latest });
+      if (latest) this.#paint(view.node, conversation);
       return view.node;
     });
     fill(log, nodes);

@@ -17,6 +17,19 @@ export class Conversation {
     this.onchange = () => {};
   }
 
+  // A conversation from what toJSON() gave.
+  static from({ title, messages }) {
+    const conversation = new Conversation(title);
+    conversation.messages = messages;
+    for (const { role, error, stats } of messages)
+      if (role === "assistant" && !error) stats.finish ??= "reload";
+    return conversation;
+  }
+
+  toJSON() {
+    return { title: this.title, messages: this.messages };
+  }
+
   get busy() {
     return this.controller !== null;
   }
@@ -27,6 +40,13 @@ export class Conversation {
 
   stop() {
     this.controller?.abort();
+  }
+
+  // Drops the latest answer and asks for another.
+  retry(options) {
+    if (this.busy || this.latest?.role !== "assistant") return;
+    this.messages.pop();
+    this.send(null, options);
   }
 
   // Sends text (null: only the results of tool calls) and streams the answer into a new message. Never throws: what

@@ -132,6 +132,11 @@ export class Dashboard {
   }
 
   #status(kind, text) {
+    if (this.connected && kind !== "on") {
+      this.connected = false;
+      this.state.lose();
+      this.touch();
+    }
     this.connected = kind === "on";
     $("status").dataset.state = kind;
     $("status").lastElementChild.textContent = text;
@@ -155,19 +160,32 @@ export class Dashboard {
   }
 
   #figures() {
-    const { state, ink } = this, { info } = state, counts = state.count();
+    const { state, ink } = this;
     const set = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
+    if (!this.connected) {
+      for (const id of ["running", "waiting", "rate", "step", "kv", "hits"]) set(`f-${id}`, "–");
+      for (const id of ["running", "waiting", "step"]) set(`f-${id}-note`, "");
+      $("m-kv").value = $("m-hits").value = 0;
+      set("summary", "The engine is not connected.");
+    } else this.#numbers(set);
+    area($("c-rate"), state.rates, ink);
+    dots($("c-ttft"), state.ttft, ink);
+    band($("c-itl"), state.itl, ink);
+  }
+
+  #numbers(set) {
+    const { state } = this, { info } = state, counts = state.count();
     const total = Math.max(1, info.kv_blocks), used = (100 * counts.held) / total, hits = 100 * state.hits;
     const more = info.sequences?.length >= MOST_SEQUENCES ? "+" : "";
     set("f-running", number(state.running.length) + (state.waiting.length ? "" : more));
-    set("f-running-note", info.max_num_seqs ? `of ${number(info.max_num_seqs)} at most` : "");
+    set("f-running-note", info.max_num_seqs ? `of ${number(info.max_num_seqs)}` : "");
     set("f-waiting", number(state.waiting.length) + more);
     const prompt = state.waiting.reduce((sum, r) => sum + r.prompt - r.computed, 0);
     set("f-waiting-note", state.waiting.length ? `${number(prompt)} tokens to read` : "queue is empty");
     set("f-rate", number(state.rate));
     set("f-step", number(Math.max(0, state.step)));
     const each = duration(state.stepUs / 1000);
-    if (state.stepUs) set("f-step-note", `${each} each, ${number(state.stepsPerSecond)} a second`);
+    if (state.stepUs) set("f-step-note", `${each} each, ${number(state.stepsPerSecond)}/s`);
     set("f-kv", `${used < 10 ? used.toFixed(1) : Math.round(used)}%`);
     set("f-hits", `${Math.round(hits)}%`);
     $("m-kv").value = used;
@@ -180,9 +198,6 @@ export class Dashboard {
       const [p50, p99] = [share(itl.map((v) => v.p50), 0.5), share(itl.map((v) => v.p99), 0.9)];
       set("itl-note", `p50 ${duration(p50)}, p99 ${duration(p99)}`);
     }
-    area($("c-rate"), state.rates, ink);
-    dots($("c-ttft"), state.ttft, ink);
-    band($("c-itl"), state.itl, ink);
     if (state.version % 20) return;
     const requests = `${state.running.length} requests running, ${state.waiting.length} waiting`;
     const use = `${Math.round(used)} percent of the KV cache in use`;

@@ -25,6 +25,26 @@ export function duration(ms) {
   return `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
 }
 
+// A button that copies what text() says. Without a secure context there is no clipboard API, so a selection serves.
+export function copyButton(text) {
+  const button = el("button", { type: "button", class: "ghost small" }, "Copy");
+  button.addEventListener("click", async () => {
+    let copied = true;
+    try {
+      await navigator.clipboard.writeText(text());
+    } catch {
+      const field = document.body.appendChild(el("textarea", { class: "hidden" }));
+      field.value = text();
+      field.select();
+      copied = document.execCommand("copy");
+      field.remove();
+    }
+    button.textContent = copied ? "Copied" : "Not copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+  return button;
+}
+
 export const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // A canvas in device pixels, drawn in CSS pixels. Returns null while it is not shown.

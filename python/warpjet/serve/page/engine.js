@@ -61,6 +61,15 @@ export class EngineState {
     this.version++;
   }
 
+  // The server is not reached: what ran may run no more. What was seen stays.
+  lose() {
+    this.running = [];
+    this.waiting = [];
+    this.owners.fill(null);
+    this.rate = this.stepsPerSecond = 0;
+    this.version++;
+  }
+
   get idle() {
     return this.running.length === 0 && this.waiting.length === 0;
   }

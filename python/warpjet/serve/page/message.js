@@ -1,13 +1,15 @@
 // A message as elements. update() adds what came; text only ever grows, so that is all that an answer in flow costs.
 
-import { duration, el, number } from "./dom.js";
+import { copyButton, duration, el, number } from "./dom.js";
 import { speed } from "./conversation.js";
+import { Markdown } from "./markdown.js";
 
 const FINISH = {
   length: "stopped at max tokens",
   stopped: "stopped by you",
   tool_calls: "calls tools",
   abort: "aborted by the server",
+  reload: "cut by a reload of the page",
   error: "failed in the engine",
 };
 
@@ -23,9 +25,10 @@ class Flow {
 }
 
 export class MessageView {
-  constructor(message, onresults) {
+  // on: {results, retry}, called when the results of calls are returned and when the answer is wanted again
+  constructor(message, on) {
     this.message = message;
-    this.onresults = onresults;
+    this.on = on;
     this.calls = [];
     if (message.role === "user") {
       const body = el("div", { class: "body" }, message.content);
@@ -38,14 +41,19 @@ export class MessageView {
     this.tools = el("div", { class: "calls" });
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     this.foot = el("p", { class: "stats" });
-    const parts = [this.thinking, this.body, this.tools, this.error, this.foot];
+    this.retry = el("button", { type: "button", class: "ghost small" }, "Retry");
+    this.retry.addEventListener("click", () => on.retry());
+    this.copy = copyButton(() => message.content);
+    this.actions = el("div", { class: "actions" }, this.copy, this.retry);
+    const parts = [this.thinking, this.body, this.tools, this.error, this.foot, this.actions];
     this.node = el("article", { class: "message model", "aria-label": "Model" }, ...parts);
     this.reasoning = new Flow(thought);
-    this.content = new Flow(this.body);
-    this.update(false);
+    this.content = new Markdown(this.body);
+    this.update({ busy: false, latest: false });
   }
 
-  update(busy) {
+  // busy: it is being answered; latest: nothing follows it
+  update({ busy, latest }) {
     const m = this.message;
     if (m.role === "user") return;
     this.node.classList.toggle("busy", busy);
@@ -58,6 +66,9 @@ export class MessageView {
     if (m.error && this.error.textContent !== m.error) this.error.textContent = m.error;
     const foot = statsLine(m.stats, busy);
     if (this.foot.textContent !== foot) this.foot.textContent = foot;
+    this.actions.hidden = busy;
+    this.copy.hidden = !m.content;
+    this.retry.hidden = !latest;
   }
 
   #showCalls(busy) {
@@ -78,7 +89,7 @@ export class MessageView {
       this.button = el("button", { class: "ghost", type: "button" }, "Return results");
       this.button.addEventListener("click", () => {
         this.button.remove();
-        this.onresults();
+        this.on.results();
       });
       this.tools.append(this.button);
     }
