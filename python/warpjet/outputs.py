@@ -54,6 +54,11 @@ class CompletionOutput:
         """True when no more text follows."""
         return self.finish_reason is not None
 
+    @property
+    def is_whole(self) -> bool:
+        """The model ended the text: neither a limit nor a stop string cut it off."""
+        return self.finish_reason == "stop" and not isinstance(self.stop_reason, str)
+
 
 @dataclass(slots=True)
 class EmbeddingOutput:

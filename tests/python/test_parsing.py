@@ -308,7 +308,10 @@ def test_arguments_that_are_well_formed_stay_so() -> None:
 
 def test_markers_may_not_hold_one_another() -> None:
     with pytest.raises(ValueError, match="part of another"):
-        Markers("ab", "b")
+        Markers("abc", "b")
+    with pytest.raises(ValueError, match="part of another"):
+        Markers("ab", "abc")
+    Markers("ab", "b")  # both are complete at once
 
 
 @pytest.mark.parametrize(

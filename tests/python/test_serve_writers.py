@@ -51,6 +51,15 @@ def test_a_response_is_told_in_the_official_order() -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
+def test_a_call_that_is_all_there_is_complete_though_the_answer_was_cut_off() -> None:
+    for arguments, status in (('{"city": "Rome"}', "completed"), ('{"city": "Ro', "incomplete"), ("", "incomplete")):
+        writer = ResponseWriter(response := new_response())
+        call = Delta(0, tool_calls=[ToolCallDelta(0, "call_a", "weather", arguments)])
+        events = writer.write([Started(1, 0, [1]), call, Ended(0, "length")])
+        assert (response["status"], response["output"][0]["status"]) == ("incomplete", status)
+        assert events[-2]["item"]["status"] == status
+
+
 def test_a_response_holds_what_was_told() -> None:
     writer = ResponseWriter(response := new_response())
     writer.begin()

@@ -22,14 +22,24 @@ class Answer:
 
     White space before a first call, between calls and after them is how a format is laid out: it is left out where a
     call or the end follows, and content where text does. `separators` are characters that may also stand between calls.
-    tools: the JSON schema of each tool's parameters by its name. parallel: False leaves out all calls but the first."""
+    tools: the JSON schema of each tool's parameters by its name. parallel: False leaves out all calls but the first.
+    only_calls: the model could write nothing else, so text is what the end left of a call or a marker."""
 
-    def __init__(self, tools: Mapping[str, Any], make_id: MakeId, separators: str = "", parallel: bool = True) -> None:
+    def __init__(
+        self,
+        tools: Mapping[str, Any],
+        make_id: MakeId,
+        separators: str = "",
+        *,
+        parallel: bool = True,
+        only_calls: bool = False,
+    ) -> None:
         self.tools = tools
         self.calls = 0
         self.thinking = False  # what comes now is reasoning
         self._make_id = make_id
         self._parallel = parallel
+        self._only_calls = only_calls
         self._between = re.compile(rf"[\s{re.escape(separators)}]+")
         self._edge: re.Pattern[str] | None = _SPACE  # what is layout here; None within text
         self._held: list[str] = []  # the layout so far
@@ -41,6 +51,8 @@ class Answer:
 
     def text(self, text: str) -> None:
         """Content."""
+        if self._only_calls:
+            return
         if self._edge is not None:
             if layout := self._edge.match(text):
                 self._held.append(layout[0])
@@ -59,6 +71,11 @@ class Answer:
         self._held.append(text)
         self._is_marker = True
         self._edge = self._edge or _SPACE
+
+    def half_marker(self, text: str) -> None:
+        """What the end left of a marker: layout after a call, else content."""
+        if self._edge is not self._between:
+            self.text(text)
 
     def close(self) -> None:
         """A call, or all of them, ends here: what came before is layout."""
@@ -88,7 +105,7 @@ class Answer:
 
     def finish(self) -> None:
         """Nothing follows."""
-        if self._is_marker or self._edge is _SPACE:
+        if (self._is_marker or self._edge is _SPACE) and not self._only_calls:
             self._flush()
 
     def take(self) -> ParsedDelta:

@@ -50,7 +50,7 @@ class AnswerReader:
                     parallel=self.parallel,
                     continued=self.continued,
                 )
-                answer = parser.parse(completion.text)
+                answer = parser.parse(completion.text, is_whole=completion.is_whole)
                 completion.content = answer.content
                 completion.reasoning = answer.reasoning if self.names.reasoning else None
                 completion.tool_calls = answer.tool_calls if self.names.tool else None

@@ -15,8 +15,11 @@ class ChatParser:
     """Splits the text of one completion, however it is cut into pieces.
 
     The parsers are names in REASONING_PARSERS and TOOL_PARSERS, or None. Without tools, or with tool_choice "none",
-    calls stay content. prompt: the text before the completion; it may have opened the reasoning already. parallel:
-    False leaves out all calls but the first. continued: the prompt ends within the answer (continue_final_message).
+    calls stay content. With "required" or a named tool the model could write nothing but calls: there is no content.
+    prompt: the text before the completion; it may have opened the reasoning already. parallel: False leaves out all
+    calls but the first. continued: the prompt ends within the answer (continue_final_message).
+
+    A call within reasoning is a thought, not a call, even where the reasoning has no end.
 
     A call that a marker announces is given out whatever its name is: its caller can answer that there is no such tool.
     Raises ValueError for an unknown parser, and for two that exclude each other."""
@@ -42,7 +45,8 @@ class ChatParser:
             {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools or ()},
             row.make_id if row else new_call_id,
             row.format.separators if row else "",
-            parallel,
+            parallel=parallel,
+            only_calls=with_calls and tool_choice != "auto",
         )
         self._emit: Emit = self._answer.plain  # what content goes to
         self._calls: _Machine | None = None
@@ -77,19 +81,20 @@ class ChatParser:
             self._push(text, len(token_ids))
         return self._answer.take()
 
-    def finish(self) -> ParsedDelta:
-        """The rest, when nothing follows."""
+    def finish(self, is_whole: bool = False) -> ParsedDelta:
+        """The rest, when nothing follows. is_whole: the model ended the text, nothing cut it off; a call that lacks its
+        end markers is complete then."""
         if self._reasoning is not None:
-            self._reasoning.finish()
+            self._reasoning.finish(is_whole)
         if self._calls is not None:
-            self._calls.finish()
+            self._calls.finish(is_whole)
             self._answer.finish()
         return self._answer.take()
 
-    def parse(self, text: str, token_ids: Sequence[int] = ()) -> ParsedAnswer:
-        """A whole answer at once."""
+    def parse(self, text: str, token_ids: Sequence[int] = (), is_whole: bool = False) -> ParsedAnswer:
+        """An answer at once; is_whole as in finish()."""
         out = ParsedAnswer()
-        for delta in (self.push(text, token_ids), self.finish()):
+        for delta in (self.push(text, token_ids), self.finish(is_whole)):
             out.content += delta.content
             out.reasoning += delta.reasoning
             for call in delta.tool_calls:
@@ -125,8 +130,8 @@ class _Machine:
         self._reader.feed(text)
         return self._resume()
 
-    def finish(self) -> None:
-        self._reader.end()
+    def finish(self, is_whole: bool) -> None:
+        self._reader.end(is_whole)
         self._resume()
 
     @property

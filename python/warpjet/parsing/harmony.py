@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from warpjet.parsing.answer import Answer, is_name
+from warpjet.parsing.json_text import copy_value
 from warpjet.parsing.reader import Emit, Reader, Reading, markers
 
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
@@ -75,7 +76,11 @@ class Harmony:
             emit("\n")
         kinds.add(kind)
         answer.thinking = kind == "reasoning"
-        found = yield from reader.until(markers(*ENDS, START, CHANNEL), emit)
+        if kind == "call" and (yield from reader.peek()) == "{":
+            yield from copy_value(reader, emit)
+        found = yield from reader.until(
+            markers(*ENDS, START, CHANNEL), emit, answer.half_marker if kind == "call" else None
+        )
         answer.thinking = False
         if found not in ENDS:
             reader.unread(found)

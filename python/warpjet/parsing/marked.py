@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from warpjet.parsing.answer import Answer
 from warpjet.parsing.reader import Reader, Reading, markers
+from warpjet.parsing.surroundings import Surroundings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +12,8 @@ class Marked:
     """A format: a section, in it calls, each between an open and a close marker.
 
     section: a marker before the first open. closes: the last one ends the section. bare: a bracket with which a call
-    may begin without a marker; it is one only if it cannot be meant otherwise and names a tool that there is.
+    may begin without a marker; it is one only if it stands by itself, not within brackets or code, cannot be meant
+    otherwise and names a tool that there is.
     separators: as Answer's. inner_tokens: special tokens within calls."""
 
     opens: tuple[str, ...] = ()
@@ -31,8 +33,17 @@ class Marked:
         starts = tuple(filter(None, (self.section, *self.opens, self.bare)))
         outside, inside = markers(*starts), markers(*starts, *self.closes)
         is_inside = False
-        while found := (yield from reader.until(inside if is_inside else outside, answer.text)):
-            if found == self.section:
+        around = Surroundings()  # looked at only where a bare bracket may be a call
+
+        def text(piece: str) -> None:
+            answer.text(piece)
+            if self.bare:
+                around.push(piece)
+
+        while found := (yield from reader.until(inside if is_inside else outside, text, answer.half_marker)):
+            if found == self.bare and around.are_open:
+                text(found)
+            elif found == self.section:
                 answer.marker(found)
             elif found in self.closes:
                 is_inside = found != self.closes[-1]
@@ -43,7 +54,7 @@ class Marked:
                 well_formed = yield from self.calls(reader, answer, found)
                 left = reader.recorded()
                 if not well_formed:
-                    answer.text(left)
+                    text(left)
                 is_inside = is_inside or answer.calls > calls
 
     def calls(self, reader: Reader, answer: Answer, found: str) -> Reading[bool]:

@@ -5,13 +5,12 @@ import re
 from dataclasses import dataclass
 
 from warpjet.parsing.answer import Answer
-from warpjet.parsing.json_text import MAX_DEPTH, MAX_NAME, escape
+from warpjet.parsing.json_text import MAX_DEPTH, MAX_NAME, escape, to_number
 from warpjet.parsing.marked import Marked
 from warpjet.parsing.reader import Emit, Reader, Reading, markers
 
 NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _SCALAR = re.compile(r"[\w.+-]+")
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _LITERALS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 _QUOTES = ('"""', "'''", '"', "'")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
@@ -154,19 +153,9 @@ def _copy_scalar(reader: Reader, emit: Emit) -> Reading[bool]:
     found: list[str] = []
     yield from reader.while_in(_SCALAR, found.append)
     raw = "".join(found)
-    text = _LITERALS.get(raw) or _number(raw)
+    text = _LITERALS.get(raw) or to_number(raw)
     emit(text or raw)
     return bool(text)
-
-
-def _number(raw: str) -> str:
-    """A Python number as JSON writes it; "" if it is none."""
-    text = raw.replace("_", "").removeprefix("+")
-    if text.startswith((".", "-.")):
-        text = text.replace(".", "0.", 1)
-    if text.endswith("."):
-        text += "0"
-    return text if _NUMBER.fullmatch(text) else ""
 
 
 def _copy_string(reader: Reader, emit: Emit) -> Reading[bool]:

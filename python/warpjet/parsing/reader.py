@@ -16,11 +16,12 @@ SPACE = re.compile(r"[ \t\r\n]+")
 
 
 class Markers:
-    """Strings to look for. None may be part of another: then the first to be complete is the first in the text."""
+    """Strings to look for. None may be part of another, but for its end: then the first to be complete is the first in
+    the text."""
 
     def __init__(self, *markers: str) -> None:
         for one in markers:
-            if not one or any(one in other for other in markers if other is not one):
+            if not one or any(one in other[:-1] or one == other for other in markers if other is not one):
                 raise ValueError(f"marker {one!r} is empty or part of another")
         self.complete = re.compile("|".join(map(re.escape, markers)) or r"(?!)")
         self.partial = re.compile(f"(?:{'|'.join(map(_prefixes, markers)) or '(?!)'})\\Z")
@@ -50,13 +51,14 @@ class Reader:
         self._at = 0
         self._ended = False
         self._record: list[str] | None = None
+        self.is_whole = False  # nothing cut the text off: its writer ended it
 
     def feed(self, piece: str) -> None:
         self._text = self._text[self._at :] + piece
         self._at = 0
 
-    def end(self) -> None:
-        self._ended = True
+    def end(self, is_whole: bool) -> None:
+        self._ended, self.is_whole = True, is_whole
 
     @property
     def rest(self) -> str:
@@ -127,24 +129,26 @@ class Reader:
 
     def space(self) -> Reading[None]:
         """Takes JSON's white space."""
-        yield from self.while_in(SPACE, _nothing)
+        yield from self.while_in(SPACE, ignore)
 
-    def until(self, wanted: Markers, emit: Emit) -> Reading[str]:
+    def until(self, wanted: Markers, emit: Emit, emit_half: Emit | None = None) -> Reading[str]:
         """Emits text up to a marker, takes the marker and returns it; "" at the end. Holds back only what may become a
-        marker."""
+        marker. What is left of one where the text was cut off goes to emit_half, if there is one."""
         while True:
             if match := wanted.complete.search(self._text, self._at):
                 if match.start() > self._at:
                     emit(self._take(match.start()))
                 return self._take(match.end())
             end = len(self._text)
-            if not self._ended:
+            if not self._ended or emit_half:
                 begin = max(self._at, end - wanted.longest + 1)
                 if match := wanted.partial.search(self._text, begin):
                     end = match.start()
             if end > self._at:
                 emit(self._take(end))
             if self._ended:
+                if emit_half and self.rest:
+                    (emit if self.is_whole else emit_half)(self._take(len(self._text)))
                 return ""
             yield
 
@@ -160,5 +164,17 @@ class Reader:
             yield
 
 
-def _nothing(text: str) -> None:
-    pass
+def read_all(text: str, copy: Callable[[Reader, Emit], Reading[bool]]) -> str | None:
+    """What `copy` emits for a text that is there as a whole; None unless it takes all of it but white space."""
+    reader, found = Reader(), list[str]()
+    reader.feed(text)
+    reader.end(is_whole=True)
+    try:
+        next(copy(reader, found.append))
+    except StopIteration as end:
+        return "".join(found) if end.value and not reader.rest.strip() else None
+    raise AssertionError("a reader that has ended holds nothing back")
+
+
+def ignore(text: str) -> None:
+    """Emits nothing."""

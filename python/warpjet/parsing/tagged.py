@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from warpjet.parsing.answer import Answer, is_name
 from warpjet.parsing.json_text import copy_value, is_unicode, parse_json, read_string
 from warpjet.parsing.marked import Marked
-from warpjet.parsing.reader import Emit, Reader, Reading, markers
+from warpjet.parsing.reader import Emit, Reader, Reading, ignore, markers, read_all
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _OTHER_KEYS = ("type", "id")  # that a bare call may have
 _MAX_HEADER = 256  # characters
+_BETWEEN = re.compile(r"[\s,;]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,18 @@ class Tagged(Marked):
         if found == "[":
             return (yield from self._list(reader, answer, marked))
         if found == "{":
-            return (yield from _Object(self, reader, answer, marked).run())
+            return (yield from self._objects(reader, answer, marked))
         return bool(self.header) and (yield from self._named(reader, answer))
+
+    def _objects(self, reader: Reader, answer: Answer, marked: bool) -> Reading[bool]:
+        """One after another, where there is a marker."""
+        while (yield from _Object(self, reader, answer, marked).run()):
+            if not marked:
+                return True
+            yield from reader.while_in(_BETWEEN, ignore)
+            if not (yield from reader.accept("{")):
+                break
+        return False
 
     def _list(self, reader: Reader, answer: Answer, marked: bool) -> Reading[bool]:
         while True:
@@ -45,11 +56,14 @@ class Tagged(Marked):
     def _named(self, reader: Reader, answer: Answer) -> Reading[bool]:
         text, found = yield from reader.up_to(markers("{", *self.opens, *self.closes), _MAX_HEADER)
         reader.unread(found)
-        header = re.fullmatch(self.header, text) if found == "{" else None
+        header = re.fullmatch(self.header, text) if found == "{" or found in self.closes else None
         if header is None or not is_name(header["name"]):
             return False
         reader.recorded()
         answer.call(header["name"], header.groupdict().get("id"))
+        if found != "{":
+            answer.arguments("{}")
+            return True
         well_formed = yield from self.arguments(reader, answer)
         reader.record()
         if well_formed and self.tail:
@@ -65,13 +79,17 @@ class Tagged(Marked):
 
 
 class _Object:
-    """{"name": ..., "arguments": {...}}, after its bracket, in any order. Without a marker it is a call only if nothing
-    else can be meant: no other members, arguments that are an object, a name that is a tool's."""
+    """{"name": ..., "arguments": {...}}, after its bracket, in any order. Without arguments it is a call if it has no
+    other members than a call may have: what they hold would be lost.
+
+    Without a marker it is a call only if nothing else can be meant: no other members, arguments that are an object, a
+    name that is a tool's. All of it is read before it is one, or all that the end left of it."""
 
     def __init__(self, form: Tagged, reader: Reader, answer: Answer, marked: bool) -> None:
         self._form, self._reader, self._answer, self._marked = form, reader, answer, marked
         self._name: str | None = None
-        self._early: list[str] | None = None  # arguments that came before the name
+        self._held: list[str] | None = None  # arguments of a call that has not begun
+        self._has_others = False
         self._begun = False
 
     def run(self) -> Reading[bool]:
@@ -89,9 +107,10 @@ class _Object:
             yield from reader.space()
             yield from reader.accept(",")
             yield from reader.space()
-        if self._marked and self._name is not None and not self._begun:
-            self._begin(self._name)
-            self._answer.arguments("{}")
+        if self._held is None and self._marked and not self._has_others and not self._begun:
+            self._held = ["{}"]
+        if self._held is not None and not self._begun:
+            self._begin()
         if self._begun:
             reader.record()
         return self._begun
@@ -100,18 +119,16 @@ class _Object:
         reader = self._reader
         if key == "name" and self._name is None:
             return (yield from self._read_name())
-        if key in _ARGUMENT_KEYS and self._early is None and not self._begun:
-            if not self._marked and (yield from reader.peek()) != "{":
-                return False
-            if self._name is None:
-                self._early = []
-                return (yield from copy_arguments(reader, self._early.append))
-            self._begin(self._name)
-            well_formed = yield from self._form.arguments(reader, self._answer)
-            reader.record()
-            return well_formed
+        if key in _ARGUMENT_KEYS and self._held is None and not self._begun:
+            if self._marked and self._name is not None:
+                self._begin()
+                well_formed = yield from self._form.arguments(reader, self._answer)
+                reader.record()
+                return well_formed
+            return (yield from self._hold_arguments())
+        self._has_others = self._has_others or key not in _OTHER_KEYS
         if self._marked:
-            return (yield from copy_value(reader, _ignore))
+            return (yield from copy_value(reader, ignore))
         return key in _OTHER_KEYS and (yield from read_string(reader)) is not None
 
     def _read_name(self) -> Reading[bool]:
@@ -119,16 +136,29 @@ class _Object:
         if name is None or not is_name(name) or not (self._marked or name in self._answer.tools):
             return False
         self._name = name
-        if self._early is not None:
-            self._begin(name)
-            self._answer.arguments("".join(self._early))
+        if self._held is not None and self._marked:
+            self._begin()
             self._reader.record()
         return True
 
-    def _begin(self, name: str) -> None:
+    def _hold_arguments(self) -> Reading[bool]:
+        if not self._marked and (yield from self._reader.peek()) != "{":
+            return False
+        self._held = []
+        well_formed = yield from copy_arguments(self._reader, self._held.append)
+        if not (well_formed or self._marked or (yield from self._reader.peek())):
+            self._begin()
+        return well_formed
+
+    def _begin(self) -> None:
+        """Gives out the call, with the arguments that are held."""
+        if self._name is None:
+            return
         self._reader.recorded()
         self._begun = True
-        self._answer.call(name)
+        self._answer.call(self._name)
+        if self._held is not None:
+            self._answer.arguments("".join(self._held))
 
 
 def copy_arguments(reader: Reader, emit: Emit) -> Reading[bool]:
@@ -138,10 +168,12 @@ def copy_arguments(reader: Reader, emit: Emit) -> Reading[bool]:
     found: list[str] = []
     well_formed = yield from copy_value(reader, found.append)
     text = "".join(found)
-    inner = parse_json(text)
-    emit("{}" if text in ("null", '""') else inner if isinstance(inner, str) and is_unicode(inner) else text)
+    emit("{}" if text in ("null", '""') else _unwrapped(text) or text)
     return well_formed
 
 
-def _ignore(text: str) -> None:
-    pass
+def _unwrapped(text: str) -> str | None:
+    """The object that a JSON string holds, put right as any; None if it holds none."""
+    inner = parse_json(text)
+    mended = read_all(inner.strip(), copy_value) if isinstance(inner, str) and is_unicode(inner) else None
+    return mended if mended is not None and isinstance(parse_json(mended), dict) else None

@@ -2,24 +2,25 @@
 the parameters' schema."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from warpjet.parsing.answer import Answer, is_name
 from warpjet.parsing.json_text import MAX_NAME, escape, parse_json, to_json
 from warpjet.parsing.marked import Marked
-from warpjet.parsing.reader import Emit, Reader, Reading, markers
+from warpjet.parsing.parameters import Parameter, member, parameter
+from warpjet.parsing.pythonic import copy_literal
+from warpjet.parsing.reader import Emit, Reader, Reading, ignore, markers, read_all
 
 _NAME = re.compile(r"[^\s<>\"]+")
-_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-_WORDS = {"True": "true", "False": "false", "None": "null"}
+_WORDS = {"true": "true", "false": "false", "null": "null", "none": "null"}
+_QUOTE = re.compile(r"\\.|[\"'\\]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Xml(Marked):
     """After the open marker: the name and `name_end`; then for each parameter `key`, its name and one of `key_ends`,
-    and the value up to `value_end`.
+    and the value up to `value_end`, or to another marker that cannot be within it: models forget some.
 
     padded: a value stands on lines of its own. typed: after the first of `key_ends` comes text, else JSON."""
 
@@ -29,6 +30,12 @@ class Xml(Marked):
     value_end: str
     padded: bool = False
     typed: bool = False
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Markers that a value cannot hold. The section's marker is one where a call follows it."""
+        calls = [self.section + space + open for open in self.opens for space in ("", "\n") if self.section]
+        return (self.value_end, self.key, *self.closes, *self.opens, *calls)
 
     def calls(self, reader: Reader, answer: Answer, found: str) -> Reading[bool]:
         yield from reader.space()
@@ -45,10 +52,10 @@ class Xml(Marked):
         reader.recorded()
         answer.call(name)
         answer.arguments("{")
-        yield from self._parameters(reader, answer, _properties(answer.tools.get(name)))
+        yield from self._parameters(reader, answer, answer.tools.get(name))
         return True
 
-    def _parameters(self, reader: Reader, answer: Answer, properties: Mapping[str, Any]) -> Reading[None]:
+    def _parameters(self, reader: Reader, answer: Answer, schema: Any) -> Reading[None]:
         """An object that the end cuts off stays open: nobody shall take it for complete."""
         separator = ""
         while (yield from reader.accept(self.key)):
@@ -56,82 +63,131 @@ class Xml(Marked):
             key, end = yield from reader.up_to(markers(*self.key_ends), MAX_NAME)
             raw = reader.recorded()
             if not end:
-                answer.arguments(raw)
+                if (yield from reader.peek()):
+                    answer.arguments(raw)
                 break
             answer.arguments(f'{separator}"{escape(key)}": ')
-            types = _types(properties.get(key))
-            if self.typed:
-                types = {"string"} if end == self.key_ends[0] else set()
-            yield from self._value(reader, answer.arguments, types)
+            wanted = parameter(member(key, schema), schema)
+            is_json = self.typed and end != self.key_ends[0]
+            if self.typed and not is_json and "string" in wanted.types:
+                wanted = parameter({"type": "string"}, None)
+            if not (yield from self._value(reader, answer.arguments, wanted, is_json)):
+                return
             yield from reader.space()
+            while (yield from reader.accept(self.value_end)):
+                yield from reader.space()
             separator = ", "
-        if close := (yield from reader.accept(*self.closes)):
-            reader.unread(close)
+        next_marker = yield from reader.accept(*self.closes, *self.opens, *filter(None, (self.section,)))
+        reader.unread(next_marker)
+        if next_marker or (reader.is_whole and not reader.rest):
             answer.arguments("}")
         else:
             yield from self.malformed_arguments(reader, answer)
 
-    def _value(self, reader: Reader, emit: Emit, types: set[str]) -> Reading[None]:
+    def malformed_arguments(self, reader: Reader, answer: Answer) -> Reading[None]:
+        while found := (yield from reader.until(markers(*self.ends), answer.arguments, ignore)):
+            if found not in (self.key, self.value_end):
+                reader.unread(found)
+                return
+            answer.arguments(found)
+
+    def _value(self, reader: Reader, emit: Emit, wanted: Parameter, is_json: bool) -> Reading[bool]:
+        """False: the end cut it off."""
         if self.padded:
             yield from reader.accept("\n")
-        if types == {"string"}:
+        if wanted.is_text and not is_json:
+            found = yield from self._text(reader, emit)
+        else:
+            found = yield from self._other(reader, emit, wanted, is_json)
+        if found != self.value_end:
+            reader.unread(found)
+        return bool(found) or reader.is_whole
+
+    def _text(self, reader: Reader, emit: Emit) -> Reading[str]:
+        """A value that is text, as it comes. Returns the marker after it."""
+        emit('"')
+        text = _Text(emit)
+        found = yield from reader.until(markers(*self.ends), text.push, ignore)
+        if found or reader.is_whole:
+            text.end(self._has_break(found))
             emit('"')
-            text = _Text(emit, self.padded)
-            if (yield from reader.until(markers(self.value_end), text.push)):
-                emit('"')
-            return
+        return found
+
+    def _other(self, reader: Reader, emit: Emit, wanted: Parameter, is_json: bool) -> Reading[str]:
+        """A value of a type that only all of it shows. A marker within a string of JSON is part of the string."""
+        ends = markers(*self.ends)
         pieces: list[str] = []
-        found = yield from reader.until(markers(self.value_end), pieces.append)
+        found = yield from reader.until(ends, pieces.append, ignore)
+        if is_json or "string" not in wanted.types:
+            strings = _Strings()
+            strings.push("".join(pieces))
+            while found and strings.are_open:
+                strings.push(found)
+                rest = [found]
+                found = yield from reader.until(ends, rest.append, ignore)
+                strings.push("".join(rest[1:]))
+                pieces += rest
         whole = "".join(pieces)
-        emit(_to_typed_json(whole.removesuffix("\n") if self.padded else whole, types) if found else whole)
+        if found or reader.is_whole:
+            whole = _to_typed_json(whole.removesuffix("\n" if self._has_break(found) else ""), wanted, is_json)
+        emit(whole)
+        return found
+
+    def _has_break(self, end: str) -> bool:
+        """Whether a line break before this marker is layout."""
+        return self.padded or end != self.value_end
 
 
 class _Text:
-    """A value that is text, as it comes; without the line break at its end, if it is padded."""
+    """A value that is text, as it comes. A line break at its end waits until it is known whether it is layout."""
 
-    def __init__(self, emit: Emit, padded: bool) -> None:
-        self._emit, self._padded = emit, padded
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
         self._held = ""
 
     def push(self, text: str) -> None:
         text = self._held + text
-        if self._padded and text.endswith("\n"):
-            text, self._held = text[:-1], "\n"
-        else:
-            self._held = ""
-        self._emit(escape(text))
+        self._held = "\n" if text.endswith("\n") else ""
+        self._emit(escape(text.removesuffix("\n")))
+
+    def end(self, has_break: bool) -> None:
+        if not has_break:
+            self._emit(escape(self._held))
 
 
-def _properties(schema: object) -> Mapping[str, Any]:
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return properties if isinstance(properties, Mapping) else {}
+class _Strings:
+    """Whether a value that grows is within a string, if it is an object or a list in JSON."""
+
+    def __init__(self) -> None:
+        self.are_open = False
+        self._is_json: bool | None = None  # its first quote, which a Python literal has single, decides
+        self._backslash = ""  # at the end of the text
+
+    def push(self, text: str) -> None:
+        text = self._backslash + text
+        self._backslash = ""
+        if self._is_json is None and (begin := text.lstrip()) and begin[0] not in "{[":
+            self._is_json = False
+        for match in _QUOTE.finditer(text):
+            if self._is_json is None:
+                self._is_json = match[0] == '"'
+            if match[0] == "\\":
+                self._backslash = "\\"
+            elif match[0] == '"' and self._is_json:
+                self.are_open = not self.are_open
 
 
-def _types(schema: object) -> set[str]:
-    """The JSON types that a schema allows, as far as it says so at first sight; empty: any."""
-    if not isinstance(schema, Mapping):
-        return set()
-    if named := schema.get("type"):
-        return {named} if isinstance(named, str) else set(filter(_is_text, named)) if isinstance(named, list) else set()
-    if isinstance(values := schema.get("enum", [schema["const"]] if "const" in schema else None), list):
-        return {_TYPES.get(type(value), "null") for value in values}
-    if isinstance(choices := schema.get("anyOf", schema.get("oneOf")), list):
-        found = [_types(choice) if isinstance(choice, Mapping) and "type" in choice else set() for choice in choices]
-        return set().union(*found) if all(found) else set()
-    return set()
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _to_typed_json(text: str, types: set[str]) -> str:
-    """The JSON text of a value of one of these types, else of a string."""
+def _to_typed_json(text: str, wanted: Parameter, is_json: bool) -> str:
+    """The JSON text of a value that the schema wants, be it written as JSON or as a Python literal, else of a string.
+    is_json: a string is written as JSON, too."""
+    if text in wanted.choices and not is_json:
+        return to_json(text)
     word = text.strip()
-    word = _WORDS.get(word, word)
-    value = parse_json(word)
-    kind = "null" if word == "null" else "" if value is None else _TYPES[type(value)]
-    fits = not types or kind in types or (kind == "integer" and "number" in types)
-    if isinstance(value, float) and "integer" in types:
-        fits = fits or value.is_integer()
-    return word if kind and kind != "string" and fits else to_json(text)
+    if "string" not in wanted.types:
+        word = _WORDS.get(word.lower(), word)
+    for written in (word, read_all(word, copy_literal)):
+        value = parse_json(written) if written else None
+        is_fit = (value is not None or written == "null") and wanted.takes(value)
+        if written and is_fit and (is_json or not isinstance(value, str)):
+            return written
+    return to_json(text)

@@ -345,7 +345,7 @@ class _Sample:
     def _parse(self, parser: "ChatParser", piece: CompletionOutput, delta: Delta) -> None:
         parts = [parser.push(piece.text, piece.token_ids, piece.text_ends)]
         if piece.finish_reason is not None:
-            parts.append(parser.finish())
+            parts.append(parser.finish(piece.is_whole))
         delta.content = "".join(part.content for part in parts)
         delta.reasoning = "".join(part.reasoning for part in parts)
         delta.tool_calls = [call for part in parts for call in part.tool_calls]

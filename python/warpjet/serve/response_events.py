@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warpjet.parsing.events import ToolCallDelta
+from warpjet.parsing.json_text import parse_json
 from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
 from warpjet.serve.openai_logprobs import chat_logprobs
 from warpjet.serve.response_items import new_id, seal
@@ -156,6 +157,8 @@ class ResponseWriter:
         item["status"] = status
         if item["type"] == "function_call":
             item["arguments"] = text
+            if parse_json(text) is not None:  # all of it is there, wherever the answer ended
+                item["status"] = "completed"
             name = item["name"]
             self._emit("response.function_call_arguments.done", **growing.place, name=name, arguments=text)
         else:
