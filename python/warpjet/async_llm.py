@@ -27,6 +27,7 @@ class _Live:
     collector: Collector[Any]
     interval: int  # unread tokens that wake the reader, as the first output does; 0 wakes it only at the end
     paused: bool = False
+    error: Exception | None = None  # ends it, and nothing else
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -52,26 +53,32 @@ class _Hub:
             self._take_slice(self.queue.poll(), 0)
 
     def _take_slice(self, outputs: list[Output], start: int) -> None:
-        self._feed(outputs[start : start + _SLICE])
-        self._slicing = start + _SLICE < len(outputs)
+        end = start + _SLICE
+        self._slicing = end < len(outputs)
         if self._slicing:
-            self.loop.call_soon(self._take_slice, outputs, start + _SLICE)
-
-    def _feed(self, outputs: list[Output]) -> None:
-        for output in outputs:
-            if (request := self.live.get(output.id)) is None:
+            self.loop.call_soon(self._take_slice, outputs, end)
+        for output in outputs[start:end]:
+            request = self.live.get(output.id)
+            if request is None or request.error is not None:
                 continue
-            collector = request.collector
-            if collector.feed(output):
-                self._engine.cancel(output.id, output.sample)
-            if collector.finished:
-                del self.live[output.id]
+            try:
+                self._feed(request, output)
+            except Exception as error:  # a bug of ours or no memory: it is this request's alone
+                request.error = error
                 request.changed.set()
-            elif request.interval and (collector.unread_tokens >= request.interval or not collector.begun):
-                request.changed.set()
-                if collector.unread_tokens > self._max_unread_tokens and not request.paused:
-                    request.paused = True
-                    self._engine.pause(output.id)
+
+    def _feed(self, request: _Live, output: Output) -> None:
+        collector = request.collector
+        if collector.feed(output):
+            self._engine.cancel(output.id, output.sample)
+        if collector.finished:
+            del self.live[output.id]
+            request.changed.set()
+        elif request.interval and (collector.unread_tokens >= request.interval or not collector.begun):
+            request.changed.set()
+            if collector.unread_tokens > self._max_unread_tokens and not request.paused:
+                request.paused = True
+                self._engine.pause(output.id)
 
 
 class AsyncLLM:
@@ -246,6 +253,8 @@ class AsyncLLM:
             while not finished:
                 await request.changed.wait()
                 request.changed.clear()
+                if request.error is not None:
+                    raise request.error
                 finished = collector.finished
                 if (output := collector.take()) is not None:
                     yield output

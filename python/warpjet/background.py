@@ -116,14 +116,26 @@ class Background:
             generation._native_id = session.submit(prompt, native, self._queue, priority)
             self._live[generation._native_id] = generation
             if self._reader is None:
-                self._reader = threading.Thread(target=self._read, name="warpjet-reader", daemon=True)
-                self._reader.start()
+                self._start_reader(generation)
         return generation
 
     def join(self) -> None:
         """Waits until nothing is live any more."""
-        if reader := self._reader:
+        with self._lock:
+            reader = self._reader
+        if reader is not None:
             reader.join()
+
+    def _start_reader(self, generation: Generation) -> None:
+        """The lock is held. Without a thread to read for it, the request ends."""
+        reader = threading.Thread(target=self._read, name="warpjet-reader", daemon=True)
+        try:
+            reader.start()
+        except Exception:
+            del self._live[generation._native_id]
+            generation.abort()
+            raise
+        self._reader = reader
 
     def _read(self) -> None:
         while True:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from warpjet import LLM, AsyncLLM, RequestOutput, SamplingParams
+from warpjet._native import Output
+from warpjet.assembly import Assembly
 
 STORY = "Once upon a time"
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
@@ -168,3 +170,26 @@ def test_an_idle_engine_costs_no_cpu(engine: AsyncLLM) -> None:
         return time.process_time() - start
 
     assert asyncio.run(main()) < 0.05
+
+
+def test_an_error_in_one_request_is_its_own(engine: AsyncLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = Assembly.feed
+
+    def feed_or_fail(self: Assembly, output: Output) -> bool:
+        if self.request_id == "bad":
+            raise MemoryError("no memory for this one")
+        return feed(self, output)
+
+    monkeypatch.setattr(Assembly, "feed", feed_or_fail)
+    monkeypatch.setattr("warpjet.async_llm._SLICE", 1)  # the error comes between two slices
+
+    async def run() -> None:
+        names = ["good 1", "bad", "good 2", "good 3"]
+        streams = (collect(engine.generate(STORY, GREEDY, request_id=name)) for name in names)
+        first, bad, *others = await asyncio.gather(*streams, return_exceptions=True)
+        assert isinstance(bad, MemoryError)
+        for outputs in (first, *others, await collect(engine.generate(STORY, GREEDY))):
+            assert isinstance(outputs, list) and len(outputs[-1].outputs[0].token_ids) == 24
+        await wait_until_idle(engine)
+
+    asyncio.run(asyncio.wait_for(run(), 60))

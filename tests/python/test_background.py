@@ -124,6 +124,42 @@ def test_shutdown_ends_handles_and_the_thread_that_reads() -> None:
         llm.generate_async(PROMPT)
 
 
+def test_closing_waits_for_a_reader_that_is_about_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            llm.shutdown()
+        except BaseException as error:
+            errors.append(error)
+
+    closer = threading.Thread(target=close)
+
+    class SlowToStart(threading.Thread):
+        def start(self) -> None:
+            closer.start()
+            closer.join(0.2)  # as far as it comes without this reader
+            super().start()
+
+    llm = LLM(device="null")
+    monkeypatch.setattr("warpjet.background.threading.Thread", SlowToStart)
+    handle = llm.generate_async(PROMPT, SamplingParams(max_tokens=1))
+    closer.join()
+    assert handle.result(30).finished and errors == []
+
+
+def test_a_request_ends_when_no_thread_can_read_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoRoom(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with LLM(device="null") as llm:
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
+            patch.setattr("warpjet.background.threading.Thread", NoRoom)
+            llm.generate_async(PROMPT, SamplingParams(max_tokens=500))
+        assert len(llm.generate_async(PROMPT, SamplingParams(max_tokens=3)).result(30).outputs[0].token_ids) == 3
+
+
 def test_the_process_may_end_while_requests_run() -> None:
     code = (
         "from warpjet import LLM, SamplingParams\n"
