@@ -32,13 +32,11 @@ def native_params(params: SamplingParams, tokenizer: Tokenizer | None) -> Sampli
 class _Sample:
     """One of the n completions of a request."""
 
-    def __init__(
-        self, index: int, params: SamplingParams, tokenizer: Tokenizer | None, shown_tokens: frozenset[str]
-    ) -> None:
+    def __init__(self, index: int, params: SamplingParams, tokenizer: Tokenizer | None, prompt: Prompt) -> None:
         self.token_ids: list[int] = []
         self.text = ""
         self.logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
-        self.text_ends: list[int] | None = [] if shown_tokens else None
+        self.text_ends: list[int] | None = [] if prompt.shown_tokens else None
         self.cumulative = 0.0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
@@ -48,7 +46,9 @@ class _Sample:
         text_wanted = tokenizer is not None and params.detokenize
         self._tokenizer = tokenizer if text_wanted else None
         self._detokenizer = (
-            self._tokenizer.detokenizer(params.skip_special_tokens, shown=shown_tokens) if self._tokenizer else None
+            self._tokenizer.detokenizer(params.skip_special_tokens, prompt.token_ids or (), prompt.shown_tokens)
+            if self._tokenizer
+            else None
         )
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
 
@@ -114,9 +114,7 @@ class Assembly:
         self._prompt_token_ids = list(prompt.token_ids or ())
         self._kind = kind
         self._tokenizer = tokenizer if params.detokenize else None
-        self._samples = [
-            _Sample(i, params, tokenizer, prompt.shown_tokens) for i in range(max(params.n, params.beam_width))
-        ]
+        self._samples = [_Sample(i, params, tokenizer, prompt) for i in range(max(params.n, params.beam_width))]
         self._open = len(self._samples)
         self._changed: set[int] = set()
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
@@ -185,7 +183,10 @@ class Assembly:
 
 
 def entries_to_dict(entries: _Entries, tokenizer: Tokenizer | None) -> dict[int, Logprob]:
-    """(token, logprob, rank) rows by token; text only with a tokenizer."""
+    """(token, logprob, rank) rows by token; text and bytes only with a tokenizer."""
+    if tokenizer is None:
+        return {token: Logprob(logprob, rank) for token, logprob, rank in entries}
     return {
-        token: Logprob(logprob, rank, tokenizer.piece(token) if tokenizer else None) for token, logprob, rank in entries
+        token: Logprob(logprob, rank, tokenizer.piece(token), tokenizer.token_bytes(token))
+        for token, logprob, rank in entries
     }

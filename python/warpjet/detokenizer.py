@@ -12,16 +12,27 @@ from typing import Any, Protocol
 
 
 class Stage(Protocol):
-    """One decoder: takes token strings, gives token strings."""
+    """One decoder: takes token strings, gives token strings. bytes_of: what a token is where a stage makes bytes of it,
+    which may be part of a character. drop_complete: forgets held text but for the character that its end begins."""
 
     def push(self, token: str) -> Iterable[str]: ...
 
     def finish(self) -> Iterable[str]: ...
 
+    def bytes_of(self, token: str) -> bytes | None: ...
+
+    def drop_complete(self) -> None: ...
+
 
 class _Stateless:
     def finish(self) -> Iterable[str]:
         return ()
+
+    def bytes_of(self, token: str) -> bytes | None:
+        return None
+
+    def drop_complete(self) -> None:
+        pass
 
 
 class _Replace(_Stateless):
@@ -42,8 +53,8 @@ class _Fuse(_Stateless):
 class _Join(_Stateless):
     """What happens without a decoder: tokens with a space between them."""
 
-    def __init__(self) -> None:
-        self._first = True
+    def __init__(self, at_start: bool) -> None:
+        self._first = at_start
 
     def push(self, token: str) -> Iterable[str]:
         first, self._first = self._first, False
@@ -101,10 +112,14 @@ class _ByteFallback:
         self._run = bytearray()
 
     def push(self, token: str) -> Iterable[str]:
-        if match := self._BYTE.fullmatch(token):
-            self._run.append(int(match[1], 16))
+        if data := self.bytes_of(token):
+            self._run += data
             return ()
         return (*self.finish(), token)
+
+    def bytes_of(self, token: str) -> bytes | None:
+        match = self._BYTE.fullmatch(token)
+        return bytes([int(match[1], 16)]) if match else None
 
     def finish(self) -> Iterable[str]:
         run, self._run = bytes(self._run), bytearray()
@@ -112,6 +127,20 @@ class _ByteFallback:
             return (run.decode(),) if run else ()
         except UnicodeDecodeError:
             return ("\ufffd" * len(run),)
+
+    def drop_complete(self) -> None:
+        self._run = self._run[len(self._run) - _unfinished(self._run) :]
+
+
+def _unfinished(data: bytearray) -> int:
+    """Bytes at the end that begin a character without ending it."""
+    for count in range(1, min(len(data), 3) + 1):
+        byte = data[-count]
+        if byte >= 0xC0:
+            return count if count < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else 0
+        if byte < 0x80:
+            break
+    return 0
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -129,19 +158,23 @@ class _ByteLevel:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: str) -> Iterable[str]:
-        data = self._cache.get(token)
-        if data is None:
-            data = self._cache[token] = self._bytes(token)
-        return (self._decoder.decode(data),)
+        return (self._decoder.decode(self.bytes_of(token)),)
 
     def finish(self) -> Iterable[str]:
         return (self._decoder.decode(b"", final=True),)
 
-    def _bytes(self, token: str) -> bytes:
-        try:
-            return bytes(self._ALPHABET[c] for c in token)
-        except KeyError:
-            return token.encode()  # an added token is not written in the alphabet
+    def drop_complete(self) -> None:
+        pass  # the decoder holds an unfinished character only
+
+    def bytes_of(self, token: str) -> bytes:
+        data = self._cache.get(token)
+        if data is None:
+            try:
+                data = bytes(self._ALPHABET[c] for c in token)
+            except KeyError:
+                data = token.encode()  # an added token is not written in the alphabet
+            self._cache[token] = data
+        return data
 
 
 StageMaker = Callable[[bool], Stage]  # at_start: the first token is the beginning of the text
@@ -150,7 +183,7 @@ StageMaker = Callable[[bool], Stage]  # at_start: the first token is the beginni
 def stage_makers(decoder: dict[str, Any] | None) -> list[StageMaker]:
     """The stages of a tokenizer.json's decoder. Raises NotImplementedError for one that is unknown."""
     if decoder is None:
-        return [lambda at_start: _Join()]
+        return [_Join]
     parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     makers: list[StageMaker] = []
     fused = False
@@ -187,12 +220,30 @@ def _stage_maker(part: dict[str, Any], fused: bool) -> StageMaker:
     )
 
 
+def token_bytes(makers: list[StageMaker], token: str, at_start: bool = False) -> bytes:
+    """UTF-8 of one token within a text, or at its start."""
+    text = token
+    for make in makers:
+        stage = make(at_start)
+        if (data := stage.bytes_of(text)) is not None:
+            return data
+        text = "".join(stage.push(text))
+    return text.encode()
+
+
 class Detokenizer:
     """Text of one sequence as its tokens arrive. `token_of` gives a token's string, or None to leave it out."""
 
     def __init__(self, makers: list[StageMaker], token_of: Callable[[int], str | None], at_start: bool = True) -> None:
         self._stages = [make(at_start) for make in makers]
         self._token_of = token_of
+
+    def skip(self, token_ids: Iterable[int]) -> None:
+        """Goes on behind these tokens, whose text is shown elsewhere."""
+        for token_id in token_ids:
+            self.push(token_id)
+        for stage in self._stages:
+            stage.drop_complete()
 
     def push(self, token_id: int) -> str:
         """The text that is certain after this token and was not before."""
@@ -210,3 +261,23 @@ class Detokenizer:
         for stage in self._stages[first:]:
             tokens = [out for token in tokens for out in stage.push(token)]
         return tokens
+
+
+class TextOffsets:
+    """Where the tokens of one sequence begin in its text, by their bytes: the text of a token may come with a later
+    one. `token_of` gives a token's string, or None for a token that has no text. offset: characters so far."""
+
+    def __init__(self, makers: list[StageMaker], token_of: Callable[[int], str | None], at_start: bool = True) -> None:
+        self.offset = 0
+        self._makers = makers
+        self._token_of = token_of
+        self._at_start = at_start
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> int:
+        """The offset at which this token begins."""
+        begin = self.offset
+        if (token := self._token_of(token_id)) is not None:
+            self.offset += len(self._decoder.decode(token_bytes(self._makers, token, self._at_start)))
+            self._at_start = False
+        return begin

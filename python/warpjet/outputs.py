@@ -18,11 +18,14 @@ class RequestOutputKind(StrEnum):
 
 @dataclass(slots=True)
 class Logprob:
-    """Natural-log probability of a token, from the raw logits. Rank 1 is the most likely token."""
+    """Natural-log probability of a token, from the raw logits. Rank 1 is the most likely token.
+
+    decoded_token is to be shown: part of a character is U+FFFD there. token_bytes is the token's exact UTF-8."""
 
     logprob: float
     rank: int | None = None
     decoded_token: str | None = None
+    token_bytes: bytes | None = None
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from warpjet.assembly import native_params
 from warpjet.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
 from warpjet.locate import find_directory, find_model
 from warpjet.prompts import Prompt, PromptsType, parse_prompts, tokenize
-from warpjet.tokenizer import Tokenizer, read_json
+from warpjet.tokenizer import Tokenizer
+from warpjet.tokenizer_files import read_json
 
 if TYPE_CHECKING:
     from warpjet.grammars import Grammar, Job
@@ -71,6 +72,8 @@ class Session:
         if not skip_tokenizer_init:
             self.tokenizer = Tokenizer(self.directory if tokenizer is None else find_directory(tokenizer))
         self.chat_template = self._find_chat_template(chat_template)
+        if self.tokenizer is not None:
+            self.tokenizer.chat_template = self.chat_template
         defaults = default_params(self.directory, generation_config)
         self.engine = Engine.open(self.directory, config)
         # A recommendation is no wish: it gives way to a shorter context.

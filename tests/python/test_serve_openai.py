@@ -80,6 +80,34 @@ def test_equal_seeds_give_equal_texts(client: openai.OpenAI) -> None:
     assert text(-5) == text(-5) and len({text(seed) for seed in range(5)}) > 1
 
 
+@pytest.mark.parametrize("text", ["ok", "é", "名前", "\U0001f600 a"])
+def test_bytes_of_logprobs_joined_are_the_answer(canary: Server, text: str) -> None:
+    constraint = {"structured_outputs": {"choice": [text]}, "temperature": 0, "max_tokens": 40, "logprobs": True}
+    for more in ({}, {"return_tokens_as_token_ids": True}):
+        body = {"messages": QUESTION, "top_logprobs": 2, **constraint, **more}
+        choice = canary.post("/v1/chat/completions", body).json()["choices"][0]
+        entries = choice["logprobs"]["content"]
+        assert choice["message"]["content"] == text
+        assert bytes(byte for entry in entries for byte in entry["bytes"]).removesuffix(b"<|end|>") == text.encode()
+
+
+@pytest.mark.parametrize("prompt", ["Once upon", "<|user|>hi \U0001f600<|end|>", [1, 1381, 6, 1845]])
+@pytest.mark.parametrize("echo", [False, True])
+def test_text_offsets_say_where_tokens_stand(canary: Server, prompt: Any, echo: bool) -> None:
+    body: dict[str, Any] = {"prompt": prompt, "echo": echo, "temperature": 0, "max_tokens": 40, "logprobs": 1}
+    body |= {"structured_outputs": {"choice": ["\U0001f600 ok then"]}}
+    choice = canary.complete(**body)["choices"][0]
+    rows, text = choice["logprobs"], choice["text"]
+    assert text.endswith("\U0001f600 ok then")
+    assert rows["text_offset"] == sorted(rows["text_offset"])
+    spelled = isinstance(prompt, str)  # special tokens of a prompt of token ids are no text
+    for offset, token in zip(rows["text_offset"], rows["tokens"], strict=True):
+        hidden = "\ufffd" in token or token in ("<|bos|>", "<|end|>") or (token[:2] == "<|" and not spelled)
+        assert hidden or text.startswith(token, offset), (offset, token, text)
+    named = canary.complete(**body, return_tokens_as_token_ids=True)["choices"][0]["logprobs"]
+    assert named["text_offset"] == rows["text_offset"]
+
+
 def test_logprobs_of_a_conversation(client: openai.OpenAI) -> None:
     fields: Any = {"model": "tiny", "messages": QUESTION, "max_tokens": 6, "logprobs": True, "top_logprobs": 3}
     answer = client.chat.completions.create(**fields)

@@ -10,7 +10,7 @@ from checkpoints import copy_tiny
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
-from warpjet import ModelFormatError
+from warpjet import LLM, ModelFormatError
 from warpjet.stopping import StopStrings
 from warpjet.tokenizer import Tokenizer
 
@@ -88,17 +88,6 @@ def test_special_tokens_are_added_and_skipped(tiny: Tokenizer) -> None:
     assert tiny.encode("hi", add_special_tokens=False)[0] != 1
     assert tiny.decode(tiny.encode("hi")) == "hi"
     assert tiny.decode(tiny.encode("hi"), skip_special_tokens=False) == "<|bos|>hi"
-
-
-@pytest.mark.parametrize(("key", "value", "expected"), [("add_bos_token", False, []), ("add_eos_token", True, [1, 2])])
-def test_a_config_says_which_special_tokens_are_added(
-    key: str, value: bool, expected: list[int], tmp_path: Path
-) -> None:
-    directory = copy_tiny(tmp_path / "tiny")
-    path = directory / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    ids = Tokenizer(directory).encode("hi")
-    assert [i for i in ids if i in (1, 2)] == expected
 
 
 def test_a_piece_keeps_its_space(tmp_path: Path) -> None:
@@ -218,3 +207,115 @@ def test_a_megabyte_costs_linear_time() -> None:
     checker = StopStrings(["a" * 1000 + "b"])
     shown, stop = checker.push("a" * 1_000_000)
     assert (len(shown), stop) == (999_000, None)
+
+
+# --- A continuation goes on from its prompt ---------------------------------------------------------------------------
+
+
+def assert_continuation_is_exact(tokenizer: Tokenizer, seed: int, rounds: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(rounds):
+        # No byte tokens but for one character: half a run of bytes that is no UTF-8 is shown before it is known.
+        ids = [rng.randrange(259, tokenizer.vocab_size) for _ in range(rng.randrange(1, 12))]
+        if rng.random() < 0.5:
+            at = rng.randrange(len(ids) + 1)
+            ids[at:at] = [tokenizer.token_id(f"<0x{byte:02X}>") or 0 for byte in "日".encode()]
+        cut, skip = rng.randrange(len(ids) + 1), rng.random() < 0.5
+        pieces = tokenizer.detokenizer(skip, ids[:cut])
+        text = "".join(map(pieces.push, ids[cut:])) + pieces.finish()
+        assert tokenizer.decode_open(ids[:cut], skip) + text == tokenizer.decode(ids, skip), (seed, ids, cut, skip)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_prompt_and_its_continuation_are_decoded_as_one_text(name: str, tmp_path: Path) -> None:
+    if name != "byte_level":  # written in another alphabet: below
+        assert_continuation_is_exact(sentencepiece_like(tmp_path / name, DECODERS[name]), SEED, 500)
+
+
+def test_a_character_may_begin_in_the_prompt_and_end_in_the_continuation(tiny: Tokenizer) -> None:
+    ids = tiny.encode("Once 👩 日本", add_special_tokens=False)
+    for cut in range(len(ids) + 1):
+        pieces = tiny.detokenizer(context=ids[:cut])
+        text = "".join(map(pieces.push, ids[cut:])) + pieces.finish()
+        assert tiny.decode_open(ids[:cut]) + text == "Once 👩 日本"
+
+
+def test_special_tokens_alone_begin_no_text(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_like(tmp_path / "sp", DECODERS["llama2"])
+    bos, word = tokenizer.token_id("<s>"), tokenizer.token_id("▁the")
+    assert bos is not None and word is not None
+    for context, skip, expected in (([], True, "the"), ([bos], True, "the"), ([bos], False, " the")):
+        pieces = tokenizer.detokenizer(skip, context)
+        assert pieces.push(word) + pieces.finish() == expected
+
+
+# --- Bytes and offsets ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_bytes_of_tokens_joined_are_the_text(tiny: Tokenizer, text: str) -> None:
+    ids = tiny.encode(text, add_special_tokens=False)
+    assert b"".join(map(tiny.token_bytes, ids)) == text.encode()
+
+
+def test_bytes_of_sentencepiece_tokens(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_like(tmp_path / "sp", DECODERS["llama2"])
+    expected = {"▁the": b" the", "<0xE6>": b"\xe6", "日": "日".encode(), "<0xzz>": b"<0xzz>", "b▁c": b"b c"}
+    for token, data in expected.items():
+        token_id = tokenizer.token_id(token)
+        assert token_id is not None
+        assert tokenizer.token_bytes(token_id) == data
+
+
+def assert_offsets_are_places(tokenizer: Tokenizer, ids: list[int], context: list[int]) -> None:
+    pieces, offsets = tokenizer.detokenizer(context=context), tokenizer.text_offsets(context=context)
+    at = [offsets.push(token) for token in ids]
+    text = "".join(map(pieces.push, ids)) + pieces.finish()
+    for token, offset in zip(ids, at, strict=True):
+        piece = tokenizer.piece(token).lstrip() if offset == 0 else tokenizer.piece(token)
+        assert tokenizer.is_special(token) or "\ufffd" in piece or text[offset:].lstrip().startswith(piece.lstrip())
+    assert at == sorted(at) and offsets.offset == len(text)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_offsets_say_where_tokens_begin(tiny: Tokenizer, text: str) -> None:
+    ids = tiny.encode(text, add_special_tokens=False)
+    assert_offsets_are_places(tiny, ids, [])
+    assert_offsets_are_places(tiny, [1, *ids, 6], tiny.encode("before"))
+
+
+def test_offsets_of_bytes_that_are_shown_later(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_like(tmp_path / "sp", DECODERS["llama2"])
+    ids = [tokenizer.token_id(t) or 0 for t in ("▁the", "<0xE6>", "<0x97>", "<0xA5>", ",", "</s>", "▁a")]
+    offsets = tokenizer.text_offsets()
+    assert [offsets.push(token) for token in ids] == [0, 3, 3, 3, 4, 5, 5]
+    assert offsets.offset == len("the日, a")
+
+
+# --- The names of Hugging Face's methods ------------------------------------------------------------------------------
+
+
+def test_the_first_lines_of_a_model_card(llm: LLM) -> None:
+    tokenizer = llm.get_tokenizer()
+    ids = tokenizer.encode("Once upon")
+    assert tokenizer("Once upon") == {"input_ids": ids, "attention_mask": [1] * len(ids)}
+    assert tokenizer(["Once", "Once upon"])["input_ids"] == [tokenizer.encode("Once"), ids]
+    assert len(tokenizer) == tokenizer.vocab_size == len(tokenizer.get_vocab())
+    messages = [{"role": "user", "content": "hi"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == "<|bos|><|user|>hi<|end|><|assistant|>"
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True) == tokenizer.encode(text, False)
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "<|bos|><|user|>hi<|end|>"
+    assert tokenizer.apply_chat_template(messages, chat_template="{{ mood }}", tokenize=False, mood="x") == "x"
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|bos|>", "<|eos|>", "<|pad|>")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
+    assert tokenizer.convert_tokens_to_ids(["<|end|>", "<|eos|>", "no such"]) == [6, 2, None]
+    assert tokenizer.convert_tokens_to_ids("<|end|>") == 6
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("Once upon", False)) == tokenizer.tokenize("Once upon")
+    assert tokenizer.batch_decode([[1381], [1381, 1845]]) == ["Once", "Once upon"]
+    assert tokenizer.decode(1381) == "Once"
+
+
+def test_a_tokenizer_without_a_template_says_so(tiny: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="chat_template="):
+        tiny.apply_chat_template([{"role": "user", "content": "hi"}])

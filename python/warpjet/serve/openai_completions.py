@@ -102,11 +102,11 @@ def _prompts(given: str | list[Any]) -> list[str | list[int]]:
 class _Choice:
     """One sample of one prompt."""
 
-    def __init__(self, writer: "_Writer") -> None:
+    def __init__(self) -> None:
         self.text: list[str] = []
         self.token_ids: list[int] = []
         self.logprobs: list[Any] = []
-        self.legacy = writer.new_logprobs()
+        self.legacy: LegacyLogprobs | None = None
         self.ended: Ended | None = None
 
 
@@ -128,9 +128,13 @@ class _Writer:
         if "prompt_logprobs" in body and body["stream"]:
             raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
 
-    def new_logprobs(self) -> LegacyLogprobs | None:
+    def _new_logprobs(self, request: CompletionRequest, event: Started) -> LegacyLogprobs | None:
         """Writes one choice's, if they are wanted."""
-        return None if self._top is None else LegacyLogprobs(self._as_ids, self._serving.tokenizer.piece)
+        if self._top is None:
+            return None
+        echoed = self._prompt_text(request, event) if self._body["echo"] else None
+        skips = request.sampling.skip_special_tokens
+        return LegacyLogprobs(self._serving.tokenizer, self._as_ids, event.prompt_token_ids, echoed, skips)
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
@@ -139,7 +143,7 @@ class _Writer:
         for request, (started, samples) in zip(self._requests, answers, strict=True):
             self._serving.require_alive(sample.ended for sample in samples)
             for sample in _best(samples, self._wanted) if self._wanted < request.sampling.n else samples:
-                choices.append(self._whole_choice(len(choices), started, sample))
+                choices.append(self._whole_choice(len(choices), request, started, sample))
         return {**self._head(), "choices": choices, "usage": self._usage.to_dict()}
 
     async def stream(self, options: StreamOptions) -> AsyncGenerator[bytes, None]:
@@ -152,15 +156,15 @@ class _Writer:
                 for event in batch:
                     if isinstance(event, Started):
                         self._usage.start(event)
-                        if self._body["echo"]:
-                            pieces += [
-                                self._chunk(self._echoed(choices, first + i, event), options)
-                                for i in range(self._samples())
-                            ]
+                        for index in range(first, first + self._samples()):
+                            choice = choices[index] = _Choice()
+                            choice.legacy = self._new_logprobs(self._requests[prompt_index], event)
+                            if self._body["echo"]:
+                                echo = self._echoed(choice, index, self._requests[prompt_index], event)
+                                pieces.append(self._chunk(echo, options))
                         continue
                     index = first + event.index
-                    choice = choices.setdefault(index, _Choice(self))
-                    pieces.append(self._chunk(self._event(choice, index, event), options))
+                    pieces.append(self._chunk(self._event(choices[index], index, event), options))
                 if pieces:
                     yield b"".join(pieces)
         if options.include_usage:
@@ -191,32 +195,30 @@ class _Writer:
             out["token_ids"] = event.token_ids
         return out
 
-    def _echoed(self, choices: dict[int, _Choice], index: int, event: Started) -> dict[str, Any]:
-        choice = choices.setdefault(index, _Choice(self))
-        out: dict[str, Any] = {
-            "index": index,
-            "text": self._prompt_text(event),
-            "logprobs": None,
-            "finish_reason": None,
-        }
+    def _echoed(self, choice: _Choice, index: int, request: CompletionRequest, event: Started) -> dict[str, Any]:
+        text = self._prompt_text(request, event)
+        out: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
         if choice.legacy is not None and event.prompt_logprobs is not None:
-            out["logprobs"] = choice.legacy.write(event.prompt_token_ids, event.prompt_logprobs, self._top or 0)
+            out["logprobs"] = choice.legacy.write_prompt(event.prompt_logprobs, self._top or 0)
         if self._with_ids:
             out["prompt_token_ids"] = event.prompt_token_ids
         return out
 
-    def _prompt_text(self, event: Started) -> str:
-        if event.prompt is not None:
+    def _prompt_text(self, request: CompletionRequest, event: Started) -> str:
+        """The text that the completion goes on from: as it was sent, or that of the tokens if some were cut off."""
+        if event.prompt is not None and request.truncate_prompt_tokens is None:
             return event.prompt
-        return self._serving.tokenizer.decode(event.prompt_token_ids)
+        return self._serving.tokenizer.decode_open(event.prompt_token_ids, request.sampling.skip_special_tokens)
 
     async def _gather(self, request: CompletionRequest) -> tuple[Started, list[_Choice]]:
         started: Started | None = None
-        samples = [_Choice(self) for _ in range(max(request.sampling.n, request.sampling.beam_width))]
+        samples = [_Choice() for _ in range(max(request.sampling.n, request.sampling.beam_width))]
         async for event in each(self._serving.complete(request)):
             if isinstance(event, Started):
                 started = event
                 self._usage.start(event)
+                for sample in samples:
+                    sample.legacy = self._new_logprobs(request, event)
             elif isinstance(event, Ended):
                 samples[event.index].ended = event
                 self._usage.end(event)
@@ -229,22 +231,24 @@ class _Writer:
         assert started is not None
         return started, samples
 
-    def _whole_choice(self, index: int, started: Started, sample: _Choice) -> dict[str, Any]:
+    def _whole_choice(
+        self, index: int, request: CompletionRequest, started: Started, sample: _Choice
+    ) -> dict[str, Any]:
         echo = self._body["echo"]
         ended = sample.ended or Ended(index, "error")
         out: dict[str, Any] = {
             "index": index,
-            "text": (self._prompt_text(started) if echo else "") + "".join(sample.text),
+            "text": (self._prompt_text(request, started) if echo else "") + "".join(sample.text),
             "logprobs": None,
             "finish_reason": ended.finish_reason,
             "stop_reason": ended.stop_reason,
             "prompt_logprobs": None,
         }
         if sample.legacy is not None:
-            ids, rows = sample.token_ids, sample.logprobs
+            out["logprobs"] = sample.legacy.write(sample.token_ids, sample.logprobs, self._top or 0)
             if echo and started.prompt_logprobs is not None:
-                ids, rows = started.prompt_token_ids + ids, [*started.prompt_logprobs, *rows]
-            out["logprobs"] = sample.legacy.write(ids, rows, self._top or 0)
+                head = sample.legacy.write_prompt(started.prompt_logprobs, self._top or 0)
+                out["logprobs"] = {key: head[key] + rest for key, rest in out["logprobs"].items()}
         if "prompt_logprobs" in self._body:
             out["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs)
         if self._with_ids:

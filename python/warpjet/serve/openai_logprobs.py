@@ -1,9 +1,10 @@
 """Log-probabilities as OpenAI's two APIs write them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from warpjet.outputs import Logprob
+from warpjet.tokenizer import Tokenizer
 
 _LOWEST = -9999.0  # in JSON there is no -inf
 
@@ -31,36 +32,62 @@ def chat_logprobs(token_ids: Sequence[int], logprobs: Entries, top: int, as_ids:
 
 
 def _chat_entry(token: int, entry: Logprob, as_ids: bool) -> dict[str, Any]:
-    text = token_text(token, entry, as_ids)
     return {
-        "token": text,
+        "token": token_text(token, entry, as_ids),
         "logprob": max(entry.logprob, _LOWEST),
-        "bytes": list((entry.decoded_token or text).encode("utf-8", "replace")),
+        "bytes": None if entry.token_bytes is None else list(entry.token_bytes),
     }
 
 
 class LegacyLogprobs:
-    """choices[].logprobs of text completions; offsets count on through the pieces of a stream."""
+    """choices[].logprobs of text completions; offsets count on through the pieces of a stream.
 
-    def __init__(self, as_ids: bool, piece: Callable[[int], str]) -> None:
+    prompt: the tokens that the completion goes on from. echoed: their text, where the completion's text begins with
+    it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        as_ids: bool,
+        prompt: Sequence[int],
+        echoed: str | None = None,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        self._tokenizer = tokenizer
         self._as_ids = as_ids
-        self._piece = piece
-        self._offset = 0
+        self._prompt = prompt
+        self._echoed = echoed or ""
+        self._offsets = tokenizer.text_offsets(skip_special_tokens, prompt)
 
-    def write(
-        self, token_ids: Sequence[int], logprobs: Sequence[dict[int, Logprob] | None], top: int
+    def write_prompt(self, logprobs: OptionalEntries, top: int) -> dict[str, Any]:
+        """The echoed prompt. An entry that is None is the first token, which has no probability."""
+        return self._write(self._prompt, logprobs, top, self._prompt_offsets())
+
+    def write(self, token_ids: Sequence[int], logprobs: Entries, top: int) -> dict[str, Any]:
+        """A piece of the completion."""
+        begin = len(self._echoed)
+        return self._write(token_ids, logprobs, top, [begin + self._offsets.push(token) for token in token_ids])
+
+    def _prompt_offsets(self) -> list[int]:
+        """Special tokens that the prompt spells are text; those that the tokenizer added are not."""
+        out, spelled = [], 0
+        offsets = self._tokenizer.text_offsets()
+        for token in self._prompt:
+            out.append(min(offsets.push(token) + spelled, len(self._echoed)))
+            special = self._tokenizer.special_text(token)
+            if special is not None and self._echoed.startswith(special, out[-1]):
+                spelled += len(special)
+        return out
+
+    def _write(
+        self, token_ids: Sequence[int], logprobs: OptionalEntries, top: int, offsets: list[int]
     ) -> dict[str, Any]:
-        """One piece. An entry that is None is the first token of a prompt, which has no probability."""
         tokens: list[str] = []
         values: list[float | None] = []
         tops: list[dict[str, float] | None] = []
-        offsets: list[int] = []
         for token, entries in zip(token_ids, logprobs, strict=True):
-            entry = Logprob(0.0, None, self._piece(token)) if entries is None else entries[token]
-            text = token_text(token, entry, self._as_ids)
-            offsets.append(self._offset)
-            self._offset += len(text)
-            tokens.append(text)
+            entry = Logprob(0.0, None, self._tokenizer.piece(token)) if entries is None else entries[token]
+            tokens.append(token_text(token, entry, self._as_ids))
             values.append(None if entries is None else max(entries[token].logprob, _LOWEST))
             tops.append(None if entries is None else self._top(entries, token, top))
         return {"text_offset": offsets, "token_logprobs": values, "tokens": tokens, "top_logprobs": tops}
