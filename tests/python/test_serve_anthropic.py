@@ -19,6 +19,7 @@ from warpjet.serve.anthropic_content import system_text, to_messages
 from warpjet.serve.anthropic_tools import to_tools
 from warpjet.serve.conversation import Serving
 from warpjet.serve.errors import ServeError
+from warpjet.serve.parts import SkippedTools
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: Any = [
@@ -190,7 +191,10 @@ def test_a_template_that_alternates_takes_several_of_one_role(tmp_path: Path) ->
             assert httpx.post(url + route, json=body, headers={"x-api-key": KEY}).status_code == 200
 
 
-def test_tools_that_the_server_would_run_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_tools_that_the_server_would_run_are_left_out(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpjet.serve.anthropic_tools._skipped", SkippedTools("/v1/messages"))
     hosted = ["web_search_20250305", "code_execution_20250825", "mcp_toolset", "computer_20250124"]
     tools = [*({"type": kind, "name": "x"} for kind in hosted), *TOOLS]
     with caplog.at_level("WARNING", "warpjet.serve"):

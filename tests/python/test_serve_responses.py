@@ -15,6 +15,9 @@ from api_server import KEY, MODEL, OTHER_KEY, api_server, becomes_idle
 from warpjet import LLM, SamplingParams
 from warpjet.serve.auth import Keys
 from warpjet.serve.conversation import Serving
+from warpjet.serve.errors import ServeError
+from warpjet.serve.parts import SkippedTools
+from warpjet.serve.response_tools import Origin, offer_tools
 
 WEATHER = {
     "type": "function",
@@ -251,10 +254,15 @@ def test_text_follows_a_json_schema(client: openai.OpenAI) -> None:
         ({"input": []}, "input"),
         ({"input": 7}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://a/b.png"}]}]}, "input"),
-        ({"input": "a", "tools": [{"type": "web_search"}]}, "tools"),
+        ({"input": "a", "tools": [{"type": 7}]}, "tools"),
+        ({"input": "a", "tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
+        ({"input": "a", "tools": [{"type": "custom"}]}, "tools"),
+        ({"input": "a", "tools": [{"type": "custom", "name": "f", "format": {"type": "xml"}}]}, "tools"),
+        ({"input": "a", "tools": [{"type": "namespace", "name": "f"}]}, "tools"),
+        ({"input": "a", "tools": [{"type": "namespace", "name": "f", "tools": [{}]}]}, "tools"),
         ({"input": "a", "tools": [{"type": "function"}]}, "tools"),
         ({"input": "a", "tools": [{"type": "function", "name": "f", "parameters": 5}]}, "tools"),
-        ({"input": "a", "tools": [{"type": "function", "name": "f", "defer_loading": True}]}, "tools"),
+        ({"input": "a", "tools": [{"type": "function", "name": "f", "defer_loading": 1}]}, "tools"),
         ({"input": "a", "tool_choice": {"type": "function", "name": "none_such"}}, "tool_choice"),
         ({"input": "a", "tool_choice": {"type": "mcp"}}, "tool_choice"),
         ({"input": "a", "tools": [TIME], "tool_choice": {"type": "allowed_tools", "mode": "any"}}, "tool_choice"),
@@ -268,11 +276,12 @@ def test_text_follows_a_json_schema(client: openai.OpenAI) -> None:
         ),
         ({"input": "a", "tool_choice": "always"}, "tool_choice"),
         ({"input": "a", "text": {"format": {"type": "xml"}}}, "text"),
-        ({"input": "a", "text": {"verbosity": "high"}}, "text"),
-        ({"input": "a", "truncation": "auto"}, "truncation"),
+        ({"input": "a", "text": {"verbosity": "loud"}}, "text"),
+        ({"input": "a", "truncation": "left"}, "truncation"),
+        ({"input": "word " * 5000, "truncation": "auto"}, "messages"),
         ({"input": "a", "conversation": "conv_1"}, "conversation"),
         ({"input": "a", "reasoning": {"effort": "enormous"}}, "reasoning"),
-        ({"input": "a", "include": ["file_search_call.results"]}, "include"),
+        ({"input": "a", "include": ["everything"]}, "include"),
         ({"input": "a", "metadata": {"a": 1}}, "metadata"),
         ({"input": "a", "max_output_tokens": 0}, "max_output_tokens"),
         ({"input": "a", "temperature": -1}, "temperature"),
@@ -287,6 +296,95 @@ def test_what_is_wrong_is_named(served: tuple[str, Serving], body: dict[str, Any
     answer = httpx.post(served[0] + "/v1/responses", json={"model": MODEL, **body}, headers=headers)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"].startswith(param)
+
+
+HOSTED = [
+    *("web_search", "web_search_preview_2025_03_11", "file_search", "code_interpreter", "image_generation", "mcp"),
+    *("computer_use_preview", "local_shell", "shell", "apply_patch", "tool_search"),
+]
+
+
+def test_tools_that_the_server_would_run_are_left_out(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpjet.serve.response_tools._skipped", SkippedTools("/v1/responses"))
+    tools = [*({"type": kind} for kind in HOSTED), WEATHER]
+    with caplog.at_level("WARNING", "warpjet.serve"):
+        for _ in range(2):
+            offer = offer_tools(tools, "auto", strict=False)
+    assert [tool["function"]["name"] for tool in offer.functions] == ["weather"] and offer.shown == [WEATHER]
+    assert [sum(repr(kind) in record.getMessage() for record in caplog.records) for kind in HOSTED] == [1] * len(HOSTED)
+    with pytest.raises(ServeError, match="web_search"):
+        offer_tools(tools, "auto", strict=True)
+
+
+PATCH = {
+    "type": "custom",
+    "name": "apply_patch",
+    "description": "Edits files.",
+    "format": {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"},
+}
+SPACE = {"type": "namespace", "name": "mcp__crm__", "description": "Customers.", "tools": [WEATHER, PATCH]}
+
+
+def test_custom_tools_and_namespaces_become_functions() -> None:
+    offer = offer_tools([PATCH, SPACE], "auto", strict=True)
+    patch, weather, other = (tool["function"] for tool in offer.functions)
+    assert (patch["name"], weather["name"], other["name"]) == (
+        "apply_patch",
+        "mcp__crm__weather",
+        "mcp__crm__apply_patch",
+    )
+    assert patch["parameters"]["required"] == ["input"] and "start: /.+/" in patch["description"]
+    assert weather["parameters"] == WEATHER["parameters"] and weather["description"].startswith(
+        "Customers.\nThe weather"
+    )
+    assert offer.origins["mcp__crm__apply_patch"] == Origin("apply_patch", "mcp__crm__", custom=True)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "mode"),
+    [
+        ({"type": "custom", "name": "apply_patch"}, 3, "apply_patch"),
+        ({"type": "function", "name": "weather", "namespace": "mcp__crm__"}, 3, "mcp__crm__weather"),
+        ({"type": "function", "name": "mcp__crm__weather"}, 3, "mcp__crm__weather"),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "custom", "name": "apply_patch"}]},
+            2,
+            "required",
+        ),
+        (
+            {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [{"type": "function", "name": "weather"}, {"type": "web_search"}],
+            },
+            1,
+            "auto",
+        ),
+    ],
+)
+def test_tool_choice_names_tools_of_every_kind(choice: Any, names: int, mode: str) -> None:
+    offer = offer_tools([PATCH, SPACE, {"type": "web_search"}], choice, strict=False)
+    assert len(offer.functions) == names
+    assert mode == (offer.choice if isinstance(offer.choice, str) else offer.choice["function"]["name"])
+
+
+def test_truncation_auto_changes_nothing_while_the_prompt_fits(client: openai.OpenAI) -> None:
+    plain = client.responses.create(input="What is 3 + 4?", **ASK)
+    cut = client.responses.create(input="What is 3 + 4?", truncation="auto", **ASK)
+    assert cut.output_text == plain.output_text and cut.truncation == "auto"
+
+
+def test_input_tokens_are_counted(client: openai.OpenAI) -> None:
+    response = client.responses.create(input="What is 3 + 4?", instructions="Be brief.", **ASK)
+    assert response.usage is not None
+    counted = client.responses.input_tokens.count(model=MODEL, input="What is 3 + 4?", instructions="Be brief.")
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", response.usage.input_tokens)
+    more = client.responses.input_tokens.count(model=MODEL, input="And 5?", previous_response_id=response.id)
+    assert more.input_tokens > counted.input_tokens
+    with pytest.raises(openai.BadRequestError):
+        client.responses.input_tokens.count(model=MODEL)
 
 
 def test_unknown_models_and_responses_are_not_found(client: openai.OpenAI) -> None:

@@ -1,6 +1,7 @@
 """What the model does, told as each API tells it: no server, no model."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from warpjet.serve.errors import ServeError
 from warpjet.serve.response_events import ResponseWriter
 from warpjet.serve.response_items import parse_items, to_messages
 from warpjet.serve.response_store import ResponseStore, StoredResponse
+from warpjet.serve.response_tools import Origin
 
 THINK_SAY_CALL: list[list[ChatEvent]] = [
     [Started(12, 4, list(range(12))), Delta(0, reasoning="Let me ")],
@@ -51,13 +53,52 @@ def test_a_response_is_told_in_the_official_order() -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
-def test_a_call_that_is_all_there_is_complete_though_the_answer_was_cut_off() -> None:
+CUSTOM = {"patch": Origin("patch", custom=True), "crm__find": Origin("find", "crm__")}
+
+
+def test_calls_come_back_as_the_tools_that_were_sent() -> None:
+    writer = ResponseWriter(response := new_response(), origins=CUSTOM)
+    pieces = [ToolCallDelta(0, "call_a", "patch", '{"input": "*** Begin\\n'), ToolCallDelta(0, None, None, '+é"}')]
+    calls = [*pieces, ToolCallDelta(1, "call_b", "crm__find", "{}")]
+    events = writer.write([*(Delta(0, tool_calls=[call]) for call in calls), Ended(0, "tool_calls")])
+    patch, find = response["output"]
+    assert (patch["type"], patch["name"], patch["input"]) == ("custom_tool_call", "patch", "*** Begin\n+é")
+    assert (find["type"], find["name"], find["namespace"]) == ("function_call", "find", "crm__")
+    assert types_of(events)[:4] == [
+        *("output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.done", "output_item.done")
+    ]
+    assert events[1]["delta"] == events[2]["input"] == patch["input"]
+    outputs = [
+        {"type": "custom_tool_call_output", "call_id": "call_a", "output": "done"},
+        {"type": "function_call_output", "call_id": "call_b", "output": [{"type": "input_text", "text": "none"}]},
+    ]
+    said, first, second = to_messages(parse_items([*response["output"], *outputs]))
+    names = [call["function"]["name"] for call in said["tool_calls"]]
+    assert names == ["patch", "crm__find"] and (first["content"], second["content"]) == ("done", "none")
+    assert json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"input": "*** Begin\n+é"}
+
+
+@pytest.mark.parametrize("name", ["weather", "patch"])
+def test_a_call_that_is_all_there_is_complete_though_the_answer_was_cut_off(name: str) -> None:
     for arguments, status in (('{"city": "Rome"}', "completed"), ('{"city": "Ro', "incomplete"), ("", "incomplete")):
-        writer = ResponseWriter(response := new_response())
-        call = Delta(0, tool_calls=[ToolCallDelta(0, "call_a", "weather", arguments)])
+        writer = ResponseWriter(response := new_response(), origins=CUSTOM)
+        call = Delta(0, tool_calls=[ToolCallDelta(0, "call_a", name, arguments)])
         events = writer.write([Started(1, 0, [1]), call, Ended(0, "length")])
         assert (response["status"], response["output"][0]["status"]) == ("incomplete", status)
         assert events[-2]["item"]["status"] == status
+
+
+def test_messages_of_one_role_in_a_row_are_one() -> None:
+    roles = ("developer", "system", "user", "user", "assistant", "user")
+    messages = to_messages(parse_items([{"role": role, "content": str(i)} for i, role in enumerate(roles)]))
+    assert [(message["role"], message["content"]) for message in messages] == [
+        *(("system", "0\n1"), ("user", "2\n3"), ("assistant", "4"), ("user", "5"))
+    ]
+
+
+def test_items_of_another_servers_tools_are_left_out() -> None:
+    items = [{"type": "web_search_call", "id": "ws_1", "status": "completed"}, {"role": "user", "content": "Hi"}]
+    assert [item["type"] for item in parse_items(items)] == ["message"]
 
 
 def test_a_response_holds_what_was_told() -> None:
@@ -146,7 +187,7 @@ def test_items_come_back_as_the_conversation_they_were() -> None:
         ([], "at least one item"),
         (5, "string or a list"),
         ([5], r"input\[0\] must be an object"),
-        ([{"type": "computer_call"}], "computer_call"),
+        ([{"type": "teleport_call"}], "teleport_call"),
         ([{"type": ["message"]}], "not supported"),
         ([{"type": "item_reference", "id": "x"}], "item_reference"),
         ([{"role": "king", "content": "a"}], "role"),

@@ -34,6 +34,17 @@ class SkippedTools:
             )
 
 
+def only_allowed(
+    tools: list[dict[str, Any]], names: set[str], mode: Any, param: str = "tool_choice"
+) -> tuple[list[dict[str, Any]], str]:
+    """Function tools of these names, and the mode: auto or required. Raises ServeError 400 for names not in tools."""
+    if mode not in ("auto", "required"):
+        raise bad_request(f"{param}: the mode of allowed_tools must be auto or required, got {mode!r:.80}", param)
+    if missing := names - {tool["function"]["name"] for tool in tools}:
+        raise bad_request(f"{param} allows {min(missing)!r:.200}, which is not in tools", param)
+    return [tool for tool in tools if tool["function"]["name"] in names], mode
+
+
 def parse_part(schema: Schema, value: Mapping[str, Any] | None, where: str, strict: bool) -> dict[str, Any]:
     """Schema.parse() for an object within a body; None is empty. Raises ServeError 400 saying where."""
     try:

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from warpjet.parsing.json_text import parse_json
 from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
 from warpjet.serve.openai_logprobs import chat_logprobs
 from warpjet.serve.response_items import new_id, seal
+from warpjet.serve.response_tools import Origin
 
 Event = dict[str, Any]
 
@@ -33,10 +34,17 @@ class ResponseWriter:
     """Turns what happens into events, and keeps `response` as they leave it.
 
     top_logprobs: text comes with log-probabilities, and those of so many alternatives. with_sealed: reasoning comes
-    with encrypted_content."""
+    with encrypted_content. origins: tools by the function that the model calls."""
 
-    def __init__(self, response: dict[str, Any], top_logprobs: int | None = None, with_sealed: bool = False) -> None:
+    def __init__(
+        self,
+        response: dict[str, Any],
+        top_logprobs: int | None = None,
+        with_sealed: bool = False,
+        origins: Mapping[str, Origin] | None = None,
+    ) -> None:
         self.response = response
+        self._origins = origins or {}
         self._top_logprobs = top_logprobs
         self._with_sealed = with_sealed
         self._events: list[Event] = []  # not given out yet
@@ -116,10 +124,22 @@ class ResponseWriter:
     def _call(self, call: ToolCallDelta) -> None:
         growing = self._growing
         if growing is None or growing.tool_index != call.index:
-            growing = self._open(_new_call(call), call.index)
+            growing = self._open(self._new_call(call), call.index)
         if call.arguments:
             growing.pieces.append(call.arguments)
-            self._emit("response.function_call_arguments.delta", **growing.place, delta=call.arguments)
+            if growing.item["type"] == "function_call":
+                self._emit("response.function_call_arguments.delta", **growing.place, delta=call.arguments)
+
+    def _new_call(self, call: ToolCallDelta) -> dict[str, Any]:
+        name = call.name or ""
+        origin = self._origins.get(name, Origin(name))
+        names = {"call_id": call.id or new_id("call"), "name": origin.name}
+        if origin.namespace:
+            names["namespace"] = origin.namespace
+        kind, prefix, key = (
+            ("custom_tool_call", "ctc", "input") if origin.custom else ("function_call", "fc", "arguments")
+        )
+        return {"id": new_id(prefix), "type": kind, "status": "in_progress", **names, key: ""}
 
     def _end(self, ended: Ended) -> None:
         self.response["usage"] = {
@@ -149,27 +169,41 @@ class ResponseWriter:
         return growing
 
     def _close(self, status: str) -> None:
-        """The item that grows is complete, or will never be."""
+        """The item that grows is complete, or will never be. A call whose arguments are whole is complete."""
         if (growing := self._growing) is None:
             return
         self._growing = None
         item, text = growing.item, "".join(growing.pieces)
-        item["status"] = status
+        if growing.tool_index is not None:
+            arguments = parse_json(text)  # None unless all of it is there, wherever the answer ended
+            item["status"] = status if arguments is None else "completed"
+            self._close_call(growing, text, arguments)
+        else:
+            item["status"] = status
+            self._close_text(growing, text)
+        self._emit("response.output_item.done", output_index=growing.index, item=copy.deepcopy(item))
+
+    def _close_call(self, growing: _Growing, text: str, arguments: Any) -> None:
+        item = growing.item
         if item["type"] == "function_call":
             item["arguments"] = text
-            if parse_json(text) is not None:  # all of it is there, wherever the answer ended
-                item["status"] = "completed"
-            name = item["name"]
-            self._emit("response.function_call_arguments.done", **growing.place, name=name, arguments=text)
-        else:
-            part = item["content"][0]
-            part["text"] = text
-            rest = {key: part[key] for key in ("logprobs",) if key in part}
-            self._emit(f"response.{part['type']}.done", **growing.place, content_index=0, text=text, **rest)
-            self._emit("response.content_part.done", **growing.place, content_index=0, part=dict(part))
-            if item["type"] == "reasoning" and self._with_sealed:
-                item["encrypted_content"] = seal(text)
-        self._emit("response.output_item.done", output_index=growing.index, item=copy.deepcopy(item))
+            self._emit("response.function_call_arguments.done", **growing.place, name=item["name"], arguments=text)
+            return
+        given = (
+            arguments.get("input") if isinstance(arguments, dict) else None
+        )  # a text within JSON, so it is told when that is whole
+        item["input"] = given if isinstance(given, str) else text
+        self._emit("response.custom_tool_call_input.delta", **growing.place, delta=item["input"])
+        self._emit("response.custom_tool_call_input.done", **growing.place, input=item["input"])
+
+    def _close_text(self, growing: _Growing, text: str) -> None:
+        item, part = growing.item, growing.item["content"][0]
+        part["text"] = text
+        rest = {key: part[key] for key in ("logprobs",) if key in part}
+        self._emit(f"response.{part['type']}.done", **growing.place, content_index=0, text=text, **rest)
+        self._emit("response.content_part.done", **growing.place, content_index=0, part=dict(part))
+        if item["type"] == "reasoning" and self._with_sealed:
+            item["encrypted_content"] = seal(text)
 
     def _finish(self, status: str, **changes: Any) -> None:
         if not self.ended:
@@ -197,8 +231,3 @@ def _new_item(kind: str) -> dict[str, Any]:
         return {"id": new_id("rs"), "type": kind, "status": "in_progress", "summary": [], "content": content}
     content = [{"type": "output_text", "text": "", "annotations": [], "logprobs": []}]
     return {"id": new_id("msg"), "type": kind, "status": "in_progress", "role": "assistant", "content": content}
-
-
-def _new_call(call: ToolCallDelta) -> dict[str, Any]:
-    names = {"call_id": call.id or new_id("call"), "name": call.name or ""}
-    return {"id": new_id("fc"), "type": "function_call", "status": "in_progress", **names, "arguments": ""}

@@ -1,11 +1,13 @@
 """Items of the Responses API: what a client sends, made uniform, and the conversation that they are."""
 
 import base64
+import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from warpjet.serve.errors import bad_request
+from warpjet.serve.response_tools import function_name
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXT_PARTS = {"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"}
@@ -22,13 +24,17 @@ def parse_items(value: Any, param: str = "input") -> list[dict[str, Any]]:
         value = [{"role": "user", "content": value}]
     if not isinstance(value, Sequence) or not value:
         raise bad_request(f"{param} must be a string or a list with at least one item", param)
-    return [_parse_item(item, f"{param}[{index}]") for index, item in enumerate(value)]
+    parsed = (_parse_item(item, f"{param}[{index}]") for index, item in enumerate(value))
+    return [item for item in parsed if item is not None]
 
 
-def _parse_item(item: Any, where: str) -> dict[str, Any]:
+def _parse_item(item: Any, where: str) -> dict[str, Any] | None:
+    """None for what only the server that wrote it can read."""
     if not isinstance(item, Mapping):
         raise bad_request(f"{where} must be an object, got {type(item).__name__}", where)
     kind = item.get("type", "message")
+    if isinstance(kind, str) and kind in _FOREIGN:
+        return None
     if (parse := _ITEMS.get(kind) if isinstance(kind, str) else None) is None:
         raise bad_request(f"{where}: type {kind!r} is not supported; there are {', '.join(_ITEMS)}", where)
     return parse(item, where)
@@ -46,20 +52,31 @@ def _message(item: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _function_call(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    arguments = _string(item, "arguments", where, may_be_empty=True)
+    return {**_call(item, "fc", "function_call", where), "arguments": arguments}
+
+
+def _custom_tool_call(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    text = _string(item, "input", where, may_be_empty=True)
+    return {**_call(item, "ctc", "custom_tool_call", where), "input": text}
+
+
+def _call(item: Mapping[str, Any], prefix: str, kind: str, where: str) -> dict[str, Any]:
+    space = item.get("namespace")
     return {
-        "id": _id(item, "fc"),
-        "type": "function_call",
+        "id": _id(item, prefix),
+        "type": kind,
         "status": "completed",
         "call_id": _string(item, "call_id", where),
         "name": _string(item, "name", where),
-        "arguments": _string(item, "arguments", where, may_be_empty=True),
+        **({"namespace": space} if isinstance(space, str) and space else {}),
     }
 
 
-def _function_call_output(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _call_output(item: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {
         "id": _id(item, "fco"),
-        "type": "function_call_output",
+        "type": item["type"],
         "status": "completed",
         "call_id": _string(item, "call_id", where),
         "output": _text_of(item.get("output"), f"{where}.output"),
@@ -83,8 +100,18 @@ def _reasoning(item: Mapping[str, Any], where: str) -> dict[str, Any]:
 _ITEMS = {
     "message": _message,
     "function_call": _function_call,
-    "function_call_output": _function_call_output,
+    "function_call_output": _call_output,
+    "custom_tool_call": _custom_tool_call,
+    "custom_tool_call_output": _call_output,
     "reasoning": _reasoning,
+}
+# Items about tools that another server ran, or of a form that only it can read.
+_FOREIGN = {
+    *("apply_patch_call", "apply_patch_call_output", "code_interpreter_call", "compaction", "compaction_trigger"),
+    *("computer_call", "computer_call_output", "file_search_call", "image_generation_call", "local_shell_call"),
+    *("local_shell_call_output", "mcp_approval_request", "mcp_approval_response", "mcp_call", "mcp_list_tools"),
+    *("program", "program_output", "shell_call", "shell_call_output", "tool_search_call", "tool_search_output"),
+    *("additional_tools", "configuration_update", "web_search_call"),
 }
 
 
@@ -132,16 +159,21 @@ def unseal(sealed: Any, where: str) -> str:
 
 
 def to_messages(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Chat messages. What an assistant thought, said and called one after another is one message."""
+    """Chat messages. What an assistant thought, said and called one after another is one message, and so are messages
+    of the user or the system in a row: clients send several, and templates may want roles to alternate."""
     messages: list[dict[str, Any]] = []
     turn: dict[str, Any] | None = None  # the assistant's message that items still add to
     for item in items:
         kind = item["type"]
-        if kind == "function_call_output":
+        if kind.endswith("_output"):
             messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
             turn = None
         elif kind == "message" and item["role"] != "assistant":
-            messages.append({"role": _ROLES[item["role"]], "content": _joined(item)})
+            role = _ROLES[item["role"]]
+            if messages and messages[-1]["role"] == role:
+                messages[-1]["content"] += "\n" + _joined(item)
+            else:
+                messages.append({"role": role, "content": _joined(item)})
             turn = None
         else:
             if turn is None or (kind in ("reasoning", "message") and (turn["content"] or "tool_calls" in turn)):
@@ -157,7 +189,9 @@ def _add_to_turn(turn: dict[str, Any], item: Mapping[str, Any]) -> None:
     elif item["type"] == "message":
         turn["content"] = _joined(item)
     else:
-        function = {"name": item["name"], "arguments": item["arguments"]}
+        custom = item["type"] == "custom_tool_call"
+        arguments = json.dumps({"input": item["input"]}, ensure_ascii=False) if custom else item["arguments"]
+        function = {"name": function_name(item["name"], item.get("namespace")), "arguments": arguments}
         turn.setdefault("tool_calls", []).append({"id": item["call_id"], "type": "function", "function": function})
 
 

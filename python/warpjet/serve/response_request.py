@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
@@ -13,45 +14,41 @@ from warpjet.serve.openai_fields import SAMPLING_FIELDS, sampling_params
 from warpjet.serve.parts import constrain, parse_part
 from warpjet.serve.response_items import new_id, parse_items, to_messages
 from warpjet.serve.response_store import StoredResponse
+from warpjet.serve.response_tools import Offer
 from warpjet.serve.schema import Field, Schema
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
 
-_INCLUDES = ("message.output_text.logprobs", "reasoning.encrypted_content")
-
+LOGPROBS, SEALED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
+# Parts of the answer that a request may ask for; the last ones are of tools that the server does not run.
+_INCLUDES = (
+    LOGPROBS,
+    SEALED_REASONING,
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
 _NOT_HERE = {"n", "max_tokens", "use_beam_search", "prompt_logprobs", "length_penalty"}
 
 _TEXT = Schema(
     "ResponseText",
     [
         Field("format", "object", 'of type "text", "json_object" or "json_schema"'),
-        Field("verbosity", "string", only=("medium",)),
+        Field("verbosity", "string", "a variable of the chat template", choices=("low", "medium", "high")),
     ],
 )
 _REASONING = Schema(
     "ResponseReasoning",
     [
         Field("effort", "string", choices=("none", "minimal", "low", "medium", "high", "xhigh", "max")),
-        Field("summary", "string", "reasoning comes in full", only=("auto",)),
-        Field("generate_summary", "string", "reasoning comes in full", only=("auto",)),
+        Field("summary", "string", "reasoning comes in full", choices=("auto", "concise", "detailed")),
+        Field("generate_summary", "string", "reasoning comes in full", choices=("auto", "concise", "detailed")),
         Field("context", "string", only=("auto",)),
         Field("mode", "string", only=("standard",)),
-    ],
-)
-_FUNCTION_KEYS = ("name", "description", "parameters", "strict")
-_FUNCTION = Schema(
-    "ResponseFunction",
-    [
-        Field("type", "string", "function"),
-        Field("name", "string", required=True),
-        Field("description", "string"),
-        Field("parameters", "object", "a JSON schema"),
-        Field("strict", "boolean", "calls follow the schema"),
-        Field("defer_loading", "boolean", "every tool is told to the model", only=(False,)),
-        Field("allowed_callers", "strings", "the model calls", only=(["direct"],)),
-        Field("output_schema", "object", "say it in the description", only=()),
-        Field("async", "boolean", "calls are the client's", only=(False,)),
     ],
 )
 _STREAM_OPTIONS = Schema("ResponseStreamOptions", [Field("include_obfuscation", "boolean", only=(False,))])
@@ -63,7 +60,7 @@ CREATE = Schema(
         Field("input", "string or list", "what the user says, or items", required=True, low=1),
         Field("instructions", "string", "the system message"),
         Field("previous_response_id", "string", "a response that is kept, to go on from"),
-        Field("tools", "objects", "functions that the model may call"),
+        Field("tools", "objects", "functions and custom tools that the model may call, and namespaces of them"),
         Field("tool_choice", "string or object", "auto, none, required, a function, or allowed_tools", default="auto"),
         Field("parallel_tool_calls", "boolean", default=True),
         Field("text", "object", "format of the answer"),
@@ -71,7 +68,7 @@ CREATE = Schema(
         Field("max_output_tokens", "integer", "tokens to generate at most", low=1),
         *(field for field in SAMPLING_FIELDS if field.name not in _NOT_HERE),
         Field("top_logprobs", "integer", "alternatives to tell of each token", low=0),
-        Field("include", "strings", ", ".join(_INCLUDES)),
+        Field("include", "strings", f"{LOGPROBS}, {SEALED_REASONING}; others know no parts here"),
         Field("metadata", "object", "up to 16 texts, given back with the response", high=16),
         Field("store", "boolean", "keep it, in memory, so that it can be fetched or gone on from", default=True),
         Field("stream", "boolean", "answer with events", default=False),
@@ -90,24 +87,33 @@ CREATE = Schema(
         Field("safety_identifier", "string", "a label; it changes nothing"),
         Field("prompt_cache_key", "string", "a label; equal prefixes share their cache without it"),
         Field("max_tool_calls", "integer", "of tools that the server runs, of which there are none"),
-        Field("truncation", "string", only=("disabled",)),
-        Field("service_tier", "string", only=("auto", "default")),
-        Field("prompt_cache_retention", "string", only=("in_memory",)),
+        Field("truncation", "string", "nothing is cut: a longer prompt is refused", choices=("auto", "disabled")),
+        Field("service_tier", "string", "every request is treated alike, as the answer says"),
+        Field("prompt_cache_retention", "string", "a hint; prefixes are cached while there is room"),
+        Field("prompt_cache_options", "object", "a hint; prefixes are cached while there is room"),
+        Field("client_metadata", "object", "labels; they change nothing"),
         Field("conversation", "any", "use previous_response_id", only=()),
         Field("prompt", "any", "send the prompt itself as input", only=()),
-        Field("context_management", "any", only=()),
+        Field("context_management", "objects", "the context is not compacted: a longer prompt is refused"),
         Field("moderation", "any", only=()),
     ],
+)
+
+COUNT = Schema(
+    "CountInputTokensRequest",
+    (replace(field, required=False) if field.name == "input" else field for field in CREATE.fields.values()),
 )
 
 
 def context_of(body: Mapping[str, Any], previous: StoredResponse | None) -> list[dict[str, Any]]:
     """The items to answer: those that the previous response answered, its output, and what is new."""
     before = json.loads(previous.context) + json.loads(previous.body)["output"] if previous else []
-    return [*before, *parse_items(body["input"])]
+    return [*before, *(parse_items(body["input"]) if "input" in body else ())]
 
 
-def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mapping[str, Any]]) -> ChatRequest:
+def chat_request(
+    serving: Serving, request: HttpRequest, context: Sequence[Mapping[str, Any]], offer: Offer
+) -> ChatRequest:
     """The conversation to answer. Raises ServeError naming the field."""
     body = request.body
     strict = serving.settings.strict
@@ -116,25 +122,28 @@ def chat_request(serving: Serving, request: HttpRequest, context: Sequence[Mappi
     messages = to_messages(context)
     if instructions := body.get("instructions"):
         messages.insert(0, {"role": "system", "content": instructions})
-    tools, tool_choice = _tools(body.get("tools") or [], body["tool_choice"], strict)
+    text = parse_part(_TEXT, body.get("text"), "text", strict)
     return ChatRequest(
         messages=messages,
         sampling=_sampling(serving, body),
-        tools=tools or None,
-        tool_choice=tool_choice,
+        tools=offer.functions or None,
+        tool_choice=offer.choice,
         parallel_tool_calls=body["parallel_tool_calls"],
-        structured=_structured(parse_part(_TEXT, body.get("text"), "text", strict).get("format")),
-        chat_template_kwargs=_template_kwargs(serving, body, effort) or None,
+        structured=_structured(text.get("format")),
+        chat_template_kwargs=_template_kwargs(serving, body, effort, text.get("verbosity")) or None,
         priority=body.get("priority", 0),
         cache_salt=body.get("cache_salt", ""),
         tenant=request.tenant,
     )
 
 
-def _template_kwargs(serving: Serving, body: Mapping[str, Any], effort: str | None) -> dict[str, Any]:
+def _template_kwargs(
+    serving: Serving, body: Mapping[str, Any], effort: str | None, verbosity: str | None
+) -> dict[str, Any]:
     """What the chat template is told beside the conversation."""
     given: dict[str, Any] = serving.settings.default_chat_template_kwargs | body.get("chat_template_kwargs", {})
-    return given if effort is None else given | {"reasoning_effort": effort}
+    told = {"reasoning_effort": effort, "verbosity": verbosity}
+    return given | {name: value for name, value in told.items() if value is not None}
 
 
 def _check_rest(body: Mapping[str, Any], strict: bool) -> None:
@@ -143,7 +152,7 @@ def _check_rest(body: Mapping[str, Any], strict: bool) -> None:
         raise bad_request("stream_options needs stream: true", "stream_options")
     for name in body.get("include", ()):
         if name not in _INCLUDES:
-            raise bad_request(f"include: {name[:64]!r} is not supported, only {', '.join(_INCLUDES)}", "include")
+            raise bad_request(f"include: {name[:64]!r} is not known; there are {', '.join(_INCLUDES)}", "include")
     for key, value in body.get("metadata", {}).items():
         if len(key) > 64 or not isinstance(value, str) or len(value) > 512:
             raise bad_request("metadata takes keys of up to 64 characters with texts of up to 512", "metadata")
@@ -151,35 +160,9 @@ def _check_rest(body: Mapping[str, Any], strict: bool) -> None:
 
 def _sampling(serving: Serving, body: Mapping[str, Any]) -> SamplingParams:
     own: dict[str, Any] = {"max_tokens": body.get("max_output_tokens"), "logprobs": None}
-    if "top_logprobs" in body or _INCLUDES[0] in body.get("include", ()):
+    if "top_logprobs" in body or LOGPROBS in body.get("include", ()):
         own["logprobs"] = body.get("top_logprobs", 0)
     return sampling_params(serving, {**body, "use_beam_search": False}, **own)
-
-
-def _tools(
-    tools: Sequence[Mapping[str, Any]], choice: Any, strict: bool
-) -> tuple[list[dict[str, Any]], str | dict[str, Any]]:
-    """Function tools and OpenAI's tool_choice, as chat has them."""
-    functions = [_function(tool, f"tools[{index}]", strict) for index, tool in enumerate(tools)]
-    if isinstance(choice, str):
-        return functions, choice
-    kind, name = choice.get("type"), choice.get("name")
-    if kind == "function" and isinstance(name, str):
-        return functions, {"type": "function", "function": {"name": name}}
-    if kind == "allowed_tools" and choice.get("mode") in ("auto", "required") and isinstance(choice.get("tools"), list):
-        allowed = {str(tool["name"]) for tool in choice["tools"] if isinstance(tool, dict) and "name" in tool}
-        if missing := allowed - {function["function"]["name"] for function in functions}:
-            raise bad_request(f"tool_choice allows {min(missing)!r}, which is not in tools", "tool_choice")
-        return [function for function in functions if function["function"]["name"] in allowed], choice["mode"]
-    raise bad_request(f"tool_choice of type {kind!r} is not supported, or lacks its parts", "tool_choice")
-
-
-def _function(tool: Mapping[str, Any], where: str, strict: bool) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        kind = str(tool.get("type"))[:64]
-        raise bad_request(f"{where}: tools of type {kind!r} are not supported, only functions", where)
-    known = parse_part(_FUNCTION, tool, where, strict)
-    return {"type": "function", "function": {key: known[key] for key in _FUNCTION_KEYS if key in known}}
 
 
 def _structured(text_format: Mapping[str, Any] | None) -> "StructuredOutputsParams | None":
@@ -193,7 +176,7 @@ def _structured(text_format: Mapping[str, Any] | None) -> "StructuredOutputsPara
     raise bad_request("text.format must be of type text, json_object, or json_schema with a schema", "text")
 
 
-def new_response(body: Mapping[str, Any], chat: ChatRequest, model: str) -> dict[str, Any]:
+def new_response(body: Mapping[str, Any], chat: ChatRequest, model: str, offer: Offer) -> dict[str, Any]:
     """The response object before it is answered."""
     reasoning = body.get("reasoning") or {}
     return {
@@ -219,10 +202,10 @@ def new_response(body: Mapping[str, Any], chat: ChatRequest, model: str) -> dict
         "temperature": chat.sampling.temperature,
         "text": body.get("text") or {"format": {"type": "text"}},
         "tool_choice": body["tool_choice"],
-        "tools": [{"strict": None, "parameters": None, **tool} for tool in body.get("tools") or []],
+        "tools": offer.shown,
         "top_logprobs": body.get("top_logprobs", 0),
         "top_p": chat.sampling.top_p,
-        "truncation": "disabled",
+        "truncation": body.get("truncation", "disabled"),
         "usage": None,
         "user": body.get("user"),
     }

@@ -11,8 +11,9 @@ from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse, to_json
 from warpjet.serve.models import check_model
 from warpjet.serve.response_events import Event, ResponseWriter
-from warpjet.serve.response_request import CREATE, chat_request, context_of, new_response
+from warpjet.serve.response_request import COUNT, CREATE, SEALED_REASONING, chat_request, context_of, new_response
 from warpjet.serve.response_store import ResponseStore, StoredResponse
+from warpjet.serve.response_tools import offer_tools
 from warpjet.serve.schema import Endpoint
 
 _PAGE, _MAX_PAGE = 20, 100  # input items
@@ -54,17 +55,19 @@ def _plan(serving: Serving, request: HttpRequest, previous: StoredResponse | Non
     body = request.body
     model = check_model(serving, body.get("model"))
     context = context_of(body, previous)
-    chat = chat_request(serving, request, context)
-    response = new_response(body, chat, model)
+    offer = offer_tools(body.get("tools") or [], body["tool_choice"], serving.settings.strict)
+    chat = chat_request(serving, request, context, offer)
+    response = new_response(body, chat, model, offer)
     chat.request_id = response["id"]
-    sealed = "reasoning.encrypted_content" in body.get("include", ())
+    sealed = SEALED_REASONING in body.get("include", ())
     stored = StoredResponse(
         response,
         to_json(context) if body["store"] else b"",
         events=[] if body["background"] and body["stream"] else None,
         request_bytes=len(request.raw),
     )
-    return _Run(chat, ResponseWriter(response, chat.sampling.logprobs, sealed), stored, body["store"])
+    writer = ResponseWriter(response, chat.sampling.logprobs, sealed, offer.origins)
+    return _Run(chat, writer, stored, body["store"])
 
 
 async def _events(serving: Serving, run: _Run) -> AsyncIterator[bytes]:
@@ -85,6 +88,15 @@ async def _events(serving: Serving, run: _Run) -> AsyncIterator[bytes]:
         events = _failure(writer, error)
         _keep_ended(serving, run)
         yield b"".join(map(_sse, events))
+
+
+async def count_tokens(serving: Serving, request: HttpRequest) -> Response:
+    """How many tokens a request's prompt has."""
+    previous = _previous(serving.responses, request)
+    large = len(request.raw) + (len(previous.context) if previous else 0) > _LARGE
+    run = await asyncio.to_thread(_plan, serving, request, previous) if large else _plan(serving, request, previous)
+    prompt = await serving.prepare_chat(run.chat)
+    return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids or ())})
 
 
 def _keep_ended(serving: Serving, run: _Run) -> None:
@@ -225,6 +237,7 @@ _ONE = "/v1/responses/{response_id}"
 
 ROUTES = [
     Endpoint("POST", "/v1/responses", create, CREATE, "answer a conversation, and keep it"),
+    Endpoint("POST", "/v1/responses/input_tokens", count_tokens, COUNT, "how many tokens a request's prompt has"),
     Endpoint("GET", _ONE, fetch, None, "a response, or its events"),
     Endpoint("DELETE", _ONE, delete, None, "forget a response"),
     Endpoint("POST", _ONE + "/cancel", cancel, None, "End a response that runs in the background"),
