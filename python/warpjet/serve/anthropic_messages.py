@@ -1,6 +1,5 @@
 """Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from warpjet.serve.schema import Endpoint, Field, Schema
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
 
-_LARGE = 256 << 10  # bytes of a body
+_LARGE = 8 << 10  # bytes of a body that a thread reads
 _THINKING = ("enabled", "disabled", "adaptive", "between_tools")
 _DISPLAYS = ("omitted", "summarized", "updates")  # only the first changes the answer: thinking is shown in full
 _ERROR_TYPES = {
@@ -88,7 +87,7 @@ def _sse(event: Event) -> bytes:
 async def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     """What the request says. A thread reads it when it is large."""
     if len(request.raw) > _LARGE:
-        return await asyncio.to_thread(_read, serving, request)
+        return await serving.workers.run(lambda: _read(serving, request), request.tenant)
     return _read(serving, request)
 
 

@@ -31,7 +31,7 @@ _MODULES = (
     *("openai_chat", "openai_completions", "models", "tokenization", "health", "metrics", "documents", "admin"),
     *("responses", "embeddings", "anthropic_messages", "tgi", "live"),
 )
-_LARGE_BODY = 256 << 10  # a body that a thread parses
+_LARGE_BODY = 64 << 10  # a body that a thread parses
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -131,7 +131,7 @@ class App:
         raw = await self._bodies.read(request.headers, receive)
         try:
             strict = self.serving.settings.strict
-            parsed = await asyncio.to_thread(parse_json, raw) if len(raw) > _LARGE_BODY else parse_json(raw)
+            parsed = await self._parse(raw, request.tenant)
             request.body = endpoint.request_schema.parse(parsed, strict)
             request.raw = raw
             response = await endpoint.handler(self.serving, request)
@@ -139,6 +139,11 @@ class App:
         finally:
             self._bodies.release(raw)
         await answer.send(response)
+
+    async def _parse(self, raw: bytes, tenant: str) -> dict[str, Any]:
+        if len(raw) <= _LARGE_BODY:
+            return parse_json(raw)
+        return await self.serving.workers.run(lambda: parse_json(raw), tenant)
 
     def _admit(self, endpoint: Endpoint, request: HttpRequest) -> str:
         """The tenant. Raises ServeError 401, 403, 429 or 503."""

@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
 from warpjet.async_llm import AsyncLLM
 from warpjet.chat import ChatTemplate
+from warpjet.json_size import exceeds
 from warpjet.outputs import CompletionOutput, Logprob, RequestOutput
 from warpjet.parsing.chat_parser import shown_tokens
 from warpjet.parsing.detection import ParserNames
@@ -17,9 +18,9 @@ from warpjet.parsing.tools import check_tool_choice, check_tools
 from warpjet.prompts import Prompt, PromptType
 from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError, bad_request, from_exception
-from warpjet.serve.limits import Workers
 from warpjet.serve.parsers import adjusted, make_parsers
 from warpjet.serve.response_store import ResponseStore
+from warpjet.serve.workers import Workers
 from warpjet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from warpjet.serve.settings import Settings
     from warpjet.structured import StructuredOutputsParams
 
-# Prompts up to this size are prepared in the event loop: a thread would take longer.
-_SMALL_TEXT, _SMALL_MESSAGES = 16384, 64
+# Characters of a prompt that the event loop prepares itself, for a thread would take longer, and of a long one, which
+# does not delay the others.
+_SMALL, _LONG = 16 << 10, 256 << 10
 _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
     "prompt",
     "prompt_token_ids",
@@ -147,7 +149,7 @@ class Serving:
         self.responses = ResponseStore()
         self.live_requests: Callable[[], int] = lambda: 0  # HTTP requests being answered
         self._parsers = parsers
-        self._workers = Workers(settings.prepare_threads, settings.prepare_timeout)
+        self.workers = Workers(settings.prepare_threads, settings.prepare_timeout)
 
     @functools.cached_property
     def live_feed(self) -> "LiveFeed":
@@ -215,8 +217,8 @@ class Serving:
                 chat_template_kwargs=request.chat_template_kwargs,
             )[0]
 
-        large = request.chat_template is not None or len(request.messages) > _SMALL_MESSAGES
-        prompt = await self._prepared(render, large or _characters(request.messages) > _SMALL_TEXT, "messages")
+        parts = (request.messages, request.tools, request.chat_template_kwargs)
+        prompt = await self._prepared(render, request, parts, "messages")
         return self._finished(prompt, request)
 
     async def prepare(self, request: CompletionRequest) -> Prompt:
@@ -227,7 +229,7 @@ class Serving:
             prompt: PromptType = {"prompt" if isinstance(given, str) else "prompt_token_ids": given}
             return self.llm.session.prepare(prompt, request.add_special_tokens)[0]
 
-        prompt = await self._prepared(encode, isinstance(given, str) and len(given) > _SMALL_TEXT, "prompt")
+        prompt = await self._prepared(encode, request, (given,) if isinstance(given, str) else (), "prompt")
         return self._finished(prompt, request)
 
     async def cancel(self, request_id: str) -> bool:
@@ -248,12 +250,17 @@ class Serving:
 
     def close(self) -> None:
         """Ends live requests with finish_reason "abort". Idempotent."""
-        self._workers.close()
+        self.workers.close()
         self.llm.shutdown()
 
-    async def _prepared(self, make: Callable[[], Prompt], large: bool, param: str) -> Prompt:
+    async def _prepared(
+        self, make: Callable[[], Prompt], request: ChatRequest | CompletionRequest, parts: tuple[Any, ...], param: str
+    ) -> Prompt:
+        own_template = isinstance(request, ChatRequest) and request.chat_template is not None
         try:
-            return await self._workers.run(make) if large else make()
+            if not own_template and not exceeds(_SMALL, *parts):
+                return make()
+            return await self.workers.run(make, request.tenant, own_template or exceeds(_LONG, *parts))
         except ServeError:
             raise
         except Exception as error:
@@ -361,15 +368,3 @@ async def _next(outputs: AsyncGenerator[RequestOutput, None], prompt_name: str) 
         if served.param in ("prompt", "prompt_token_ids"):
             served.param = prompt_name
         raise served from error
-
-
-def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
-    """About how much text a conversation holds."""
-    total = 0
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            total += len(content)
-        elif isinstance(content, list):
-            total += sum(len(part.get("text") or "") if isinstance(part, dict) else 0 for part in content)
-    return total

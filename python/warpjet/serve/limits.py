@@ -1,14 +1,12 @@
-"""What one client may take of what all share: bytes of bodies, requests a second, threads that prepare prompts."""
+"""What one client may take of what all share: bytes of bodies, requests a second."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from warpjet.serve.errors import ServeError
 
-T = TypeVar("T")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _DISCARD_SECONDS = 2.0  # a client that is still sending hears why it is refused, if it sends no longer than this
@@ -112,33 +110,3 @@ class RateLimit:
                 retry_after=max(1, round(wait + 0.5)),
             )
         self._buckets[tenant] = (left - 1, now)
-
-
-class Workers:
-    """A few threads for prompts that take long to prepare, so that the event loop does not."""
-
-    def __init__(self, threads: int, seconds: float) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warpjet-prepare")
-        self._seconds = seconds
-
-    async def run(self, function: Callable[[], T]) -> T:
-        """Raises ServeError 400 when it takes longer than `seconds`, and 503 when it did not begin within that."""
-        begun = False
-
-        def call() -> T:
-            nonlocal begun
-            begun = True
-            return function()
-
-        future = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await future
-        except TimeoutError:
-            if begun:
-                raise ServeError(400, f"preparing the prompt takes longer than {self._seconds:g} s") from None
-            raise ServeError(503, "too many long prompts at once", code="overloaded", retry_after=2) from None
-
-    def close(self) -> None:
-        """Does not wait."""
-        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -17,7 +17,7 @@ from warpjet.serve.response_tools import offer_tools
 from warpjet.serve.schema import Endpoint
 
 _PAGE, _MAX_PAGE = 20, 100  # input items
-_LARGE = 256 << 10  # bytes of JSON that a thread makes a conversation of
+_LARGE = 8 << 10  # bytes of JSON that a thread makes a conversation of
 _ERROR_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded", 503: "rate_limit_exceeded"}
 
 
@@ -38,7 +38,10 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
         raise bad_request("background needs store: what is not kept cannot be fetched", "background")
     previous = _previous(serving.responses, request)
     large = len(request.raw) + (len(previous.context) if previous else 0) > _LARGE
-    run = await asyncio.to_thread(_plan, serving, request, previous) if large else _plan(serving, request, previous)
+    if large:
+        run = await serving.workers.run(lambda: _plan(serving, request, previous), request.tenant)
+    else:
+        run = _plan(serving, request, previous)
     if body["background"]:
         await serving.prepare_chat(run.chat)  # what cannot run is refused now
         _start(serving, run)
