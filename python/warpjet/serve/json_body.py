@@ -9,7 +9,7 @@ from warpjet.serve.errors import bad_request
 
 MAX_DEPTH = 128
 MAX_KEYS = 16384  # of one object
-MAX_DIGITS = 320  # of one number: reading an integer takes time that grows with their square
+MAX_DIGITS = 512  # of one number: reading an integer takes time that grows with their square
 # Of one body. The decoder keeps the interpreter locked, for 0.1 s at these limits.
 MAX_VALUES, MAX_PAIRS, MAX_CONTAINERS, MAX_ESCAPES = 1 << 20, 1 << 18, 1 << 17, 1 << 21
 _CHUNK = 1 << 16
