@@ -4,16 +4,17 @@ may follow. It runs beside the device, so what it costs shows only where it is s
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from warpjet._native import Engine, Output, OutputQueue
+from warpjet._native import Engine, Output, OutputQueue, QueueFullError
 from warpjet.grammars import Compiler, Grammar, Job, reason_of
-from warpjet.structured import StructuredOutputsParams
+from warpjet.structured import Constraint
+from warpjet.threads import Crew
 from warpjet.tokenizer import Tokenizer
 
 _LINGER_SECONDS = 0.1  # the thread goes when nothing has been guided for so long
 _SEND_SECONDS = 0.001  # answers that are ready wait this long for others, to run in one step with them
+_CLOSE_SECONDS = 10.0
 _SLOW_SECONDS = 0.002  # whose answer takes longer than this is answered on a thread of its own
 
 _Answer = tuple[int, int, int, bytes | str | None]
@@ -35,13 +36,13 @@ class _Guided:
         self.position += len(tokens)
         for token in tokens:
             if not matcher.consume_token(token):
-                return f"token {token} does not fit the grammar: {reason_of(matcher)}"
+                return f"token {token} does not fit the grammar: {reason_of(matcher.get_error())}"
         if not matcher.is_stopped():
             mask: bytes = matcher.compute_bitmask()[:mask_bytes]
             if not matcher.is_error():
                 return mask
         if matcher.is_error():
-            return f"the grammar came to a dead end after {self.position} tokens: {reason_of(matcher)}"
+            return f"the grammar came to a dead end after {self.position} tokens: {reason_of(matcher.get_error())}"
         return None
 
 
@@ -49,60 +50,61 @@ class Guides:
     """Of one engine. Any thread."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
-        try:
-            import llguidance  # noqa: F401
-        except ImportError:
-            raise ModuleNotFoundError(
-                "structured_outputs needs the package llguidance: pip install 'warpjet[server]'", name="llguidance"
-            ) from None
         self._engine = engine
         self._compiler = Compiler(tokenizer, engine.model)
         self._mask_bytes = (engine.model.vocab_size + 31) // 32 * 4
         self._queue = OutputQueue()
         self._lock = threading.Lock()
         self._live: dict[int, dict[int, _Guided]] = {}
-        self._thread: threading.Thread | None = None
-        self._slow: ThreadPoolExecutor | None = None
+        self._crew, self._slow = Crew(1), Crew(1)
+        self._running = False
 
-    def compile(self, params: StructuredOutputsParams) -> Job:
+    def compile(self, params: Constraint) -> Job:
         """Starts that: wait() or wait_async() gives the grammar."""
         return self._compiler.job(params)
 
     def submit(self, grammar: Grammar, samples: int, submit: Callable[[bytes, OutputQueue], int]) -> int:
-        """Calls submit(first mask, guide queue), and guides the request that it returns."""
+        """Calls submit(first mask, guide queue), and guides the request that it returns. Raises QueueFullError when no
+        thread can be started."""
         guided = {index: _Guided(grammar.start()) for index in range(samples)}
         with self._lock:  # no token of it is looked at before it is known
+            if not self._running:  # or it was started and did not begin
+                self._crew.discard(self._run)
+                self._crew.submit(self._run)
             native_id = submit(grammar.mask, self._queue)
             self._live[native_id] = guided
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="warpjet-guides", daemon=True)
-                self._thread.start()
         return native_id
 
     def join(self) -> None:
         """After the engine was closed: everything has its final output, so this is short."""
-        with self._lock:
-            thread, slow = self._thread, self._slow
-        if thread is not None:
-            thread.join()
-        if slow is not None:
-            slow.shutdown()
+        self._compiler.close()
+        self._crew.close(_CLOSE_SECONDS)
+        self._slow.close(_CLOSE_SECONDS)
 
     @property
     def num_live(self) -> int:
         """Requests that are guided now."""
         return len(self._live)
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread is at work, or was a moment ago."""
+        return self._running
+
     def _run(self) -> None:
+        with self._lock:
+            self._running = True
         while True:
             outputs = self._queue.poll(_LINGER_SECONDS)
             with self._lock:
                 if not outputs and not self._live:
-                    self._thread = None
+                    self._running = False
                     return
-                work = [item for output in outputs if (item := self._take(output)) is not None]
-            if work:
-                self._answer_all(work)
+            try:
+                self._answer_all([item for output in outputs if (item := self._take(output)) is not None])
+            except Exception:  # memory is short: without an answer, guide_timeout ends these
+                for output in outputs:
+                    self._live.pop(output.id, None)
 
     def _take(self, output: Output) -> tuple[int, int, _Guided, list[int]] | None:
         """What there is to do for it: nothing, when it has ended."""
@@ -121,8 +123,7 @@ class Guides:
         answers: list[_Answer] = []
         begun = time.monotonic()
         for native_id, sample, guided, tokens in work:
-            if guided.slow:
-                self._slow_lane().submit(self._answer_slowly, native_id, sample, guided, tokens)
+            if guided.slow and self._answer_apart(native_id, sample, guided, tokens):
                 continue
             start = time.monotonic()
             answer = self._advance(guided, tokens)
@@ -135,11 +136,20 @@ class Guides:
         if answers:
             self._engine.guide(answers)
 
-    def _answer_slowly(self, native_id: int, sample: int, guided: _Guided, tokens: list[int]) -> None:
-        start = time.monotonic()
-        answer = self._advance(guided, tokens)
-        guided.slow = time.monotonic() - start > _SLOW_SECONDS
-        self._engine.guide([(native_id, sample, guided.position, answer)])
+    def _answer_apart(self, native_id: int, sample: int, guided: _Guided, tokens: list[int]) -> bool:
+        """On a thread of its own. False when there is none."""
+
+        def answer() -> None:
+            start = time.monotonic()
+            answer = self._advance(guided, tokens)
+            guided.slow = time.monotonic() - start > _SLOW_SECONDS
+            self._engine.guide([(native_id, sample, guided.position, answer)])
+
+        try:
+            self._slow.submit(answer)
+        except QueueFullError:
+            return False
+        return True
 
     def _advance(self, guided: _Guided, tokens: list[int]) -> bytes | str | None:
         """Whatever goes wrong costs this sample alone."""
@@ -147,8 +157,3 @@ class Guides:
             return guided.advance(tokens, self._mask_bytes)
         except Exception as error:
             return f"the grammar failed: {error}"
-
-    def _slow_lane(self) -> ThreadPoolExecutor:
-        if self._slow is None:
-            self._slow = ThreadPoolExecutor(1, "warpjet-slow-guide")
-        return self._slow

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-_JSON_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
+_JSON_OPTIONS = ("disable_any_whitespace", "whitespace_pattern")
+_MAX_CHOICES = 30_000  # more than is compiled
+_MAX_VALUES = 100_000  # of JSON, within one constraint
+_MAX_CHARACTERS = 1 << 20  # of text, within one constraint
 
 
 @dataclass(frozen=True, slots=True, eq=True)
@@ -19,8 +22,13 @@ class StructuredOutputsParams:
     ::=), whose first rule is root. json_object: True for any JSON object. structural_tag: {"structures": [{"begin":
     ..., "schema": ..., "end": ...}], "triggers": [...]} as a dict or JSON text: free text, in which each begin, noticed
     by its trigger, is followed by JSON of that schema and by end.
-    For json and json_object: disable_any_whitespace; whitespace_pattern, a regex for what may stand between tokens;
-    disable_additional_properties, where the schema does not say. Raises ValueError or TypeError naming the field."""
+    For json and json_object: disable_any_whitespace; whitespace_pattern, a regex for what may stand between tokens.
+
+    Objects of a schema take no properties but those that it lists, unless it says additionalProperties itself;
+    disable_additional_properties=False opens them. oneOf is taken for anyOf. A format is enforced where it is date,
+    date-time, duration, email, hostname, ipv4, ipv6, time, uri or uuid; any other is an annotation and changes nothing.
+    In a conversation the constraint is on the answer's content: reasoning before it stays free, and with tools a call
+    may come instead. Raises ValueError or TypeError naming the field."""
 
     json: dict[str, Any] | bool | str | type | None = None
     regex: str | None = None
@@ -29,7 +37,7 @@ class StructuredOutputsParams:
     json_object: bool | None = None
     structural_tag: dict[str, Any] | str | None = None
     disable_any_whitespace: bool = False
-    disable_additional_properties: bool = False
+    disable_additional_properties: bool = True
     whitespace_pattern: str | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +62,8 @@ class StructuredOutputsParams:
         if self.choice is not None:
             if isinstance(self.choice, str) or not isinstance(self.choice, Sequence):
                 raise TypeError(f"choice must be a list of strings, got {type(self.choice).__name__}")
+            if len(self.choice) > _MAX_CHOICES:
+                raise ValueError(f"choice: {len(self.choice)} texts are more than the {_MAX_CHOICES} that are compiled")
             if not self.choice or not all(isinstance(text, str) and text for text in self.choice):
                 raise ValueError("choice must be a list of at least one string, none of them empty")
             set_field(self, "choice", tuple(self.choice))
@@ -62,6 +72,24 @@ class StructuredOutputsParams:
                 raise ValueError(f"{name} goes with json and json_object, not with {given[0]}")
         if self.disable_any_whitespace and self.whitespace_pattern is not None:
             raise ValueError("whitespace_pattern does not go with disable_any_whitespace")
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """A constraint on parts of a completion, which the server makes of what a request asks for. frame: Lark text of the
+    whole, in which @part_0, @part_1, ... are the parts, each with the words that errors have for it ("" is what the
+    user wrote)."""
+
+    frame: str
+    parts: tuple[tuple[str, StructuredOutputsParams], ...] = ()
+
+    @staticmethod
+    def name(index: int) -> str:
+        """Of a part, within the frame."""
+        return f"part_{index}"
+
+
+Constraint = StructuredOutputsParams | Framed
 
 
 def _require(name: str, value: object, types: tuple[type, ...]) -> None:
@@ -73,32 +101,67 @@ def _require(name: str, value: object, types: tuple[type, ...]) -> None:
 
 
 def to_text(value: object) -> str:
-    """Of StructuredOutputsParams, or of a dict or JSON text with its fields. Raises ValueError or TypeError."""
+    """Of a constraint, or of a dict or JSON text with the fields of one. Raises ValueError or TypeError."""
     if isinstance(value, str):
+        check_volume(value)
         try:
             value = json_module.loads(value)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"structured_outputs is not JSON: {error}") from None
     if isinstance(value, Mapping):
-        names = [field.name for field in dataclasses.fields(StructuredOutputsParams)]
-        if unknown := [key for key in value if key not in names]:
-            raise TypeError(f"structured_outputs has no field {unknown[0]!r}; it has {', '.join(names)}")
-        value = StructuredOutputsParams(**value)
-    if not isinstance(value, StructuredOutputsParams):
+        value = _from_dict(value)
+    if not isinstance(value, Constraint):
         raise TypeError(f"structured_outputs must be StructuredOutputsParams, got {type(value).__name__}")
-    given = {f.name: item for f in dataclasses.fields(value) if (item := getattr(value, f.name)) != f.default}
+    fields = _fields_of(value)
+    check_volume(fields)
     try:
-        return json_module.dumps(given, ensure_ascii=False, allow_nan=False)
+        return json_module.dumps(fields, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"structured_outputs cannot be written as JSON: {error}") from None
 
 
-def from_text(text: str) -> StructuredOutputsParams:
+def from_text(text: str) -> Constraint:
     """The inverse of to_text()."""
-    return StructuredOutputsParams(**json_module.loads(text))
+    return _from_dict(json_module.loads(text))
 
 
 def dict_of(text: str) -> dict[str, Any]:
     """The same as plain values."""
     values: dict[str, Any] = json_module.loads(text)
     return values
+
+
+def check_volume(value: object) -> None:
+    """Bounds the work that a constraint can be, before any is done. Raises ValueError."""
+    values = characters = 0
+    stack = [value]
+    while stack:
+        one = stack.pop()
+        values += 1
+        if isinstance(one, str):
+            characters += len(one)
+        elif isinstance(one, Mapping):
+            stack.extend(one.values())
+            characters += sum(len(key) for key in one if isinstance(key, str))
+        elif isinstance(one, (list, tuple)):
+            stack.extend(one)
+        if values + len(stack) > _MAX_VALUES or characters > _MAX_CHARACTERS:
+            raise ValueError(
+                f"structured_outputs has more than the {_MAX_VALUES} values or {_MAX_CHARACTERS} characters "
+                "that are compiled"
+            )
+
+
+def _fields_of(value: Constraint) -> dict[str, Any]:
+    if isinstance(value, Framed):
+        return {"frame": value.frame, "parts": [[what, _fields_of(part)] for what, part in value.parts]}
+    return {f.name: item for f in dataclasses.fields(value) if (item := getattr(value, f.name)) != f.default}
+
+
+def _from_dict(fields: Mapping[str, Any]) -> Constraint:
+    if set(fields) == {"frame", "parts"}:
+        return Framed(fields["frame"], tuple((what, StructuredOutputsParams(**part)) for what, part in fields["parts"]))
+    names = [field.name for field in dataclasses.fields(StructuredOutputsParams)]
+    if unknown := [key for key in fields if key not in names]:
+        raise TypeError(f"structured_outputs has no field {unknown[0]!r:.100}; it has {', '.join(names)}")
+    return StructuredOutputsParams(**fields)

@@ -1,0 +1,194 @@
+"""From a constraint to the grammar that is compiled."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from warpjet.grammar_limits import (
+    MAX_GBNF,
+    MAX_TEXT,
+    check_grammar,
+    check_repeats,
+    check_schema,
+    check_size,
+    read_json,
+    schema_text,
+)
+from warpjet.schemas import prepared
+from warpjet.structured import Framed, StructuredOutputsParams
+from warpjet.tokenizer import Tokenizer
+
+_WHITESPACE = r"\r?\n[ \t]{0,64}|[ \t]{1,64}"  # a line break and its indent: with more, some models write nothing else
+_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as models write calls
+_JSON_OBJECT = {"type": "object"}
+_MAX_TAG = 1024  # characters
+_GBNF_RULE = re.compile(r"(?m)^[ \t]*+[\w-]++[ \t]*+::=")
+
+Part = dict[str, Any]  # a grammar of llguidance's: json_schema or lark_grammar
+
+
+def parts_of(constraint: StructuredOutputsParams | Framed, tokenizer: Tokenizer) -> list[tuple[str, Part]]:
+    """llguidance's grammars, each with the words that errors have for it; the first is what the text must be, and names
+    the others. Raises ValueError."""
+    if isinstance(constraint, StructuredOutputsParams):
+        return [_part(constraint, tokenizer)]
+    parts = [("tool_choice", {"lark_grammar": constraint.frame})]
+    for index, (what, params) in enumerate(constraint.parts):
+        name, part = _part(params, tokenizer, one_line=what != "")
+        parts.append((what or name, {**part, "name": constraint.name(index)}))
+    return parts
+
+
+def text_of(parts: Sequence[tuple[str, Part]]) -> str:
+    """What llguidance reads."""
+    text = json.dumps({"grammars": [part for _, part in parts]}, ensure_ascii=False)
+    check_size(parts[0][0], text, 2 * MAX_TEXT)
+    return text
+
+
+def _part(params: StructuredOutputsParams, tokenizer: Tokenizer, one_line: bool = False) -> tuple[str, Part]:
+    """The name of the field that constrains, and its grammar."""
+    if params.json is not None:
+        return "json", _from_schema("json", params.json, params, one_line)
+    if params.json_object is not None:
+        return "json_object", _from_schema("json_object", _JSON_OBJECT, params, one_line)
+    if params.regex is not None:
+        return "regex", _from_regex("regex", params.regex)
+    if params.choice is not None:
+        return "choice", _from_choice(params.choice)
+    if params.grammar is not None:
+        return "grammar", _from_grammar(params.grammar)
+    return "structural_tag", _from_tags(params.structural_tag, params, tokenizer)
+
+
+def _from_schema(what: str, schema: Any, params: StructuredOutputsParams, one_line: bool) -> Part:
+    options: dict[str, Any] = {"whitespace_pattern": params.whitespace_pattern or _WHITESPACE}
+    if params.whitespace_pattern is not None:
+        check_repeats("whitespace_pattern", params.whitespace_pattern)
+    if one_line:
+        options = _ONE_LINE
+    elif params.disable_any_whitespace:
+        options = {"whitespace_flexible": False}
+    schema = read_json(what, schema)
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, dict):
+        raise ValueError(f"{what}: a schema is an object, got {json.dumps(schema)[:50]}")
+    return {"json_schema": _schema(what, schema, params.disable_additional_properties, options)}
+
+
+def _schema(what: str, schema: dict[str, Any], closed: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """oneOf is taken for anyOf: a grammar cannot say that exactly one holds."""
+    check_schema(what, schema)
+    schema = prepared(schema, closed)
+    given = schema.get("x-guidance")
+    options = {**(given if isinstance(given, dict) else {}), **options, "coerce_one_of": True}
+    schema_text(what, schema)
+    return {**schema, "x-guidance": options}
+
+
+def _from_regex(what: str, regex: str) -> Part:
+    from llguidance import LLMatcher
+
+    check_size(what, regex)
+    check_repeats(what, regex)
+    part: Part = json.loads(LLMatcher.grammar_from_regex(regex))["grammars"][0]
+    return {"lark_grammar": part["lark_grammar"]}
+
+
+def _from_choice(choice: Sequence[str]) -> Part:
+    lark = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choice)
+    check_size("choice", lark)
+    return {"lark_grammar": lark}
+
+
+def _from_grammar(grammar: str) -> Part:
+    check_grammar("grammar", grammar)
+    return {"lark_grammar": _from_gbnf(grammar) if _GBNF_RULE.search(grammar) else grammar}
+
+
+def _from_gbnf(grammar: str) -> str:
+    """As Lark. The rules get names of their own, as Lark gives meaning to start and to the case of a name."""
+    from llguidance.gbnf_to_lark import GrammarParser, RuleRefNode, resolve
+
+    check_size("grammar", grammar, MAX_GBNF)
+    try:
+        rules = GrammarParser().parse(grammar)
+        names = {name: "root" if name == "root" else f"rule_{index}" for index, name in enumerate(rules)}
+        nodes: list[Any] = list(rules.values())
+        while nodes:
+            node = nodes.pop()
+            nodes.extend(node.children())
+            if isinstance(node, RuleRefNode):
+                if node.name not in names:
+                    raise ValueError(f"there is no rule {node.name!r}")
+                node.name = names[node.name]
+        renamed = {}
+        for rule in rules.values():
+            rule.name, rule.comment = names[rule.name], ""
+            renamed[rule.name] = rule
+        resolve(renamed)
+    except RecursionError:
+        raise ValueError("grammar: it nests too deeply") from None
+    except Exception as error:  # the parser raises whatever it likes
+        raise ValueError(f"grammar: {error}") from None
+    return "\n".join(map(str, renamed.values()))
+
+
+def _from_tags(given: dict[str, Any] | str | None, params: StructuredOutputsParams, tokenizer: Tokenizer) -> Part:
+    """Free text, in which every begin is followed by its schema and its end. A tag is noticed by its trigger."""
+    tag = read_json("structural_tag", given)
+    if not isinstance(tag, dict) or not isinstance(tag.get("structures"), list) or not tag["structures"]:
+        raise ValueError("structural_tag needs structures, a list of {begin, schema, end}")
+    triggers = tag.get("triggers")
+    if not isinstance(triggers, list) or not all(isinstance(t, str) and t for t in triggers):
+        raise ValueError("structural_tag needs triggers, a list of strings")
+    if unknown := set(tag) - {"type", "structures", "triggers"}:
+        raise ValueError(f"structural_tag has no field {min(unknown)!r:.50}")
+    literal = _Literals(tokenizer)
+    rules, names = [], []
+    for index, structure in enumerate(tag["structures"]):
+        what = f"structural_tag: structures[{index}]"
+        fields = structure if isinstance(structure, dict) else {}
+        begin, end, schema = (fields.get(key) for key in ("begin", "end", "schema"))
+        if not isinstance(begin, str) or not isinstance(end, str) or not isinstance(schema, (dict, bool)):
+            raise ValueError(f"{what} needs begin, schema and end")
+        if len(begin) > _MAX_TAG or len(end) > _MAX_TAG:
+            raise ValueError(f"{what}: begin and end may have {_MAX_TAG} characters")
+        trigger = next((t for t in triggers if begin.startswith(t)), None)
+        if trigger is None:
+            raise ValueError(f"{what} begins with none of the triggers")
+        schema = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
+        options = {"whitespace_pattern": _WHITESPACE}
+        schema = _schema(f"{what}.schema", schema, params.disable_additional_properties, options)
+        body = f"%json {schema_text(what, schema)} {literal(end)}"
+        rest = literal(begin[len(trigger) :])
+        if literal.is_special(trigger):
+            rules.append(f"tag_{index}: TEXT {literal(trigger)} {rest} {body}")
+        else:
+            rules.append(f"trigger_{index}[lazy]: TEXT {json.dumps(trigger)}")
+            rules.append(f"tag_{index}: trigger_{index} {rest} {body}")
+        names.append(f"tag_{index}")
+    lark = "\n".join([f"start: ({' | '.join(names)})* rest", "rest: TEXT", r"TEXT: /(.|\n)*/", *rules])
+    check_size("structural_tag", lark)
+    return {"lark_grammar": lark}
+
+
+class _Literals:
+    """Fixed text in Lark: special tokens by their ids, since no text spells them, and the rest quoted."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        special = sorted(tokenizer.special_texts, key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
+
+    def __call__(self, text: str) -> str:
+        parts = self._pattern.split(text) if self._pattern else [text]
+        return " ".join(self._part(part) for part in parts if part)
+
+    def is_special(self, text: str) -> bool:
+        return text in self._tokenizer.special_texts
+
+    def _part(self, part: str) -> str:
+        return f"<[{self._tokenizer.token_id(part)}]>" if self.is_special(part) else json.dumps(part)
