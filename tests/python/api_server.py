@@ -1,22 +1,24 @@
 """A server for tests: the real application on a port of its own. To the messages of SCRIPT it answers what they say
 there, whatever the model; everything else is the embedded model's."""
 
+import asyncio
 import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import uvicorn
-
 from warpjet.async_llm import AsyncLLM
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.app import App, all_endpoints
 from warpjet.serve.auth import Keys
+from warpjet.serve.connection import Limits
 from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, Serving, Started
 from warpjet.serve.errors import ServeError
 from warpjet.serve.parsers import ParserNames
+from warpjet.serve.server import HttpServer
 from warpjet.serve.settings import Settings
+from warpjet.serve.sockets import listening
 
 MODEL = "tiny"
 HERMES = ParserNames(None, "hermes")
@@ -59,18 +61,34 @@ def api_server(
     serving = _Scripted(llm, Settings(**settings), [MODEL], parsers)
     keys = Keys((f"ann:{KEY}", f"bob:{OTHER_KEY}"))
     app: Any = App(serving, all_endpoints(), keys, serving.http_metrics)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
+    with listening(Settings(port=0)) as (sockets, _), running(app, sockets):
+        try:
+            yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}", serving
+        finally:
+            serving.close()
+
+
+@contextlib.contextmanager
+def running(app: Any, sockets: list[Any]) -> Iterator[None]:
+    """Serves in a thread."""
+    loop, ended = asyncio.new_event_loop(), asyncio.Event()
+
+    async def main() -> None:
+        server = HttpServer(app, sockets, Limits())
+        started.set()
+        await ended.wait()
+        await server.close()
+
+    started = threading.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    started.wait(10)
     try:
-        yield f"http://127.0.0.1:{port}", serving
+        yield
     finally:
-        server.should_exit = True
+        loop.call_soon_threadsafe(ended.set)
         thread.join(10)
-        serving.close()
+        loop.close()
 
 
 def becomes_idle(serving: Serving) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("uvicorn")
+pytest.importorskip("httptools")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "serve"))
 
 import chaos

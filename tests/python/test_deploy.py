@@ -14,7 +14,7 @@ from warpjet import LLM
 from warpjet.cli import _parser
 
 pytest.importorskip("yaml")
-pytest.importorskip("uvicorn")
+pytest.importorskip("httptools")
 
 import yaml
 

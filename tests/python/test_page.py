@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from serving import Server
 
-pytest.importorskip("uvicorn", reason="the page needs warpjet[server]")
+pytest.importorskip("httptools", reason="the page needs warpjet[server]")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PAGE = Path(__file__).parents[2] / "python" / "warpjet" / "serve" / "page"
 

@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import errno
+import shutil
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
-from warpjet.serve.listener import Listener
+from warpjet.serve.listener import Listener, tls_context
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [uvloop.new_event_loop, asyncio.new_event_loop]
 
@@ -142,3 +145,54 @@ def test_R7_a_closed_listener_accepts_no_more(run: Callable[[Any], None]) -> Non
                 client.close()
 
     run(closed())
+
+
+def server_tls(folder: Path) -> ssl.SSLContext:
+    files = str(folder / "key.pem"), str(folder / "cert.pem")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", files[0], "-out", files[1]]
+    subprocess.run([*made, "-subj", "/CN=localhost"], check=True, capture_output=True)
+    return tls_context(files[1], files[0])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_handshakes_count_as_connections_and_silent_ones_make_way(run: Callable[[Any], None], tmp_path: Path) -> None:
+    async def crowd() -> None:
+        made: list[Any] = []
+        trusting = ssl._create_unverified_context()
+        with bound() as one:
+            port = one.getsockname()[1]
+            listener = Listener(one, lambda: Accepted(made), server_tls(tmp_path), 256, room=lambda: 20)
+            silent = connect(port, 60)
+            await becomes(lambda: len(listener._connecting) == 20)
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+            await becomes(lambda: len(made) == 1)
+            assert len(listener._connecting) <= 20
+            for client in silent[:30]:  # the oldest were dropped
+                client.settimeout(5)
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.to_thread(client.recv, 1) == b""
+            listener.close()
+            await listener.wait_closed()
+            writer.close()
+            for client in silent:
+                client.close()
+            made[0].abort()
+            await asyncio.sleep(0.05)
+
+    run(crowd())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_handshake_has_a_time(run: Callable[[Any], None], tmp_path: Path) -> None:
+    async def silent() -> None:
+        with bound() as one:
+            listener = Listener(one, lambda: Accepted([]), server_tls(tmp_path), 8, handshake_seconds=0.05)
+            (client,) = connect(one.getsockname()[1], 1)
+            client.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.to_thread(client.recv, 1) == b""
+            await becomes(lambda: not listener._connecting)
+            listener.close()
+            client.close()
+
+    run(silent())

@@ -7,10 +7,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
+from warpjet.serve.asgi import Receive, Scope, Send
 from warpjet.serve.auth import Keys
 from warpjet.serve.conversation import Serving
 from warpjet.serve.counters import HttpMetrics
@@ -21,10 +22,6 @@ from warpjet.serve.limits import Bodies, RateLimit
 from warpjet.serve.schema import Endpoint
 
 _log = logging.getLogger("warpjet.serve")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # Modules with ROUTES, a list of Endpoints.
 _MODULES = (

@@ -80,10 +80,6 @@ class Settings:
         for name in ("port", "admin_port"):
             if (value := getattr(self, name)) is not None and not 0 <= value < 65536:
                 raise ValueError(f"{name} must be in [0, 65535], got {value}")
-        if any(not key.strip() for key in (*self.api_key, *self.admin_api_key)):
-            raise ValueError("an API key is empty")
-        if set(self.admin_api_key) & set(self.api_key):
-            raise ValueError("admin_api_key must differ from every api_key")
         if (self.admin_port is not None or self.admin_uds is not None) and not self.admin_api_key:
             raise ValueError("admin_port and admin_uds need admin_api_key")
         if self.admin_api_key and self.admin_port is None and self.admin_uds is None:

@@ -1,0 +1,128 @@
+"""The servers of one process while they run: signals, drain, and the end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+from warpjet.serve.app import App, all_endpoints
+from warpjet.serve.asgi import Application
+from warpjet.serve.auth import load_keys
+from warpjet.serve.connection import Limits
+from warpjet.serve.conversation import Serving
+from warpjet.serve.listener import tls_context
+from warpjet.serve.server import HttpServer, allowed_connections
+from warpjet.serve.settings import Settings
+
+_log = logging.getLogger("warpjet.serve")
+
+DRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FAILED_SECONDS = 5.0  # a failed engine's server still tells why for so long
+
+
+class Service:
+    """The servers of one process: users' and, if wanted, administrators'."""
+
+    def __init__(self, serving: Serving, sockets: list[socket.socket], admin_sockets: list[socket.socket]) -> None:
+        self._serving = serving
+        self._settings = serving.settings
+        self._sockets, self._admin_sockets = sockets, admin_sockets
+        self._exit_code = 0
+        self._signals = 0
+        self._stop = asyncio.Event()
+        endpoints = all_endpoints()
+        keys = load_keys(self._settings)
+        self._user = App(serving, endpoints, keys, serving.http_metrics)
+        self._admin = App(serving, endpoints, keys, serving.http_metrics, scope="admin")
+        serving.live_requests = lambda: self._user.live
+
+    async def run(self) -> int:
+        """Serves until a signal or the engine's end. The exit code."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends already
+                loop.call_soon_threadsafe(self._on_signal)
+
+        for number in DRAINING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants SIGHUP ignored
+                signal.signal(number, on_signal)
+        servers = self._start()
+        watching = asyncio.create_task(self._watch())
+        print(_greeting(self._settings, self._sockets, self._serving.model_names[0]), file=sys.stderr, flush=True)
+        await self._drain()
+        await asyncio.gather(*(server.close(at_once=self._signals > 1) for server in servers))
+        watching.cancel()
+        return self._exit_code
+
+    def _start(self) -> list[HttpServer]:
+        settings = self._settings
+        limits = Limits(
+            max_connections=allowed_connections(settings.max_connections),
+            header_timeout=settings.header_timeout,
+            body_timeout=settings.body_timeout,
+            keep_alive_timeout=settings.keep_alive_timeout,
+            send_timeout=settings.send_timeout,
+        )
+        tls = None
+        if settings.ssl_certfile is not None:
+            tls = tls_context(settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_ca_certs)
+        users = HttpServer(_with_cors(self._user, settings), self._sockets, limits, tls, settings.root_path)
+        admins = HttpServer(self._admin, self._admin_sockets, limits, root_path=settings.root_path)
+        return [users, admins]
+
+    async def _drain(self) -> None:
+        """Waits for a signal; then refuses new requests and waits for those that live, but not for ever."""
+        await self._stop.wait()
+        self._serving.draining = True
+        deadline = asyncio.get_running_loop().time() + self._settings.shutdown_timeout
+        if self._user.live:
+            _log.info("draining: %d requests have %g s to finish", self._user.live, self._settings.shutdown_timeout)
+        while self._user.live and self._signals < 2 and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        if self._user.live:
+            _log.warning("ending %d requests that have not finished", self._user.live)
+        await asyncio.to_thread(self._serving.llm.session.engine.close)  # their streams end with "abort"
+        for _ in range(20):
+            if not self._user.live or self._signals > 1:
+                return
+            await asyncio.sleep(0.05)
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._stop.set()
+
+    async def _watch(self) -> None:
+        """A failed engine ends the process, after its clients had time to see why."""
+        while self._serving.llm.session.engine.health() != "failed":
+            await asyncio.sleep(0.5)
+        _log.error("the engine has failed; the server ends in %g s", _FAILED_SECONDS)
+        self._exit_code = 1
+        await asyncio.sleep(_FAILED_SECONDS)
+        self._stop.set()
+
+
+def _with_cors(app: App, settings: Settings) -> Application:
+    if not settings.allowed_origins:
+        return app
+    from starlette.middleware.cors import CORSMiddleware
+
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.allowed_origins,
+        allow_methods=settings.allowed_methods,
+        allow_headers=settings.allowed_headers,
+        allow_credentials=settings.allow_credentials,
+    )
+
+
+def _greeting(settings: Settings, sockets: list[socket.socket], model: str) -> str:
+    if settings.uds is not None:
+        return f"warpjet serves {model} on the Unix socket {settings.uds}"
+    host, port = sockets[0].getsockname()[:2]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    url = f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}{settings.root_path}"
+    return f"warpjet serves {model}: API at {url}/v1, page at {url}/"
