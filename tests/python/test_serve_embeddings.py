@@ -9,7 +9,7 @@ import openai
 import pytest
 from api_server import KEY, MODEL, api_server
 
-from warpjet import LLM
+from warpjet import LLM, PoolingParams
 from warpjet.serve.conversation import Serving
 
 
@@ -59,6 +59,15 @@ def test_the_mean_is_another_vector(client: openai.OpenAI) -> None:
     assert len(last) == len(mean) and last != mean
 
 
+def test_dimensions_are_honoured_as_in_python(client: openai.OpenAI, llm: LLM) -> None:
+    short = client.embeddings.create(model=MODEL, input="A dog barks.", dimensions=8).data[0].embedding
+    expected = llm.embed(["A dog barks."], pooling_params=PoolingParams(dimensions=8), use_tqdm=False)[
+        0
+    ].outputs.embedding
+    assert short == pytest.approx(expected, abs=1e-6) and len(short) == 8
+    assert math.hypot(*short) == pytest.approx(1, rel=1e-4)
+
+
 def test_vectors_have_a_length_of_one_unless_asked_otherwise(client: openai.OpenAI) -> None:
     one = client.embeddings.create(model=MODEL, input="A dog barks.").data[0].embedding
     raw = client.embeddings.create(model=MODEL, input="A dog barks.", extra_body={"normalize": False}).data[0].embedding
@@ -78,7 +87,8 @@ def test_vectors_have_a_length_of_one_unless_asked_otherwise(client: openai.Open
         ({"input": [True]}, "input"),
         ({"input": {"text": "a"}}, "input"),
         ({"input": ["a"] * 2000}, "input"),
-        ({"input": "a", "dimensions": 3}, "dimensions"),
+        ({"input": "a", "dimensions": 0}, "dimensions"),
+        ({"input": "a", "dimensions": 1 << 20}, "dimensions"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
         ({"input": "a", "pooling": "max"}, "pooling"),
     ],

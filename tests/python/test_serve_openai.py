@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from serving import Server, checked
+from serving import Server, checked, error_of
 
 QUESTION: Any = [{"role": "user", "content": "What does the fox say?"}]
 
@@ -235,6 +235,46 @@ def test_usage_runs_along_when_asked(canary: Server) -> None:
     assert lines[-2] == "data: [DONE]"
     counts = [json.loads(line[6:])["usage"]["completion_tokens"] for line in lines[:-2]]
     assert counts == sorted(counts) and counts[-1] == 5
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions"])
+def test_chunks_before_the_usage_say_that_it_is_null(canary: Server, route: str) -> None:
+    body = {"prompt": "The fox"} if route == "/v1/completions" else {"messages": [{"role": "user", "content": "Hi"}]}
+    for options, members in (({"include_usage": True}, {True}), (None, {False})):
+        answer = canary.post(route, {**body, "max_tokens": 6, "stream": True, "stream_options": options})
+        chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        told = chunks[:-1] if options else chunks
+        assert {"usage" in chunk for chunk in told} == members
+        assert all(chunk.get("usage") is None for chunk in told) and bool(chunks[-1].get("usage")) == bool(options)
+        assert len({chunk["system_fingerprint"] for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize("key", [" 5", "+5", "1_0", "05", "-1", "five", "", "5.0", "\u0665", "1" * 400])
+def test_logit_bias_has_token_ids_for_keys(canary: Server, key: str) -> None:
+    answer = canary.post("/v1/completions", {"prompt": "a", "max_tokens": 1, "logit_bias": {key: 1}})
+    assert error_of(answer, 400)["param"] == "logit_bias"
+
+
+@pytest.mark.parametrize("name", ["typical_p", "tfs_z", "top_a", "xtc_probability", "dry_multiplier", "mirostat"])
+def test_samplers_of_other_servers_are_taken_only_when_off(canary: Server, name: str) -> None:
+    off = 1 if name in ("typical_p", "tfs_z") else 0
+    assert canary.complete(**{name: off})
+    answer = canary.post("/v1/completions", {"prompt": "a", name: 2})
+    assert error_of(answer, 400)["param"] == name
+
+
+def test_repeat_penalty_is_repetition_penalty(canary: Server) -> None:
+    one = canary.complete(repetition_penalty=0.01)["choices"]
+    assert one == canary.complete(repeat_penalty=0.01)["choices"] != canary.complete()["choices"]
+    answer = canary.post("/v1/completions", {"prompt": "a", "repetition_penalty": 1.2, "repeat_penalty": 1.8})
+    assert error_of(answer, 400)["param"] == "repeat_penalty"
+
+
+def test_a_prediction_and_verbosity_are_hints(canary: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0}
+    hints = {"prediction": {"type": "content", "content": "x"}, "verbosity": "low", "prompt_cache_retention": "24h"}
+    plain, hinted = (canary.post("/v1/chat/completions", {**body, **more}).json() for more in ({}, hints))
+    assert plain["choices"] == hinted["choices"]
 
 
 def test_many_clients_at_once_get_their_own_answers(canary: Server) -> None:

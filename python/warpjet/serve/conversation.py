@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from warpjet import __version__
 from warpjet._native import SamplingParams
 from warpjet.async_llm import AsyncLLM
 from warpjet.chat import ChatTemplate
@@ -165,6 +167,15 @@ class Serving:
         fields = self.llm.get_default_sampling_params().to_dict() | self.settings.override_generation_config
         SamplingParams.from_dict(fields)  # raises what is wrong with it
         return {k: v for k, v in fields.items() if k not in ("max_tokens", "output_kind") and v != neutral[k]}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Equal where the same request with the same seed has the same answer: of the version, the model's name and
+        shape, and the number format."""
+        model = self.llm.session.engine.model
+        shape = (model.architecture, model.num_layers, model.hidden_size, model.vocab_size, model.scheme)
+        about = (__version__, self.model_names[0], *shape)
+        return "fp_" + hashlib.sha256(repr(about).encode()).hexdigest()[:10]
 
     @property
     def tokenizer(self) -> Tokenizer:

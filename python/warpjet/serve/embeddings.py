@@ -29,7 +29,7 @@ _REQUEST = Schema(
             default="float",
             choices=("float", "base64"),
         ),
-        Field("dimensions", "integer", "only what the model's vectors have"),
+        Field("dimensions", "integer", "keep so many of each vector's first numbers", low=1),
         Field("pooling", "string", "of the tokens' vectors: the last, or their mean", default="last", choices=_POOLING),
         Field("normalize", "boolean", "scale them to a length of one", default=True),
         Field("truncate_prompt_tokens", "integer", "keep the last so many tokens of each; -1 keeps what fits", low=-1),
@@ -51,9 +51,6 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
     """Every vector, in the order of the inputs."""
     body = request.body
     model = check_model(serving, body.get("model"))
-    width = serving.llm.session.engine.model.hidden_size
-    if body.get("dimensions", width) != width:
-        raise bad_request(f"dimensions may only be {width}, which the model's vectors have", "dimensions")
     inputs = _inputs(body["input"], serving.settings.max_prompts)
     prompts = [await serving.prepare(_request(given, request)) for given in inputs]
     vectors = await _embed(serving, prompts, body, request.tenant)
@@ -70,7 +67,7 @@ async def _embed(
     """All of them at once. The first that fails ends the others."""
     from warpjet._native import PoolingParams
 
-    pooling = PoolingParams(pooling=body["pooling"], normalize=body["normalize"])
+    pooling = PoolingParams(pooling=body["pooling"], normalize=body["normalize"], dimensions=body.get("dimensions"))
 
     async def embed(prompt: Prompt) -> list[float]:
         given = {"prompt_token_ids": prompt.token_ids, "cache_salt": prompt.cache_salt or None}
@@ -81,7 +78,7 @@ async def _embed(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(embed(prompt)) for prompt in prompts]
     except* Exception as errors:
-        raise from_exception(errors.exceptions[0]) from None
+        raise from_exception(errors.exceptions[0], frozenset({"dimensions"})) from None
     return [task.result() for task in tasks]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
+from warpjet.parsing.tools import check_tools, chosen_name
 from warpjet.serve.chat_messages import MESSAGES, TOOLS
 from warpjet.serve.conversation import ChatRequest, Delta, Ended, Events, Serving, Started, each
 from warpjet.serve.errors import ServeError, bad_request
@@ -19,9 +20,10 @@ from warpjet.serve.openai_fields import (
     Usage,
     identity,
     sampling_params,
-    structured_outputs,
 )
 from warpjet.serve.openai_logprobs import chat_logprobs, prompt_logprobs
+from warpjet.serve.parts import only_allowed
+from warpjet.serve.response_format import structured_outputs
 from warpjet.serve.schema import Endpoint, Field, Schema
 
 CHAT = Schema(
@@ -34,7 +36,7 @@ CHAT = Schema(
         Field("logprobs", "boolean", "give the log-probability of each token", default=False),
         Field("top_logprobs", "integer", "and those of so many of the most likely; needs logprobs", low=0),
         Field("tools", "objects", "functions that the model may call", shape=TOOLS),
-        Field("tool_choice", "string or object", "auto, none, required, or a function"),
+        Field("tool_choice", "string or object", "auto, none, required, a function, or allowed_tools"),
         Field("parallel_tool_calls", "boolean", "allow several calls in one answer", default=True),
         Field("include_reasoning", "boolean", "give the model's reasoning", default=True),
         Field("reasoning_effort", "string", "a variable of the chat template"),
@@ -48,9 +50,9 @@ CHAT = Schema(
         Field("function_call", "any", "use tool_choice", only=()),
         Field("modalities", "strings", "answers are text", only=(["text"],)),
         Field("audio", "object", "answers are text", only=()),
-        Field("prediction", "object", "decoding is not speculative", only=()),
+        Field("prediction", "object", "a hint about the answer, which changes no token of it"),
         Field("web_search_options", "object", "nothing is fetched", only=()),
-        Field("verbosity", "string", "say it in a message", only=("medium",)),
+        Field("verbosity", "string", "a variable of the chat template", choices=("low", "medium", "high")),
         Field("best_of", "integer", "use n", only=(1,)),
     ],
 )
@@ -79,12 +81,13 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
         )
     continued = body["continue_final_message"]
     variables = {**serving.settings.default_chat_template_kwargs, **(body.get("chat_template_kwargs") or {})}
-    variables |= {name: body[name] for name in ("documents", "reasoning_effort") if name in body}
+    variables |= {name: body[name] for name in ("documents", "reasoning_effort", "verbosity") if name in body}
+    tools, tool_choice = chosen_tools(body)
     return ChatRequest(
         body["messages"],
         sampling_params(serving, body, **_lengths(body), logprobs=_logprobs(body)),
-        tools=body.get("tools") or None,
-        tool_choice=body.get("tool_choice", "auto"),
+        tools=tools or None,
+        tool_choice=tool_choice,
         parallel_tool_calls=body["parallel_tool_calls"],
         structured=structured_outputs(body),
         chat_template=body.get("chat_template"),
@@ -95,6 +98,23 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
         include_reasoning=body["include_reasoning"],
         **identity(request, serving),
     )
+
+
+def chosen_tools(body: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:
+    """The tools that may be called, and tool_choice without allowed_tools."""
+    tools, choice = body.get("tools") or [], body.get("tool_choice", "auto")
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return tools, choice
+    given = choice.get("allowed_tools")
+    allowed = given.get("tools") if isinstance(given, dict) else None
+    names = [chosen_name(tool) for tool in allowed] if isinstance(allowed, list) else [None]
+    if not isinstance(given, dict) or None in names:
+        raise bad_request("tool_choice.allowed_tools must be an object with mode and tools of functions", "tool_choice")
+    try:
+        check_tools(tools)
+    except ValueError as error:
+        raise bad_request(str(error), "tools") from None
+    return only_allowed(tools, {name for name in names if name}, given.get("mode"))
 
 
 def _lengths(body: dict[str, Any]) -> dict[str, int | None]:
@@ -131,6 +151,7 @@ class _Writer:
         self._id = f"chatcmpl-{chat.request_id}"
         self._created = int(time.time())
         self._model = model
+        self._print = {"system_fingerprint": serving.fingerprint}
         self._include_reasoning = chat.include_reasoning
         self._top = body.get("top_logprobs", 0) if body["logprobs"] else None
         self._as_ids = body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids)
@@ -170,7 +191,7 @@ class _Writer:
     ) -> AsyncGenerator[bytes, None]:
         """The answer as Server-Sent Events."""
         plain = self._top is None and not self._with_ids and not options.continuous
-        head, tail = self._plain_form()
+        head, tail = self._plain_form(options)
         async with contextlib.aclosing(events):
             async for batch in events:
                 pieces = []
@@ -194,16 +215,17 @@ class _Writer:
             yield sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage.to_dict()})
         yield DONE
 
-    def _plain_form(self) -> tuple[str, str]:
+    def _plain_form(self, options: StreamOptions) -> tuple[str, str]:
         """What stands around the index and the text of a piece of text alone, by far the most frequent event."""
-        head = sse(self._head("chat.completion.chunk")).decode().rstrip()[:-1]
+        opening = {**self._head("chat.completion.chunk"), **options.usage_so_far(self._usage)}
+        head = sse(opening).decode().rstrip()[:-1]
         return f'{head},"choices":[{{"index":', ',"logprobs":null,"finish_reason":null,"delta":{"content":'
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, **self._print}
 
     def _chunk(self, choices: list[dict[str, Any]], options: StreamOptions) -> bytes:
-        usage = {"usage": self._usage.to_dict()} if options.continuous else {}
+        usage = options.usage_so_far(self._usage)
         return sse({**self._head("chat.completion.chunk"), "choices": choices, **usage})
 
     def _opening(self, event: Started, options: StreamOptions) -> bytes:
@@ -212,7 +234,7 @@ class _Writer:
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} for index in range(self._samples)
         ]
         ids = {"prompt_token_ids": event.prompt_token_ids} if self._with_ids else {}
-        usage = {"usage": self._usage.to_dict()} if options.continuous else {}
+        usage = options.usage_so_far(self._usage)
         return b"".join(
             sse({**self._head("chat.completion.chunk"), "choices": [choice], **usage, **ids}) for choice in choices
         )

@@ -17,9 +17,9 @@ from warpjet.serve.openai_fields import (
     Usage,
     identity,
     sampling_params,
-    structured_outputs,
 )
 from warpjet.serve.openai_logprobs import LegacyLogprobs, prompt_logprobs
+from warpjet.serve.response_format import structured_outputs
 from warpjet.serve.schema import Endpoint, Field, Schema
 
 _Numbered = tuple[int, list[ChatEvent]]  # events, and the prompt that they belong to
@@ -120,6 +120,7 @@ class _Writer:
         self._id = f"cmpl-{(requests[0].request_id or '').removesuffix('-0' if len(requests) > 1 else '')}"
         self._created = int(time.time())
         self._model = model
+        self._print = {"system_fingerprint": serving.fingerprint}
         self._top: int | None = body.get("logprobs")
         self._as_ids = body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids)
         self._wanted: int = body.get("n", 1)
@@ -176,10 +177,16 @@ class _Writer:
         return max(sampling.n, sampling.beam_width)
 
     def _head(self) -> dict[str, Any]:
-        return {"id": self._id, "object": "text_completion", "created": self._created, "model": self._model}
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._model,
+            **self._print,
+        }
 
     def _chunk(self, choice: dict[str, Any], options: StreamOptions) -> bytes:
-        usage = {"usage": self._usage.to_dict()} if options.continuous else {}
+        usage = options.usage_so_far(self._usage)
         return sse({**self._head(), "choices": [choice], **usage})
 
     def _event(self, choice: _Choice, index: int, event: Delta | Ended) -> dict[str, Any]:

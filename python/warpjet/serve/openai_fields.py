@@ -1,16 +1,15 @@
-"""What chat and text completions have in common: sampling fields, response_format, usage."""
+"""What chat and text completions have in common: sampling fields, stream options, usage."""
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from warpjet._native import SamplingParams
 from warpjet.serve.conversation import Ended, Serving, Started
 from warpjet.serve.errors import bad_request, from_exception
 from warpjet.serve.exchange import HttpRequest
+from warpjet.serve.response_format import FORMATS
 from warpjet.serve.schema import Field
-
-if TYPE_CHECKING:
-    from warpjet.structured import StructuredOutputsParams
 
 MAX_STOP_STRINGS = 4
 _INT32 = 2**31 - 1
@@ -34,8 +33,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "n": {"minimum": 1, "maximum": 128},
     "presence_penalty": {"minimum": -2, "maximum": 2},
     "frequency_penalty": {"minimum": -2, "maximum": 2},
-    "repetition_penalty": {"exclusiveMinimum": 0, "maximum": 1000},
-    "temperature": {"minimum": 0, "maximum": 1000},
+    "repetition_penalty": {"exclusiveMinimum": 0},
+    "temperature": {"minimum": 0},
     "top_p": {"exclusiveMinimum": 0, "maximum": 1},
     "top_k": {"minimum": -1, "maximum": _INT32},
     "min_p": {"minimum": 0, "maximum": 1},
@@ -47,7 +46,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "spaces_between_special_tokens": {"enum": [True]},
     "allowed_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}, "minItems": 1},
     "bad_words": {"items": {"type": "string", "minLength": 1, "maxLength": 1024}, "maxItems": 128},
-    "length_penalty": {"minimum": -1000, "maximum": 1000},
+    "length_penalty": {"minimum": -100, "maximum": 100},
 }
 _STOP = {
     "anyOf": [
@@ -55,8 +54,9 @@ _STOP = {
         {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 1024}, "maxItems": MAX_STOP_STRINGS},
     ]
 }
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 _LOGIT_BIAS = {
-    "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
+    "propertyNames": {"pattern": f"^({_TOKEN_ID.pattern})$"},
     "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
 }
 
@@ -69,6 +69,16 @@ SAMPLING_FIELDS = [
     Field("stop", "string or strings", "strings that end the text", high=1 << 20, shape=_STOP),
     Field("logit_bias", "object", "token id -> value added to its logit, -100 to 100", shape=_LOGIT_BIAS),
     Field("use_beam_search", "boolean", "search with n beams", default=False),
+    Field("repeat_penalty", "number", "the same as repetition_penalty", shape=_SHAPES["repetition_penalty"]),
+    # Samplers of other servers: the values that turn them off are taken.
+    Field("typical_p", "number", "use top_p or min_p", only=(1, 1.0)),
+    Field("tfs_z", "number", "use top_p or min_p", only=(1, 1.0)),
+    Field("top_a", "number", "use top_p or min_p", only=(0, 0.0)),
+    Field("xtc_probability", "number", "use temperature", only=(0, 0.0)),
+    Field("dry_multiplier", "number", "use repetition_penalty", only=(0, 0.0)),
+    Field("dynatemp_range", "number", "use temperature", only=(0, 0.0)),
+    Field("mirostat", "integer", "use temperature and top_p", only=(0,)),
+    Field("mirostat_mode", "integer", "use temperature and top_p", only=(0,)),
 ]
 _SAMPLING_NAMES = tuple(
     field.name for field in SAMPLING_FIELDS if field.name in {r[0] for r in SamplingParams.__fields__}
@@ -79,17 +89,14 @@ _STREAM_OPTIONS = {
     "properties": {"include_usage": {"type": "boolean"}, "continuous_usage_stats": {"type": "boolean"}},
     "additionalProperties": False,
 }
-_FORMATS = {
-    "required": ["type"],
-    "properties": {"type": {"enum": ["text", "json_object", "json_schema", "structural_tag"]}},
-}
+_FORMATS = {"required": ["type"], "properties": {"type": {"enum": list(FORMATS)}}}
 
 COMMON_FIELDS = [
     Field("model", "string", "one of /v1/models; the first if not given"),
     Field("stream", "boolean", "send tokens as they come", default=False),
     Field("stream_options", "object", "include_usage, continuous_usage_stats; only with stream", shape=_STREAM_OPTIONS),
     Field("stream_interval", "integer", "tokens that a stream shows at a time, after the first", low=1, high=1 << 20),
-    Field("response_format", "object", "type: text, json_object, json_schema or structural_tag", shape=_FORMATS),
+    Field("response_format", "object", f"what the answer must be; its type: {', '.join(FORMATS)}", shape=_FORMATS),
     Field("structured_outputs", "object", "one of json, regex, choice, grammar, json_object, structural_tag"),
     Field("truncate_prompt_tokens", "integer", "keep so many tokens at the prompt's end; -1 is what fits", low=-1),
     Field("add_special_tokens", "boolean", "let the tokenizer add its special tokens"),
@@ -102,6 +109,7 @@ COMMON_FIELDS = [
     Field("user", "string", "a label; it changes nothing"),
     Field("safety_identifier", "string", "a label; it changes nothing"),
     Field("prompt_cache_key", "string", "a label; equal prefixes share their cache without it"),
+    Field("prompt_cache_retention", "string", "a hint; prefixes are cached while there is room"),
     Field("metadata", "object", "labels; they change nothing"),
     Field("service_tier", "any", "every request is treated alike; use priority", only=("auto", "default")),
     # What others know and this server does not do.
@@ -129,6 +137,9 @@ def sampling_params(serving: Serving, body: Mapping[str, Any], **own: Any) -> Sa
         given["logit_bias"] = _logit_bias(given["logit_bias"])
     if isinstance(given.get("stop"), list) and len(given["stop"]) > MAX_STOP_STRINGS:
         raise bad_request(f"stop may have {MAX_STOP_STRINGS} strings, got {len(given['stop'])}", "stop")
+    penalty = body.get("repeat_penalty")
+    if penalty is not None and given.setdefault("repetition_penalty", penalty) != penalty:
+        raise bad_request("repetition_penalty and repeat_penalty differ; send one", "repeat_penalty")
     given |= own
     defaults = serving.default_sampling
     if body["use_beam_search"]:
@@ -145,37 +156,6 @@ def sampling_params(serving: Serving, body: Mapping[str, Any], **own: Any) -> Sa
             f"n x max_tokens is {tokens} tokens; a request may ask for {serving.settings.max_request_tokens}", "n"
         )
     return params
-
-
-def structured_outputs(body: Mapping[str, Any]) -> "StructuredOutputsParams | None":
-    """response_format or structured_outputs. Raises ServeError 400 for both, or for one that is malformed."""
-    form, given = body.get("response_format"), body.get("structured_outputs")
-    kind = None if form is None else form.get("type")
-    constraint: dict[str, Any] = dict(given or {})
-    if kind == "json_object":
-        constraint["json_object"] = True
-    elif kind == "json_schema":
-        inner = form.get("json_schema") if form else None
-        if not isinstance(inner, dict) or not isinstance(inner.get("schema"), (dict, bool)):
-            raise bad_request("response_format.json_schema needs a schema", "response_format")
-        constraint["json"] = inner["schema"]
-    elif kind in ("structural_tag", "grammar", "regex"):
-        constraint[kind] = form if kind == "structural_tag" else (form or {}).get("value") or (form or {}).get(kind)
-    elif form is not None and kind != "text":
-        raise bad_request(
-            "response_format.type must be text, json_object, json_schema or structural_tag", "response_format"
-        )
-    param = "structured_outputs" if given is not None else "response_format"
-    if given and kind not in (None, "text"):
-        raise bad_request("response_format and structured_outputs are two constraints; send one", param)
-    if not constraint and given is None:
-        return None
-    from warpjet.structured import StructuredOutputsParams
-
-    try:
-        return StructuredOutputsParams(**constraint)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise bad_request(str(error), param) from None
 
 
 def identity(request: HttpRequest, serving: Serving) -> dict[str, Any]:
@@ -213,6 +193,10 @@ class StreamOptions:
         self.include_usage = bool(options.get("include_usage")) or serving.settings.enable_force_include_usage
         self.continuous = bool(options.get("continuous_usage_stats")) and self.include_usage
 
+    def usage_so_far(self, usage: "Usage") -> dict[str, Any]:
+        """The member of every chunk but the last: null, as in OpenAI's API, unless it is asked for."""
+        return {"usage": usage.to_dict() if self.continuous else None} if self.include_usage else {}
+
 
 class Usage:
     """Tokens of one request, over its prompts and samples."""
@@ -241,10 +225,7 @@ class Usage:
 
 
 def _logit_bias(given: Mapping[str, Any]) -> dict[int, float]:
-    try:
-        bias = {int(key): value for key, value in given.items() if key.isascii()}
-    except ValueError:
-        bias = {}
-    if len(bias) != len(given):
-        raise bad_request("logit_bias must have token ids for keys", "logit_bias")
-    return bias
+    wrong = next((key for key in given if not _TOKEN_ID.fullmatch(key)), None)
+    if wrong is not None:
+        raise bad_request(f"logit_bias must have token ids for keys, got {wrong!r:.80}", "logit_bias")
+    return {int(key): value for key, value in given.items()}

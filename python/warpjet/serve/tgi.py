@@ -13,6 +13,7 @@ from warpjet.serve.errors import ServeError, bad_request
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.openai_fields import MAX_STOP_STRINGS
 from warpjet.serve.parts import constrain, parse_part
+from warpjet.serve.response_format import tgi_schema
 from warpjet.serve.schema import Endpoint, Field, Schema
 from warpjet.serve.tgi_tokens import TokenWriter, finish_reason, prefill
 
@@ -214,13 +215,13 @@ def _structured(grammar: Mapping[str, Any] | None) -> "StructuredOutputsParams |
     if grammar is None:
         return None
     kind, value = grammar.get("type"), grammar.get("value")
+    if kind == "json_schema" and isinstance(value, dict):
+        kind, value = "json", value.get("schema")
     if kind == "json" and isinstance(value, (str, dict)):
-        return constrain("grammar", json=value)
-    if kind == "json_schema" and isinstance(value, dict) and isinstance(value.get("schema"), dict):
-        return constrain("grammar", json=value["schema"])
+        return constrain("grammar", json=tgi_schema(value, "grammar"))
     if kind == "regex" and isinstance(value, str):
         return constrain("grammar", regex=value)
-    raise bad_request('grammar must be {"type": "json" or "regex", "value": ...}', "grammar")
+    raise bad_request('grammar must be {"type": "json", "json_schema" or "regex", "value": ...}', "grammar")
 
 
 # --- Errors and routes -----------------------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""Fields of requests to OpenAI's routes, without a server."""
+
+import json
+from typing import Any
+
+import pytest
+
+from warpjet import SamplingParams
+from warpjet.serve.errors import ServeError
+from warpjet.serve.openai_chat import chosen_tools
+from warpjet.serve.openai_fields import SAMPLING_FIELDS
+from warpjet.serve.response_format import structured_outputs, tgi_schema
+
+
+def test_every_range_of_the_document_is_the_engines() -> None:
+    """Each bound in the OpenAPI document is taken by SamplingParams, and what lies beyond it is refused."""
+    for field in SAMPLING_FIELDS:
+        shape = field.json_schema()["anyOf"][0]
+        if field.name == "repeat_penalty" or shape.get("type") not in ("integer", "number"):
+            continue
+        step = 1 if shape["type"] == "integer" else 1e-6
+        rest = {"max_tokens": None} | ({"prompt_logprobs": 0} if field.name == "max_tokens" else {})
+        bounds = {"minimum": -step, "maximum": step, "exclusiveMinimum": 0}
+        for name, outward in bounds.items():
+            if name in shape:
+                bound = shape[name] if field.name != "max_tokens" or name != "minimum" else 0
+                with pytest.raises((ValueError, TypeError), match=field.name):
+                    SamplingParams(**rest | {field.name: bound + outward})
+                SamplingParams(**rest | {field.name: bound + (step if name == "exclusiveMinimum" else 0)})
+        for name, huge in (("minimum", -1e9), ("maximum", 1e9)):
+            if shape["type"] == "number" and name not in shape and "exclusive" + name.capitalize() not in shape:
+                SamplingParams(**{field.name: huge})
+
+
+def test_allowed_tools_are_the_ones_that_are_offered() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": tools[1:]}}
+    assert chosen_tools({"tools": tools, "tool_choice": choice}) == (tools[1:], "required")
+    for wrong in (
+        {"mode": "any", "tools": tools},
+        {"mode": "auto", "tools": [{"type": "function", "function": {"name": "h"}}]},
+        {"mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+        {"mode": "auto"},
+        None,
+    ):
+        with pytest.raises(ServeError, match="tool_choice"):
+            chosen_tools({"tools": tools, "tool_choice": {**choice, "allowed_tools": wrong}})
+
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+UNTYPED = {key: value for key, value in OBJECT.items() if key != "type"}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_object", "schema": OBJECT},
+        {"type": "json_object", "value": OBJECT},
+        {"type": "json", "value": OBJECT},
+        {"type": "json", "value": UNTYPED},
+        {"type": "json", "value": json.dumps(UNTYPED)},
+        {"type": "json_schema", "schema": OBJECT},
+        {"type": "json_schema", "name": "x", "schema": OBJECT, "strict": True},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": OBJECT}},
+        {"type": "json_schema", "value": {"name": "x", "schema": UNTYPED}},
+    ],
+)
+def test_a_schema_is_honoured_wherever_clients_put_it(form: dict[str, Any]) -> None:
+    params = structured_outputs({"response_format": form})
+    assert params is not None and params.json == OBJECT
+
+
+def test_what_tgi_means_by_properties_is_an_object_at_every_level() -> None:
+    inner = {"properties": {"properties": {"type": "string"}}}
+    given = {"properties": {"one": inner, "many": {"type": "array", "items": inner}, "either": {"anyOf": [inner]}}}
+    typed = tgi_schema(given, "grammar")
+    assert typed["type"] == "object"
+    one, many, either = (typed["properties"][name] for name in ("one", "many", "either"))
+    assert one == many["items"] == either["anyOf"][0] == {"type": "object", **inner}
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ({"type": "json_object", "shema": OBJECT}, "shema"),
+        ({"type": "json_object", "schema": OBJECT, "value": OBJECT}, "one of schema or value"),
+        ({"type": "json_object", "schema": 5}, "object"),
+        ({"type": "json"}, "value"),
+        ({"type": "json", "value": "{"}, "JSON"),
+        ({"type": "json_schema"}, "json_schema"),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, "schema"),
+        ({"type": "text", "schema": OBJECT}, "no other members"),
+        ({"type": "xml"}, "type"),
+        ({"type": ["json"]}, "type"),
+        ({}, "type"),
+    ],
+)
+def test_a_response_format_that_is_wrong_is_refused(form: dict[str, Any], says: str) -> None:
+    with pytest.raises(ServeError, match=says) as caught:
+        structured_outputs({"response_format": form})
+    assert caught.value.param == "response_format"
