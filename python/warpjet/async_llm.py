@@ -203,6 +203,10 @@ class AsyncLLM:
         """True from the start of a request until its last output is taken."""
         return request_id in self._by_name
 
+    def live_requests(self) -> list[str]:
+        """The request_id of each request that is live."""
+        return list(self._by_name)
+
     def latest_requests(self) -> list[tuple[int, str]]:
         """The engine's number and the request_id of the latest requests, at most 256, oldest first."""
         return list(self._latest)

@@ -1,5 +1,6 @@
 """What is asked of the model and what happens while it answers, whatever API it came by."""
 
+import asyncio
 import contextlib
 import functools
 import hashlib
@@ -7,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from warpjet import __version__
 from warpjet._native import SamplingParams
@@ -20,6 +22,7 @@ from warpjet.parsing.tools import check_tool_choice, check_tools
 from warpjet.prompts import Prompt, PromptType
 from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError, bad_request, from_exception
+from warpjet.serve.exchange import HttpRequest
 from warpjet.serve.parsers import adjusted, make_parsers
 from warpjet.serve.response_store import ResponseStore
 from warpjet.serve.workers import Workers
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 # Characters of a prompt that the event loop prepares itself, for a thread would take longer, and of a long one, which
 # does not delay the others.
 _SMALL, _LONG = 16 << 10, 256 << 10
+_BETWEEN = "\n"  # no name of a tenant has a line break
 _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
     "prompt",
     "prompt_token_ids",
@@ -151,6 +155,7 @@ class Serving:
         self.responses = ResponseStore()
         self.live_requests: Callable[[], int] = lambda: 0  # HTTP requests being answered
         self._parsers = parsers
+        self._names: WeakValueDictionary[tuple[str, str], HttpRequest] = WeakValueDictionary()
         self.workers = Workers(settings.prepare_threads, settings.prepare_timeout)
 
     @functools.cached_property
@@ -229,6 +234,7 @@ class Serving:
             )[0]
 
         parts = (request.messages, request.tools, request.chat_template_kwargs)
+        request.sampling = self.bounded(request.sampling)
         prompt = await self._prepared(render, request, parts, "messages")
         return self._finished(prompt, request)
 
@@ -240,18 +246,52 @@ class Serving:
             prompt: PromptType = {"prompt" if isinstance(given, str) else "prompt_token_ids": given}
             return self.llm.session.prepare(prompt, request.add_special_tokens)[0]
 
+        request.sampling = self.bounded(request.sampling)
         prompt = await self._prepared(encode, request, (given,) if isinstance(given, str) else (), "prompt")
         return self._finished(prompt, request)
+
+    def bounded(self, sampling: SamplingParams, prompts: int = 1) -> SamplingParams:
+        """What a request may ask for, of so many prompts: one that names no max_tokens gets what is allowed. Raises
+        ServeError 400 for more completions or tokens than that."""
+        settings = self.settings
+        samples = prompts * max(sampling.n, sampling.beam_width)
+        if samples > settings.max_prompts:
+            raise bad_request(
+                f"a request may have {settings.max_prompts} completions (prompts x n, or x beams), got {samples}",
+                "prompt" if prompts > 1 else "n",
+            )
+        limit, context = settings.max_request_tokens, self.max_model_len
+        if samples == 1 and sampling.max_tokens is None:
+            return sampling.replace(max_tokens=limit) if limit < context else sampling
+        tokens = samples * min(sampling.max_tokens or context, context)
+        if tokens > limit:
+            raise bad_request(
+                f"a request may ask for {limit} tokens (prompts x n, or x beams, x max_tokens), got {tokens}",
+                "max_tokens" if samples == 1 else "prompt" if prompts > 1 else "n",
+            )
+        return sampling
+
+    def claim_name(self, request: HttpRequest, wanted: str | None) -> str:
+        """A name for what a request starts: `wanted`, which must not be live, or one made of its X-Request-Id. It is
+        the tenant's own for as long as the request lives. Raises ServeError 400 when `wanted` is live."""
+        name = request.request_id if wanted is None else wanted
+        if (request.tenant, name) in self._names:
+            if wanted is not None:
+                raise bad_request(f"request_id {name!r} is live already", "request_id")
+            name = f"{name}.{self.llm.session.next_request_id()}"  # a proxy may send a header twice
+        self._names[request.tenant, name] = request
+        return name
 
     async def cancel(self, request_id: str) -> bool:
         """Ends the request, and those it was split into; false when there is none."""
         found = [
-            name
-            for name in (request_id, *(f"{request_id}-{i}" for i in range(self.settings.max_prompts)))
-            if self.llm.is_live(name)
+            one
+            for one in self.llm.live_requests()
+            if (name := shown_name(one)) == request_id
+            or (name.startswith(request_id + "-") and name[len(request_id) + 1 :].isdecimal())
         ]
-        for name in found:
-            await self.llm.abort(name)
+        for one in found:
+            await self.llm.abort(one)
         return bool(found)
 
     def require_alive(self, ends: Iterable[Ended | None]) -> None:
@@ -270,6 +310,7 @@ class Serving:
         own_template = isinstance(request, ChatRequest) and request.chat_template is not None
         try:
             if not own_template and not exceeds(_SMALL, *parts):
+                await asyncio.sleep(0)  # a request may have a thousand small prompts
                 return make()
             return await self.workers.run(make, request.tenant, own_template or exceeds(_LONG, *parts))
         except ServeError:
@@ -302,7 +343,7 @@ class Serving:
         outputs = self.llm.run(
             prompt,
             sampling,
-            request.request_id,
+            _own_name(request.tenant, request.request_id),
             priority=request.priority,
             tenant=request.tenant,
             stream_interval=request.stream_interval,
@@ -379,3 +420,13 @@ async def _next(outputs: AsyncGenerator[RequestOutput, None], prompt_name: str) 
         if served.param in ("prompt", "prompt_token_ids"):
             served.param = prompt_name
         raise served from error
+
+
+def _own_name(tenant: str, name: str | None) -> str | None:
+    """What the engine's side calls a request: two tenants may use the same name."""
+    return f"{tenant}{_BETWEEN}{name}" if tenant and name is not None else name
+
+
+def shown_name(name: str) -> str:
+    """What its client calls it."""
+    return name.rpartition(_BETWEEN)[2]

@@ -76,7 +76,10 @@ async def _embed(
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(embed(prompt)) for prompt in prompts]
+            tasks = []
+            for prompt in prompts:
+                tasks.append(group.create_task(embed(prompt)))
+                await asyncio.sleep(0)  # the rest of the event loop has a turn too
     except* Exception as errors:
         raise from_exception(errors.exceptions[0], frozenset({"dimensions"})) from None
     return [task.result() for task in tasks]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class HttpRequest:
     """What a handler gets. Header names are lower case; `body` went through the endpoint's schema."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from warpjet.async_llm import AsyncLLM
-from warpjet.serve.conversation import Serving
+from warpjet.serve.conversation import Serving, shown_name
 from warpjet.serve.errors import ServeError
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, sse
 from warpjet.serve.schema import Endpoint
@@ -95,7 +95,7 @@ class LiveFeed:
         snapshot: dict[str, Any] = self._llm.session.engine.snapshot(since)
         snapshot["pool"] = base64.b64encode(snapshot["pool"]).decode()
         # A request id may be a secret of whoever made it up; its checksum tells it to those who know it.
-        snapshot["names"] = {number: zlib.crc32(name.encode()) for number, name in latest}
+        snapshot["names"] = {number: zlib.crc32(shown_name(name).encode()) for number, name in latest}
         steps = snapshot["steps"]
         missed = bool(since and steps and steps[0]["step"] > since + 1)
         return sse(snapshot), snapshot["step"], missed

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, TypeVar
 
 from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started, each
 from warpjet.serve.errors import bad_request
@@ -22,6 +23,7 @@ from warpjet.serve.openai_logprobs import LegacyLogprobs, prompt_logprobs
 from warpjet.serve.response_format import structured_outputs
 from warpjet.serve.schema import Endpoint, Field, Schema
 
+T = TypeVar("T")
 _Numbered = tuple[int, list[ChatEvent]]  # events, and the prompt that they belong to
 _DEFAULT_MAX_TOKENS = 16
 
@@ -58,8 +60,6 @@ def _requests(serving: Serving, request: HttpRequest) -> list[CompletionRequest]
     """One for each prompt."""
     body = request.body
     prompts = _prompts(body["prompt"])
-    if len(prompts) > serving.settings.max_prompts:
-        raise bad_request(f"a request may have {serving.settings.max_prompts} prompts, got {len(prompts)}", "prompt")
     n, best_of = body.get("n", 1), body.get("best_of")
     own: dict[str, Any] = {"logprobs": body.get("logprobs")}
     if best_of is not None and best_of != n:
@@ -77,6 +77,7 @@ def _requests(serving: Serving, request: HttpRequest) -> list[CompletionRequest]
         structured_outputs(body),
         identity(request, serving),
     )
+    serving.bounded(sampling, len(prompts))
     add_special_tokens = body.get("add_special_tokens", True)
     name = who.pop("request_id")
     if len(prompts) == 1:
@@ -139,7 +140,7 @@ class _Writer:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
-        answers = await _together([self._gather(request) for request in self._requests])
+        answers = await _together([functools.partial(self._gather, request) for request in self._requests])
         choices: list[dict[str, Any]] = []
         for request, (started, samples) in zip(self._requests, answers, strict=True):
             self._serving.require_alive(sample.ended for sample in samples)
@@ -275,12 +276,12 @@ def _best(samples: list[_Choice], count: int) -> list[_Choice]:
     return sorted(samples, key=score, reverse=True)[:count]
 
 
-async def _together(jobs: list[Any]) -> list[Any]:
+async def _together(jobs: list[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
     """All results in order; the first error ends the others."""
     if len(jobs) == 1:
-        return [await jobs[0]]
+        return [await jobs[0]()]
     async with _Group() as group:
-        return list(await asyncio.gather(*(group.start(job) for job in jobs)))
+        return list(await asyncio.gather(*[await group.start(job()) for job in jobs]))
 
 
 class _Group:
@@ -297,9 +298,12 @@ class _Group:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def start(self, job: Any) -> asyncio.Task[Any]:
-        self._tasks.append(asyncio.ensure_future(job))
-        return self._tasks[-1]
+    async def start(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """The task has had a turn, and the rest of the event loop too, before the next begins."""
+        task = asyncio.create_task(job)
+        self._tasks.append(task)
+        await asyncio.sleep(0)
+        return task
 
 
 async def _merged(
@@ -324,7 +328,7 @@ async def _merged(
 
     async with _Group() as group:
         for index, request in enumerate(requests):
-            group.start(feed(index, request))
+            await group.start(feed(index, request))
         open_streams = len(requests)
         while open_streams:
             item = await queue.get()

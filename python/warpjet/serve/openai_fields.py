@@ -147,27 +147,17 @@ def sampling_params(serving: Serving, body: Mapping[str, Any], **own: Any) -> Sa
         defaults = {name: value for name, value in defaults.items() if name not in _DRAWING}
     given["output_kind"] = "delta" if body["stream"] else "final_only"
     try:
-        params = SamplingParams(**(defaults | given))
+        return SamplingParams(**(defaults | given))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise from_exception(error, PARAMS | {"max_tokens", "logprobs"}) from None
-    tokens = params.n * min(params.max_tokens or serving.max_model_len, serving.max_model_len)
-    if params.n > 1 and tokens > serving.settings.max_request_tokens:
-        raise bad_request(
-            f"n x max_tokens is {tokens} tokens; a request may ask for {serving.settings.max_request_tokens}", "n"
-        )
-    return params
 
 
 def identity(request: HttpRequest, serving: Serving) -> dict[str, Any]:
     """Who asks, and how urgent it is: fields of ChatRequest and CompletionRequest."""
     body = request.body
-    name = body.get("request_id")
-    if name is None:
-        name = request.request_id
-        if serving.llm.is_live(name):  # a header may be sent twice by a proxy; only the body's name must be unique
-            name = f"{name}.{serving.llm.session.next_request_id()}"
+    wanted = body.get("request_id")
     return {
-        "request_id": name,
+        "request_id": serving.claim_name(request, wanted),
         "priority": body.get("priority", 0),
         "cache_salt": body.get("cache_salt", ""),
         "tenant": request.tenant,

@@ -47,8 +47,8 @@ class Settings:
     prepare_threads: int = _s(4, "threads that tokenise long prompts")
     max_connections: int = _s(16384, "connections at one time; more get 503")
     shutdown_timeout: float = _s(30.0, "seconds that live requests get to finish after SIGTERM")
-    max_prompts: int = _s(1024, "prompts of one completion request")
-    max_request_tokens: int = _s(1 << 20, "n x max_tokens of one request")
+    max_prompts: int = _s(1024, "completions of one request: prompts x n, or x beams; texts of an embeddings request")
+    max_request_tokens: int = _s(1 << 20, "tokens that one request may ask for: its completions x max_tokens")
     rate_limit: float = _s(
         0.0, "requests a second of one tenant (a key, or keys of one name; everybody, without keys); 0 is no limit"
     )
