@@ -157,7 +157,7 @@ _MADE = {
     "app.py": "names of routes: one segment each",
     "harmony.py": "a fixed marker, white space, a name",
     "grammar.py": "an alternation of fixed tokens",
-    "grammars.py": "an alternation of fixed tokens",
+    "grammar_text.py": "an alternation of fixed tokens",
     "reader.py": "an alternation of fixed markers",
     "tagged.py": "a parser's own header, listed there",
 }
