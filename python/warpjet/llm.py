@@ -92,12 +92,12 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation or a list of them: lists of {"role": ..., "content": ...}. Raises as generate().
 
-        tools: functions that the model may call, as OpenAI's API has them. tool_choice: "auto", "none", "required", or
-        {"type": "function", "function": {"name": ...}}; the last two constrain the answer. With the parsers on, outputs
-        have content, reasoning and tool_calls."""
+        chat_template_content_format: the template gets content as a "string", as a list of parts ("openai"), or as it
+        reads it ("auto"). tools: functions that the model may call, as OpenAI's API has them; a template that knows no
+        tools gets them as text of the system message, in the format of Hermes. tool_choice: "auto", "none", "required",
+        or {"type": "function", "function": {"name": ...}}; the last two constrain the answer. With the parsers on,
+        outputs have content, reasoning and tool_calls."""
         _require_none(lora_request=lora_request)
-        if chat_template_content_format not in ("auto", "string"):
-            raise NotImplementedError("chat_template_content_format supports only 'auto' and 'string'")
         if tools is not None:
             check_tools(tools)
         check_tool_choice(tools, tool_choice)
@@ -106,8 +106,9 @@ class LLM:
             chat_template,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            tools=tools,
+            tools=tools if tool_choice != "none" else None,
             chat_template_kwargs=chat_template_kwargs,
+            content_format=chat_template_content_format,
         )
         if self._parsers == (None, None) and tool_choice in ("auto", "none"):
             return self._complete(prompts, sampling_params, None, use_tqdm)
@@ -258,7 +259,9 @@ class LLM:
 
     def _find_parsers(self, names: tuple[str | None, str | None]) -> ParserNames:
         template, tokens = self._session.chat_template, self._session.tokenizer
-        return find_parsers(template.source if template else "", tokens.special_texts if tokens else (), names)
+        if template is None or tokens is None:
+            return find_parsers("", (), names)
+        return find_parsers(template.source, tokens.special_texts, names, template.writes_tools)
 
     def _complete(
         self,

@@ -6,32 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warpjet.parsing.json_text import parse_json
+from warpjet.template_values import Arguments
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
 
 
-class Arguments(dict[str, Any]):
-    """A call's arguments: an object, which reads as JSON text where a template wants a text."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, arguments: Mapping[str, Any], text: str) -> None:
-        super().__init__(arguments)
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __add__(self, other: str) -> str:
-        return self._text + other
-
-    def __radd__(self, other: str) -> str:
-        return other + self._text
-
-
 def checked_messages(messages: Any, answered: bool, has_developer: bool) -> list[dict[str, Any]]:
-    """Copies with a role and a text each; members that are None are left out.
+    """Copies with a role and content each: a string, a list of text parts, or None for an assistant that only thinks or
+    calls tools. Other members that are None are left out.
 
     answered: an answer follows, so calls must have their results. has_developer: the template knows this role; else
     it is system. Raises ValueError, naming the message."""
@@ -49,29 +32,28 @@ def checked_messages(messages: Any, answered: bool, has_developer: bool) -> list
         if role == "developer" and not has_developer:
             one["role"] = "system"
         _check_calls(one, where)
-        content = message.get("content")
-        if content is None and "tool_calls" not in one:
-            raise ValueError(f"{where} needs content")
-        one["content"] = _text_of(content, where)
+        one["content"] = _checked_content(message.get("content"), where)
         _spread_reasoning(one, where)
+        if "tool_calls" in one and not one["content"]:
+            one["content"] = None  # clients send "" or [] for it as well
+        elif one["content"] is None and not (one["role"] == "assistant" and "reasoning" in one):
+            raise ValueError(f"{where} needs content")
         out.append(one)
     _check_order(out, answered)
     return out
 
 
-def _text_of(content: Any, where: str) -> str | None:
+def _checked_content(content: Any, where: str) -> str | list[Any] | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
         raise ValueError(f"{where}: content must be a string or a list of parts, got {type(content).__name__}")
-    texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             found = kind if isinstance(kind, str) and kind != "text" else repr(part)
             raise ValueError(f"{where}.content[{index}]: only parts of type 'text' are supported, got {found:.200}")
-        texts.append(part["text"])
-    return "\n".join(texts)
+    return list(content)
 
 
 def _spread_reasoning(message: dict[str, Any], where: str) -> None:

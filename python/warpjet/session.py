@@ -81,6 +81,7 @@ class Session:
         self.default_params = defaults.replace(max_tokens=min(defaults.max_tokens or limit, limit))
         self._guides: Guides | None = None
         self._guides_lock = threading.Lock()
+        self.content_format = "auto"  # in which chat templates get content
         self.readers: list[Callable[[], None]] = []  # wait for threads that end when the engine has ended
         self._numbers = itertools.count()
         self._process = os.getpid()
@@ -105,6 +106,7 @@ class Session:
     ) -> list[Prompt]:
         """One conversation or a list of them, as prompts. Raises ValueError without a chat template."""
         conversations: Any = [messages] if is_conversation(messages) else messages
+        options.setdefault("content_format", self.content_format)
         template = self.chat_template
         if chat_template is not None:
             template = chat_template if isinstance(chat_template, ChatTemplate) else self._compile(chat_template)

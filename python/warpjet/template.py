@@ -18,6 +18,9 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.tests import TESTS
+
+from warpjet.template_values import NoContent
 
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_OUTPUT_CHARS = 16 << 20
@@ -31,6 +34,7 @@ _FILTERS = {
     *("reverse", "round", "safe", "select", "selectattr", "sort", "string", "striptags", "sum", "title", "trim"),
     *("truncate", "unique", "upper", "wordcount"),
 }
+_ABSENCE_TESTS = ("none", "undefined", "defined")
 _PADDING_METHODS = {"center", "expandtabs", "format_map", "ljust", "rjust", "translate", "zfill"}
 
 
@@ -54,6 +58,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.filters |= {"tojson": _to_json, "join": _join, "replace": _replace, "indent": _indent}
         self.filters |= {"format": _format}
         self.filters |= {"_turns": self._turns, "_sized": _sized}
+        self.tests |= {name: _told_of_no_content(TESTS[name], name != "defined") for name in _ABSENCE_TESTS}
         self.globals = {
             "dict": dict,
             "namespace": self.globals["namespace"],
@@ -74,9 +79,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
                     child[:] = [_filtered(c, "_sized") if isinstance(c, nodes.Concat) else c for c in child]
         return tree
 
-    def set_deadline(self) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """Of this thread, from now."""
-        self._clock.deadline = time.monotonic() + MAX_SECONDS
+        self._clock.deadline = time.monotonic() + seconds
 
     def check_deadline(self) -> None:
         # Without a deadline the compiler is folding constants, which it does before set_deadline().
@@ -126,6 +131,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Node:
     return nodes.Filter(node, name, [], [], None, None).set_lineno(node.lineno)
+
+
+def _told_of_no_content(test: Any, answer: bool) -> Callable[[Any], bool]:
+    return lambda value: answer if isinstance(value, NoContent) else bool(test(value))
 
 
 def _require_size(size: int) -> None:
@@ -187,8 +196,11 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def compile_template(source: str) -> Callable[[dict[str, Any]], str]:
-    """A function from variables to text. Both steps raise ValueError, rendering within MAX_SECONDS."""
+Renderer = Callable[[dict[str, Any], float], str]
+
+
+def compile_template(source: str) -> Renderer:
+    """A function from variables and seconds to text. Both steps raise ValueError."""
     if len(source) > MAX_TEMPLATE_BYTES:
         raise ValueError(f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_BYTES}")
     sandbox = _Sandbox()
@@ -197,8 +209,8 @@ def compile_template(source: str) -> Callable[[dict[str, Any]], str]:
     except (jinja2.TemplateError, RecursionError) as error:
         raise ValueError(f"the chat template does not compile: {error}") from None
 
-    def render(variables: dict[str, Any]) -> str:
-        sandbox.set_deadline()
+    def render(variables: dict[str, Any], seconds: float = MAX_SECONDS) -> str:
+        sandbox.set_deadline(seconds)
         try:
             pieces, size = [], 0
             for piece in template.generate(variables):

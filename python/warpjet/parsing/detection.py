@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from warpjet.parsing.chat_parser import check_parsers
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS, ReasoningParser
-from warpjet.parsing.tool_parsers import TOOL_PARSERS, ToolParser
+from warpjet.parsing.tool_parsers import DEFAULT_TOOL_PARSER, TOOL_PARSERS, ToolParser
 
 
 class ParserNames(NamedTuple):
@@ -19,16 +19,20 @@ def find_parsers(
     template_source: str,
     special_tokens: Collection[str] = (),
     names_given: tuple[str | None, str | None] = ("auto", "auto"),
+    writes_tools: bool = True,
 ) -> ParserNames:
     """Resolves (reasoning parser, tool parser): "auto" is the one whose signs the template has in it, else None.
 
-    special_tokens: the tokenizer's, which tell the tool parser where a template says nothing of calls. Raises
-    ValueError for names that there are not."""
+    special_tokens: the tokenizer's, which tell the tool parser where a template says nothing of calls. writes_tools:
+    false for a template that gets tools as text, in the default format. Raises ValueError for names that there are
+    not."""
     reasoning, tool = names_given
     if reasoning == "auto":
         reasoning = _first(REASONING_PARSERS, template_source)
     if tool == "auto":
-        tool = _first(TOOL_PARSERS, template_source) or _first(TOOL_PARSERS, "\n".join(special_tokens))
+        tool = _first(TOOL_PARSERS, template_source)
+        if tool is None:
+            tool = _first(TOOL_PARSERS, "\n".join(special_tokens)) if writes_tools else DEFAULT_TOOL_PARSER
     check_parsers(reasoning, tool)
     return ParserNames(reasoning, tool)
 

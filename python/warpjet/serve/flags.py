@@ -46,7 +46,6 @@ _NO_SPECULATION = "decoding is not speculative"
 FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "all2all_backend": ((), _ONE_DEVICE),
     "api_server_count": ((1,), "one process serves"),
-    "chat_template_content_format": (("auto", "string"), "templates get text"),
     "data_parallel_backend": ((), _ONE_DEVICE),
     "disable_cuda_graph": ((), "enforce_eager does that"),
     "disable_frontend_multiprocessing": ((True,), ""),

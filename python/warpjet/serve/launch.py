@@ -61,6 +61,7 @@ def open_serving(plan: Plan) -> Serving:
         **plan.engine,
     )
     names = list(settings.served_model_name) or served_names(plan.model)
+    llm.session.content_format = settings.chat_template_content_format
     try:
         serving = Serving(llm, settings, names, find_parser_names(llm.session, settings))
         serving.default_sampling  # noqa: B018 - raises for what is wrong with it, before the first request

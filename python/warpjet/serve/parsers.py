@@ -22,7 +22,7 @@ def find_parser_names(session: "Session", settings: "Settings") -> ParserNames:
     wanted = [None if name == "none" else name for name in (settings.reasoning_parser, settings.tool_call_parser)]
     if template is None or tokenizer is None:
         return find_parsers("", (), (wanted[0], wanted[1]))
-    return find_parsers(template.source, tokenizer.special_texts, (wanted[0], wanted[1]))
+    return find_parsers(template.source, tokenizer.special_texts, (wanted[0], wanted[1]), template.writes_tools)
 
 
 def make_parsers(names: ParserNames, request: "ChatRequest", prompt: str, samples: int) -> list[ChatParser]:

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from warpjet.chat import CONTENT_FORMATS
+
 
 def _s(default: Any, doc: str, kind: str = "") -> Any:
     """kind is a word of _READERS; it follows from the default when it is left out."""
@@ -59,6 +61,9 @@ class Settings:
     allowed_headers: tuple[str, ...] = _s(("*",), "CORS: headers", "names")
     allow_credentials: bool = _s(False, "CORS: credentials")
     chat_template: str | None = _s(None, "chat template, as Jinja or a file", "str")
+    chat_template_content_format: str = _s(
+        "auto", "how the chat template gets content: string, openai (a list of parts), or auto, as it reads it"
+    )
     default_chat_template_kwargs: dict[str, Any] = _s({}, "variables of the chat template, as JSON")  # noqa: RUF009
     trust_request_chat_template: bool = _s(False, "let requests bring a chat template")
     tool_call_parser: str = _s("auto", "format of tool calls; auto finds it in the chat template")
@@ -92,6 +97,7 @@ class Settings:
 
 _CHOICES = {
     "metrics_compat": (None, "vllm", "sglang", "tgi"),
+    "chat_template_content_format": CONTENT_FORMATS,
     "log_level": ("debug", "info", "warning", "error"),
 }
 _POSITIVE = (
