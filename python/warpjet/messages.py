@@ -93,7 +93,9 @@ def _checked_call(call: Any, where: str) -> dict[str, Any]:
     given = function.get("arguments")
     arguments = parse_json(given) if isinstance(given, str) and given else given or {}
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"{where}.function.arguments must be the JSON text of an object, got {given!r:.200}")
+        if not isinstance(given, str):
+            raise ValueError(f"{where}.function.arguments must be the JSON text of an object, got {given!r:.200}")
+        arguments = {"partial_json": given}  # of a call that was cut off: the conversation goes on
     try:
         text = given if isinstance(given, str) and given else json.dumps(arguments, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:

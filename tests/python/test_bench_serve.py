@@ -17,8 +17,10 @@ import itertools
 
 from warpjet.cli import main
 from warpjet.load.arrivals import send_times
+from warpjet.load.client import Outcome
 from warpjet.load.datasets import LoadRequest
-from warpjet.load.report import percentile
+from warpjet.load.report import notes, percentile
+from warpjet.load.run import Run
 from warpjet.load.texts import Texts
 from warpjet.locate import EMBEDDED_MODEL
 from warpjet.tokenizer import Tokenizer
@@ -339,3 +341,14 @@ def test_malformed_flags_are_refused(capsys: pytest.CaptureFixture[str], flags: 
 def test_percentiles_are_straight_between_neighbours() -> None:
     assert percentile([1.0, 2.0, 3.0, 4.0], 50) == 2.5 and percentile([7.0], 99) == 7.0
     assert percentile([0.0, 10.0], 95) == pytest.approx(9.5)
+
+
+def test_answers_that_end_early_are_noted() -> None:
+    def outcome(got: int | None, asked: int | None, error: str = "") -> Outcome:
+        return Outcome(sent=0.0, output_tokens=got, asked_tokens=asked, error=error)
+
+    whole = [outcome(200, 200), outcome(None, 200), outcome(10, None), outcome(3, 200, "refused")]
+    run = Run(whole, 0.0, 1.0, 0.0, 0.0, 1)
+    assert not any("early" in line for line in notes(run))
+    run.outcomes.extend([outcome(26, 200), outcome(100, 200)])
+    assert "2 of 6 answers ended early, with 126 of 400 tokens" in " ".join(notes(run))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from checkpoints import TINY
 
+from warpjet import EngineConfig
 from warpjet.cli import main
+from warpjet.serve.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text()
@@ -48,3 +50,13 @@ def test_files_and_folders_of_the_tour_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", TEXT)
     assert len(paths) > 10
     assert all((ROOT / path).exists() for path in paths + links)
+
+
+def test_the_table_of_limits_tells_the_defaults() -> None:
+    """Flags that stand there with a number, such as `--max-connections` (16384)."""
+    told = re.findall(r"`--([a-z-]+)` \((\d+)\)", TEXT)
+    assert len(told) > 1
+    for flag, value in told:
+        name = flag.replace("-", "_")
+        default = getattr(EngineConfig(), name, None) or getattr(Settings(), name)
+        assert int(value) == default, flag

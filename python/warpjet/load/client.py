@@ -49,7 +49,7 @@ class Target:
 @dataclass(slots=True)
 class Outcome:
     """What became of a request. Moments are perf_counter()'s, in seconds; a chunk is an event with text in it, and may
-    hold several tokens. error: "" for success."""
+    hold several tokens. asked_tokens: the most that the answer may have. error: "" for success."""
 
     sent: float
     error: str = ""
@@ -57,6 +57,7 @@ class Outcome:
     ended: float = 0.0
     input_tokens: int | None = None
     output_tokens: int | None = None
+    asked_tokens: int | None = None
     cached_tokens: int = 0
     text: list[str] = field(default_factory=list)
     complete: bool = False

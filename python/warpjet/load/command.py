@@ -101,6 +101,7 @@ async def _measure(
             run = await _run(args, client, requests, load, rng)
             for outcome, request in zip(run.outcomes, requests, strict=True):
                 _count(outcome, request, tokenizer)
+                outcome.asked_tokens = request.output_tokens
             for line in notes(run):
                 print(f"warpjet: {line}", file=sys.stderr)
             rows.append(load.facts() | summarise(run, wanted))

@@ -87,7 +87,7 @@ def _is_good(outcome: Outcome, limits_ms: Mapping[str, float]) -> bool:
 
 
 def notes(run: Run) -> list[str]:
-    """What a reader of the numbers must know: failures, and a client that was too slow."""
+    """What a reader of the numbers must know: failures, answers that ended early, and a client that was too slow."""
     lines = []
     errors = collections.Counter(outcome.error for outcome in run.outcomes if outcome.error)
     if errors:
@@ -96,11 +96,22 @@ def notes(run: Run) -> list[str]:
         lines.append(f"{total} of {len(run.outcomes)} requests failed; the first: {first}")
         if text != first:
             lines.append(f"{count} of them: {text}")
+    if early := [outcome for outcome in run.outcomes if _ended_early(outcome)]:
+        got, asked = (sum(getattr(one, name) for one in early) for name in ("output_tokens", "asked_tokens"))
+        lines.append(
+            f"{len(early)} of {len(run.outcomes)} answers ended early, with {got} of {asked} tokens: the model ended "
+            "them (--ignore-eos), or the prompt left no more room in the context"
+        )
     if run.cpu_share > _BUSY:
         lines.append(f"the client used {run.cpu_share:.0%} of a core: it may be what was measured")
     if run.late_s > _LATE_S:
         lines.append(f"requests were sent {run.late_s * 1e3:.0f} ms late: this machine does not keep up with the rate")
     return lines
+
+
+def _ended_early(outcome: Outcome) -> bool:
+    got, asked = outcome.output_tokens, outcome.asked_tokens
+    return not outcome.error and got is not None and asked is not None and got < asked
 
 
 # --- Tables ----------------------------------------------------------------------------------------------------------

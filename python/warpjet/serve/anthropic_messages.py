@@ -12,7 +12,7 @@ from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.models import check_model
 from warpjet.serve.openai_fields import MAX_STOP_STRINGS, sampling_params
-from warpjet.serve.parts import constrain, parse_part
+from warpjet.serve.parts import constrain, instruct, parse_part
 from warpjet.serve.response_items import new_id
 from warpjet.serve.schema import Endpoint, Field, Schema
 
@@ -96,7 +96,7 @@ def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
     check_model(serving, body["model"])
     messages = to_messages(body["messages"])
     if (system := system_text(body.get("system"))) is not None:
-        messages.insert(0, {"role": "system", "content": system})
+        instruct(messages, system)
     tools = to_tools(body.get("tools"), serving.settings.strict)
     tool_choice, parallel = to_tool_choice(body.get("tool_choice"))
     continues = messages[-1]["role"] == "assistant"

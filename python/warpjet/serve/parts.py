@@ -45,6 +45,14 @@ def only_allowed(
     return [tool for tool in tools if tool["function"]["name"] in names], mode
 
 
+def instruct(messages: list[dict[str, Any]], instructions: str) -> None:
+    """Puts them into the one system message that a conversation begins with."""
+    if messages and messages[0]["role"] == "system":
+        messages[0]["content"] = f"{instructions}\n{messages[0]['content']}"
+    else:
+        messages.insert(0, {"role": "system", "content": instructions})
+
+
 def parse_part(schema: Schema, value: Mapping[str, Any] | None, where: str, strict: bool) -> dict[str, Any]:
     """Schema.parse() for an object within a body; None is empty. Raises ServeError 400 saying where."""
     try:

@@ -11,7 +11,7 @@ from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import bad_request
 from warpjet.serve.exchange import HttpRequest
 from warpjet.serve.openai_fields import SAMPLING_FIELDS, sampling_params
-from warpjet.serve.parts import constrain, parse_part
+from warpjet.serve.parts import constrain, instruct, parse_part
 from warpjet.serve.response_items import new_id, parse_items, to_messages
 from warpjet.serve.response_store import StoredResponse
 from warpjet.serve.response_tools import Offer
@@ -121,7 +121,7 @@ def chat_request(
     effort = parse_part(_REASONING, body.get("reasoning"), "reasoning", strict).get("effort")
     messages = to_messages(context)
     if instructions := body.get("instructions"):
-        messages.insert(0, {"role": "system", "content": instructions})
+        instruct(messages, instructions)
     text = parse_part(_TEXT, body.get("text"), "text", strict)
     return ChatRequest(
         messages=messages,
