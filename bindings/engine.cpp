@@ -105,10 +105,19 @@ void guide(const EngineHandle& engine, nb::handle answers) {
   engine.get().guide(std::move(all));
 }
 
+// Seconds as Python gives them, for waits and deadlines; what no clock can count, infinity too, is kMostSeconds.
+// Raises ValueError unless they are `at_least` or more: NaN is not.
+std::chrono::nanoseconds to_duration(double seconds, double at_least, const char* range) {
+  constexpr double kMostSeconds = 1e9;  // three decades
+  if (!(seconds >= at_least))
+    raise_value_error(std::string("timeout must be ") + range + " (seconds), got " + std::to_string(seconds));
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::duration<double>(std::min(seconds, kMostSeconds)));
+}
+
 Clock::time_point deadline_after(std::optional<double> seconds) {
   if (!seconds) return Clock::time_point::max();
-  if (!(*seconds > 0)) raise_value_error("timeout must be positive (seconds), got " + std::to_string(*seconds));
-  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*seconds));
+  return Clock::now() + to_duration(*seconds, std::numeric_limits<double>::denorm_min(), "positive");
 }
 
 RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingParams& sampling,
@@ -130,8 +139,7 @@ RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingPa
 }
 
 std::vector<Output> poll(const QueueHandle& queue, double timeout) {
-  if (!(timeout >= 0)) raise_value_error("timeout must be 0 or more (seconds), got " + std::to_string(timeout));
-  const auto wait = std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(timeout, 1e6) * 1e9));
+  const std::chrono::nanoseconds wait = to_duration(timeout, 0, "0 or more");
   const nb::gil_scoped_release release;
   return queue.get().poll(wait);
 }

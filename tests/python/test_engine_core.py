@@ -201,3 +201,23 @@ def test_tokens_of_beams_are_measured(llm: LLM) -> None:
     before = generated()
     llm.generate("Once", SamplingParams(beam_width=3, max_tokens=8, ignore_eos=True), use_tqdm=False)
     assert generated() - before == 3 * 8
+
+
+@pytest.mark.parametrize("timeout", [1e9, 1e10, 1e300, math.inf])
+def test_a_deadline_may_be_as_far_as_a_float_goes(timeout: float) -> None:
+    engine, queue = Engine.open(TINY, EngineConfig(device="null")), OutputQueue()
+    engine.submit([5, 6], SamplingParams(max_tokens=2), queue, timeout=timeout)
+    finish = None
+    while finish is None:
+        finish = queue.poll(timeout)[-1].finish
+    assert finish == "length"
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, -math.inf, math.nan])
+def test_a_deadline_is_in_the_future(timeout: float) -> None:
+    engine, queue = Engine.open(TINY, EngineConfig(device="null")), OutputQueue()
+    with pytest.raises(ValueError, match="timeout must be positive"):
+        engine.submit([5, 6], SamplingParams(max_tokens=2), queue, timeout=timeout)
+    if timeout != 0:
+        with pytest.raises(ValueError, match="timeout must be 0 or more"):
+            queue.poll(timeout)

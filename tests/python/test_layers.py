@@ -1,9 +1,13 @@
 """The include matrix: who may include whom, and where the environment may be read."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from warpjet import _native
 
 ROOT = Path(__file__).resolve().parents[2]
 CPP = ROOT / "cpp"
@@ -100,3 +104,11 @@ def test_no_code_is_loaded_from_model_files() -> None:
     package = (ROOT / "python" / "warpjet").rglob("*.py")
     wrong = [f"{s}: {m.group(0)}" for s in package for m in forbidden.finditer(s.read_text())]
     assert not wrong
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
+def test_the_module_exports_its_entry_alone() -> None:
+    """Two copies of the C++ library in one process would take each other's symbols."""
+    command = ["nm", "-D", "--defined-only", _native.__file__]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [row.split()[-1] for row in rows] == ["PyInit__native"]
