@@ -308,31 +308,8 @@ void from_json(const Json& json, std::vector<T>& v) {
 
 // --- Files -----------------------------------------------------------------------------------------------------------
 
-// A read-only mapping of a whole file. Throws io.
-class MappedFile {
- public:
-  explicit MappedFile(const std::filesystem::path& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
-  const std::filesystem::path& path() const { return path_; }
-
-  // Tells the kernel that these bytes are not needed again soon: keeps the resident size of a streaming read small.
-  void drop(std::span<const std::byte> part) const;
-  // Tells it that these will be needed soon: it reads them from the disk meanwhile.
-  void prefetch(std::span<const std::byte> part) const;
-
- private:
-  std::filesystem::path path_;
-  const std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-// A file that several threads read, anywhere in it. Throws io.
+// A file that several threads read, anywhere in it. Throws io. Files are never mapped: a mapping of a file that
+// somebody truncates or writes to ends the process, or changes what was checked.
 class FileReader {
  public:
   explicit FileReader(const std::filesystem::path& path);
@@ -340,9 +317,11 @@ class FileReader {
   FileReader(const FileReader&) = delete;
   FileReader& operator=(const FileReader&) = delete;
 
-  std::int64_t size() const { return size_; }
+  const std::filesystem::path& path() const { return path_; }
+  std::int64_t size() const { return size_; }                     // when it was opened
   void read(std::int64_t offset, std::span<std::byte> to) const;  // fills `to`; throws io when the file ends before
-  void prefetch(std::int64_t offset, std::int64_t bytes) const;   // as MappedFile's
+  // These bytes will be needed soon: the system reads them from the disk meanwhile.
+  void prefetch(std::int64_t offset, std::int64_t bytes) const;
 
  private:
   std::filesystem::path path_;

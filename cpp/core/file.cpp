@@ -1,7 +1,6 @@
 #include "core/core.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,49 +35,7 @@ std::int64_t open_to_read(const std::filesystem::path& path, Descriptor& file) {
   return status.st_size;
 }
 
-std::uintptr_t round_down(std::uintptr_t address, std::uintptr_t page) {
-  return address - address % page;
-}
-
 }  // namespace
-
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  Descriptor file{-1};
-  size_ = static_cast<std::size_t>(open_to_read(path, file));
-  if (size_ == 0) return;  // mmap refuses an empty range
-  void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
-  WJ_REQUIRE(data != MAP_FAILED, io, "cannot map ", path.string(), ": ", reason());
-  data_ = static_cast<const std::byte*>(data);
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-void MappedFile::drop(std::span<const std::byte> part) const {
-  // Whole pages behind a reader that goes front to back: the page of the end is still in use.
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const std::uintptr_t begin = round_down(reinterpret_cast<std::uintptr_t>(part.data()), page);
-  const std::uintptr_t end = round_down(reinterpret_cast<std::uintptr_t>(part.data() + part.size()), page);
-  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
-
-void MappedFile::prefetch(std::span<const std::byte> part) const {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const std::uintptr_t begin = round_down(reinterpret_cast<std::uintptr_t>(part.data()), page);
-  const auto end = reinterpret_cast<std::uintptr_t>(part.data() + part.size());
-  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
-}
 
 FileReader::FileReader(const std::filesystem::path& path) : path_(path) {
   Descriptor file{-1};
@@ -147,10 +104,12 @@ bool path_exists(const std::filesystem::path& path) noexcept {
 }
 
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes) {
-  const MappedFile file(path);
-  WJ_REQUIRE(std::cmp_less_equal(file.bytes().size(), max_bytes), corrupt, path.string(), " has ", file.bytes().size(),
-             " bytes, expected at most ", max_bytes);
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+  const FileReader file(path);
+  WJ_REQUIRE(file.size() <= max_bytes, corrupt, path.string(), " has ", file.size(), " bytes, expected at most ",
+             max_bytes);
+  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  file.read(0, std::as_writable_bytes(std::span(text)));
+  return text;
 }
 
 void write_text_file(const std::filesystem::path& path, std::string_view text) {

@@ -26,16 +26,17 @@ ModelSpec read_spec(HfConfig& config, const fs::path& directory) {
   return spec;
 }
 
-// The bytes of two tensors, compared piece by piece so that neither stays resident.
+// The bytes of two tensors, compared piece by piece.
 bool equal_bytes(const TensorEntry& a, const TensorEntry& b) {
   if (a.dtype != b.dtype || !(a.shape == b.shape)) return false;
-  for (std::size_t done = 0; done < a.bytes.size(); done += kCopyPiece) {
-    const std::size_t count = std::min<std::size_t>(kCopyPiece, a.bytes.size() - done);
-    const auto left = a.bytes.subspan(done, count), right = b.bytes.subspan(done, count);
-    const bool equal = std::memcmp(left.data(), right.data(), count) == 0;
-    a.file->drop(left);
-    b.file->drop(right);
-    if (!equal) return false;
+  std::vector<std::byte> left, right;
+  for (std::int64_t done = 0; done < a.bytes; done += kCopyPiece) {
+    const auto count = static_cast<std::size_t>(std::min(kCopyPiece, a.bytes - done));
+    left.resize(count);
+    right.resize(count);
+    a.file->read(a.offset + done, left);
+    b.file->read(b.offset + done, right);
+    if (left != right) return false;
   }
   return true;
 }

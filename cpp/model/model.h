@@ -117,13 +117,13 @@ struct WeightSlot {
 
 // --- Checkpoint files ------------------------------------------------------------------------------------------------
 
-// One tensor inside a mapped safetensors file. The view is valid while its SafeTensors lives.
+// One tensor inside a safetensors file, which stays open while its SafeTensors lives.
 struct TensorEntry {
   std::string name;
   DType dtype = DType::f32;
   Shape shape;
-  std::span<const std::byte> bytes;
-  const MappedFile* file = nullptr;
+  std::int64_t offset = 0, bytes = 0;  // in the file
+  const FileReader* file = nullptr;
 };
 
 // A *.safetensors file or a set of shards. Every offset, size, shape and name is checked before it is used; throws
@@ -143,13 +143,15 @@ class SafeTensors {
  private:
   void add_file(const std::filesystem::path& file);
 
-  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::vector<std::unique_ptr<FileReader>> files_;
   std::map<std::string, TensorEntry, std::less<>> tensors_;
 };
 
-// Parses a whole safetensors file held in memory; the entries view into it and name no file. Exposed for fuzzing.
-// Throws corrupt unless the tensors fill the data section exactly: no overlap, no gap, nothing behind the last.
-std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> file, const std::string& source);
+// Parses the header of a safetensors file of `file_bytes`, which is whole in `head`; the entries name no file. Exposed
+// for fuzzing. Throws corrupt unless the tensors fill the data section exactly: no overlap, no gap, nothing behind the
+// last.
+std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> head, std::int64_t file_bytes,
+                                           const std::string& source);
 
 // --- config.json -----------------------------------------------------------------------------------------------------
 
@@ -263,7 +265,7 @@ struct Checkpoint {
 ModelSpec load_spec(const std::filesystem::path& directory);
 
 // Copies one slot's parts into `to` (dense, slot.shape, `dtype`), converting where needed, in pieces of at most
-// kCopyPiece bytes; pages of the mapping are dropped behind it. `sink` receives each converted piece in order.
+// kCopyPiece bytes. `sink` receives each converted piece in order.
 constexpr std::int64_t kCopyPiece = 8ll << 20;
 using PieceSink = std::function<void(std::span<const std::byte>)>;
 void read_slot(const WeightSlot& slot, const SafeTensors& tensors, DType dtype, const PieceSink& sink);

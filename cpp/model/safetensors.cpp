@@ -3,12 +3,14 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 
 namespace warpjet {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr std::size_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
@@ -60,13 +62,18 @@ Extent read_extent(const TensorPlace& place, const Json& json, std::int64_t data
   return extent;
 }
 
-TensorEntry read_entry(const TensorPlace& place, const Json& json, std::span<const std::byte> data) {
+// Where the tensors are in the file.
+struct Data {
+  std::int64_t begin, bytes;
+};
+
+TensorEntry read_entry(const TensorPlace& place, const Json& json, const Data& data) {
   WJ_REQUIRE(json.is_object(), corrupt, place, "expected an object, got ", to_string(json.kind()));
   const std::string& type = member(place, json, "dtype", Json::Kind::string).as_string();
   const std::optional<DType> dtype = dtype_from_string(type);
   WJ_REQUIRE(dtype.has_value(), corrupt, place, "unknown dtype ", quote(type));
   const Shape shape = read_shape(place, json);
-  const Extent extent = read_extent(place, json, static_cast<std::int64_t>(data.size()));
+  const Extent extent = read_extent(place, json, data.bytes);
   std::int64_t elements = 1, bytes = 0;
   bool overflow = false;
   for (const std::int64_t size : shape.extents()) overflow |= __builtin_mul_overflow(elements, size, &elements);
@@ -78,27 +85,27 @@ TensorEntry read_entry(const TensorPlace& place, const Json& json, std::span<con
   return {.name = std::string(place.name),
           .dtype = *dtype,
           .shape = shape,
-          .bytes = data.subspan(static_cast<std::size_t>(extent.begin), static_cast<std::size_t>(bytes)),
+          .offset = data.begin + extent.begin,
+          .bytes = bytes,
           .file = nullptr};
 }
 
 // Laid end to end in order of their offsets, the tensors must fill the data: no byte belongs to two, none to nobody.
-void require_exact_cover(std::vector<TensorEntry>& entries, std::span<const std::byte> data,
-                         const std::string& source) {
-  const auto offset = [&](const TensorEntry& entry) { return entry.bytes.data() - data.data(); };
-  std::sort(entries.begin(), entries.end(), [&](const TensorEntry& a, const TensorEntry& b) {
-    return std::pair(offset(a), a.bytes.size()) < std::pair(offset(b), b.bytes.size());
+void require_exact_cover(std::vector<TensorEntry>& entries, const Data& data, const std::string& source) {
+  const auto offset = [&](const TensorEntry& entry) { return entry.offset - data.begin; };
+  std::sort(entries.begin(), entries.end(), [](const TensorEntry& a, const TensorEntry& b) {
+    return std::pair(a.offset, a.bytes) < std::pair(b.offset, b.bytes);
   });
-  std::ptrdiff_t end = 0;
+  std::int64_t end = 0;
   for (const TensorEntry& entry : entries) {
     const TensorPlace place{source, entry.name};
     WJ_REQUIRE(offset(entry) >= end, corrupt, place, "overlaps the tensor before it: begins at ", offset(entry),
                ", expected ", end);
     WJ_REQUIRE(offset(entry) == end, corrupt, place, "leaves a gap: begins at ", offset(entry), ", expected ", end);
-    end += static_cast<std::ptrdiff_t>(entry.bytes.size());
+    end += entry.bytes;
   }
-  WJ_REQUIRE(std::cmp_equal(end, data.size()), corrupt, source, ": the tensors end at byte ", end,
-             " of the data, but the file has ", data.size(), " bytes of data");
+  WJ_REQUIRE(end == data.bytes, corrupt, source, ": the tensors end at byte ", end, " of the data, but the file has ",
+             data.bytes, " bytes of data");
 }
 
 void check_shard_name(const fs::path& index, const std::string& shard) {
@@ -107,22 +114,45 @@ void check_shard_name(const fs::path& index, const std::string& shard) {
   WJ_REQUIRE(plain, corrupt, index.string(), ": shard ", quote(shard), " must be the name of a file beside the index");
 }
 
+// The length that the file begins with.
+std::size_t read_header_bytes(std::span<const std::byte, kLengthBytes> begin, std::int64_t file_bytes,
+                              const std::string& source) {
+  std::uint64_t header_bytes = 0;
+  for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | static_cast<std::uint8_t>(begin[i]);
+  const auto most = std::min(kMaxHeaderBytes, static_cast<std::uint64_t>(file_bytes) - kLengthBytes);
+  WJ_REQUIRE(header_bytes > 0 && header_bytes <= most, corrupt, source, ": header of ", header_bytes,
+             " bytes, expected 1 to ", most, "; is this a safetensors file?");
+  return static_cast<std::size_t>(header_bytes);
+}
+
+void require_length(std::int64_t file_bytes, const std::string& source) {
+  WJ_REQUIRE(std::cmp_greater_equal(file_bytes, kLengthBytes), corrupt, source, ": ", file_bytes,
+             " bytes are too few for a safetensors file");
+}
+
+// The length and the header.
+std::vector<std::byte> read_head(const FileReader& file) {
+  const std::string source = file.path().string();
+  require_length(file.size(), source);
+  std::array<std::byte, kLengthBytes> length;
+  file.read(0, length);
+  std::vector<std::byte> head(kLengthBytes + read_header_bytes(length, file.size(), source));
+  file.read(0, head);
+  return head;
+}
+
 }  // namespace
 
-std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> file, const std::string& source) {
-  std::uint64_t header_bytes = 0;
-  WJ_REQUIRE(file.size() >= sizeof header_bytes, corrupt, source, ": ", file.size(),
-             " bytes are too few for a safetensors file");
-  for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | static_cast<std::uint8_t>(file[i]);
-  file = file.subspan(sizeof header_bytes);
-  WJ_REQUIRE(header_bytes > 0 && header_bytes <= kMaxHeaderBytes && header_bytes <= file.size(), corrupt, source,
-             ": header of ", header_bytes, " bytes, expected 1 to ",
-             std::min<std::uint64_t>(kMaxHeaderBytes, file.size()), "; is this a safetensors file?");
-
-  const std::string_view text(reinterpret_cast<const char*>(file.data()), static_cast<std::size_t>(header_bytes));
+std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> head, std::int64_t file_bytes,
+                                           const std::string& source) {
+  require_length(file_bytes, source);
+  const std::size_t header_bytes = read_header_bytes(head.first<kLengthBytes>(), file_bytes, source);
+  const std::span<const std::byte> bytes = head.subspan(kLengthBytes, header_bytes);
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const Json header = Json::parse(text, {.source = source + " header"});
   WJ_REQUIRE(header.is_object(), corrupt, source, ": the header must be an object, got ", to_string(header.kind()));
-  const std::span<const std::byte> data = file.subspan(text.size());
+  const auto begin = static_cast<std::int64_t>(kLengthBytes + header_bytes);
+  const Data data{.begin = begin, .bytes = file_bytes - begin};
   std::vector<TensorEntry> entries;
   for (const auto& [name, json] : header.as_object()) {
     if (name == "__metadata__") {
@@ -136,8 +166,8 @@ std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> file, cons
 }
 
 void SafeTensors::add_file(const fs::path& path) {
-  const MappedFile& file = *files_.emplace_back(std::make_unique<MappedFile>(path));
-  for (TensorEntry& entry : parse_safetensors(file.bytes(), path.string())) {
+  const FileReader& file = *files_.emplace_back(std::make_unique<FileReader>(path));
+  for (TensorEntry& entry : parse_safetensors(read_head(file), file.size(), path.string())) {
     entry.file = &file;
     const auto [place, fresh] = tensors_.try_emplace(entry.name, entry);
     WJ_REQUIRE(fresh, corrupt, path.string(), ": tensor ", quote(entry.name), " is also in ",
@@ -183,7 +213,7 @@ const TensorEntry* SafeTensors::find(std::string_view name) const {
 
 std::int64_t SafeTensors::bytes() const {
   std::int64_t total = 0;
-  for (const auto& [name, entry] : tensors_) total += static_cast<std::int64_t>(entry.bytes.size());
+  for (const auto& [name, entry] : tensors_) total += entry.bytes;
   return total;
 }
 

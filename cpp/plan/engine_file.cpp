@@ -145,23 +145,6 @@ Plan read_engine_plan(const fs::path& directory) {
   }
 }
 
-Weights map_engine_weights(const fs::path& directory, const Plan& plan, Device& device) {
-  const fs::path file = directory / kWeightsBin;
-  Weights weights;
-  weights.mapped = std::make_unique<MappedFile>(file);
-  const std::span<const std::byte> bytes = weights.mapped->bytes();
-  require_size(file, static_cast<std::int64_t>(bytes.size()), plan);
-  weights.readers = on_readers(plan, device, [&](WeightQueue& queue) {
-    while (const auto weight = queue.next()) {
-      const WeightRef& ref = plan.weights[*weight];
-      Checksum checksum;
-      checksum.update(bytes.subspan(ref.offset, weight_bytes(ref)));
-      require_checksum(file, ref, checksum);
-    }
-  });
-  return weights;
-}
-
 Weights read_engine_weights(const fs::path& directory, const Plan& plan, Device& device) {
   const fs::path path = directory / kWeightsBin;
   const FileReader file(path);

@@ -6,17 +6,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-OpenedModel open_engine(const fs::path& path, const LoadOptions& options, bool on_cpu) {
+OpenedModel open_engine(const fs::path& path, const LoadOptions& options) {
   WJ_REQUIRE(options.load_format == "auto", invalid_argument, "load_format: ", options.load_format,
              " goes with a checkpoint; ", path.string(), " is an engine");
   Plan plan = read_engine_plan(path);
   WJ_REQUIRE(options.dtype == "auto" || find_scheme(options.dtype).name == plan.scheme, invalid_argument,
              "dtype: ", options.dtype, " asked for, but the engine ", path.string(), " was built as ", plan.scheme,
              "; rebuild it with --scheme");
-  // The CPU reads the file where the system keeps it.
-  const auto load = [path, plan, on_cpu](Device& device) {
-    return on_cpu ? map_engine_weights(path, plan, device) : read_engine_weights(path, plan, device);
-  };
+  const auto load = [path, plan](Device& device) { return read_engine_weights(path, plan, device); };
   return {.plan = std::move(plan), .source = "engine", .load = load};
 }
 
@@ -38,7 +35,7 @@ OpenedModel open_model(const fs::path& path, const LoadOptions& options, const C
                        const DeviceInfo& device) {
   WJ_REQUIRE(fs::is_directory(path), io, "no model at ", path.string(),
              ": expected a directory with config.json (a checkpoint) or engine.json (an engine)");
-  if (is_engine_directory(path)) return open_engine(path, options, device.sm == 0);
+  if (is_engine_directory(path)) return open_engine(path, options);
   return open_checkpoint(path, options, catalogs, device);
 }
 

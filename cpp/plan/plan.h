@@ -247,12 +247,11 @@ struct KvView {
   std::int64_t block_size = 0;
 };
 
-// Weights in device memory: one blob, owned or mapped.
+// Weights in device memory: one blob, a copy of what the files held when they were read.
 struct Weights {
   Buffer owned;
-  std::unique_ptr<MappedFile> mapped;
   int readers = 1;  // threads that loaded them
-  const std::byte* data() const;
+  const std::byte* data() const { return owned.at(0); }
 };
 
 // The only interpreter of plans: resolves kernel names and addresses once, then launches the steps in order. Owned by
@@ -335,9 +334,7 @@ void write_engine(const Checkpoint& checkpoint, Plan plan, const std::filesystem
                   const std::filesystem::path& out, bool overwrite, const BuildProgress& progress);
 bool is_engine_directory(const std::filesystem::path& path);
 Plan read_engine_plan(const std::filesystem::path& directory);  // throws corrupt or unsupported
-// Both verify the checksums, by several threads; throw corrupt. The one leaves the weights in the page cache, which a
-// CPU reads; the other copies them to the device as it goes.
-Weights map_engine_weights(const std::filesystem::path& directory, const Plan& plan, Device& device);
+// Copies the weights to the device and verifies their checksums, by several threads; throws corrupt.
 Weights read_engine_weights(const std::filesystem::path& directory, const Plan& plan, Device& device);
 
 // A model that is known but not loaded yet: an engine directory as it is, or a checkpoint, planned for this device.

@@ -128,10 +128,6 @@ std::int64_t workspace_bytes(const Plan& plan, const Catalogs& catalogs, const D
 
 }  // namespace
 
-const std::byte* Weights::data() const {
-  return mapped ? mapped->bytes().data() : static_cast<const std::byte*>(owned.data());
-}
-
 Runner::Runner(Plan plan, Weights weights, const Catalogs& catalogs, Device& device, std::int64_t max_tokens,
                std::int64_t max_sampled, std::int64_t block_size)
     : plan_(std::move(plan)),

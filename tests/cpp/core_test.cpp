@@ -316,7 +316,7 @@ TEST(Json, StructsRoundTripAndUnknownKeysNameTheNearest) {
 
 // --- Files -----------------------------------------------------------------------------------------------------------
 
-TEST_F(Files, WriteAndMapAgree) {
+TEST_F(Files, WriteAndReadAgree) {
   const fs::path path = folder_ / "data";
   FileWriter writer(path);
   writer.write(bytes_of("head"));
@@ -324,26 +324,38 @@ TEST_F(Files, WriteAndMapAgree) {
   writer.write(bytes_of("tail"));
   EXPECT_EQ(writer.size(), 10'004);
   writer.close();
-  const MappedFile file(path);
-  ASSERT_EQ(file.bytes().size(), 10'004u);
-  EXPECT_EQ(std::memcmp(file.bytes().data(), "head\0", 5), 0);
-  file.drop(file.bytes());
-  EXPECT_EQ(std::memcmp(file.bytes().data() + 10'000, "tail", 4), 0);  // dropped pages come back from the file
+  const FileReader file(path);
+  ASSERT_EQ(file.size(), 10'004);
+  std::array<std::byte, 5> head;
+  std::array<std::byte, 4> tail;
+  file.read(0, head);
+  file.read(10'000, tail);
+  EXPECT_EQ(std::memcmp(head.data(), "head\0", 5), 0);
+  EXPECT_EQ(std::memcmp(tail.data(), "tail", 4), 0);
+}
+
+TEST_F(Files, AFileThatShrinksWhileItIsReadIsAnError) {
+  const fs::path path = folder_ / "data";
+  write_text_file(path, std::string(10'000, 'x'));
+  const FileReader file(path);
+  fs::resize_file(path, 100);
+  std::array<std::byte, 4> piece;
+  expect_error(io, "ends at byte 5000", [&] { file.read(5000, piece); });
 }
 
 TEST_F(Files, AnEmptyFileIsEmpty) {
   write_text_file(folder_ / "empty", "");
-  EXPECT_TRUE(MappedFile(folder_ / "empty").bytes().empty());
+  EXPECT_EQ(FileReader(folder_ / "empty").size(), 0);
   EXPECT_EQ(read_text_file(folder_ / "empty"), "");
 }
 
 TEST_F(Files, WhatCannotBeReadIsNamed) {
   fs::create_symlink("loop", folder_ / "loop");
   ASSERT_EQ(::mkfifo((folder_ / "pipe").c_str(), 0600), 0);
-  expect_error(io, "No such file", [&] { MappedFile(folder_ / "missing"); });
-  expect_error(io, "not a regular file", [&] { MappedFile{folder_}; });
-  expect_error(io, "not a regular file", [&] { MappedFile(folder_ / "pipe"); });
-  expect_error(io, (folder_ / "loop").string(), [&] { MappedFile(folder_ / "loop"); });
+  expect_error(io, "No such file", [&] { FileReader(folder_ / "missing"); });
+  expect_error(io, "not a regular file", [&] { FileReader{folder_}; });
+  expect_error(io, "not a regular file", [&] { FileReader(folder_ / "pipe"); });
+  expect_error(io, (folder_ / "loop").string(), [&] { FileReader(folder_ / "loop"); });
   expect_error(io, "cannot create", [&] { FileWriter(folder_ / "missing" / "x"); });
   EXPECT_TRUE(path_exists(folder_ / "loop"));
   EXPECT_FALSE(path_exists(folder_ / "missing"));

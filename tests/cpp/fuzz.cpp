@@ -30,13 +30,11 @@ void fuzz_json(std::string_view input) {
 }
 
 void fuzz_safetensors(std::string_view input) {
-  const std::vector<TensorEntry> entries = parse_safetensors(std::as_bytes(std::span(input)), "fuzz");
-  std::byte sum{};
-  for (const TensorEntry& entry : entries) {
-    for (const std::byte byte : entry.bytes) sum ^= byte;  // the sanitizer sees a view that leaves the input
-    WJ_CHECK(entry.shape.elements() * dtype_bytes(entry.dtype) == std::ssize(entry.bytes), "size of ", entry.name);
+  const std::int64_t size = std::ssize(input);
+  for (const TensorEntry& entry : parse_safetensors(std::as_bytes(std::span(input)), size, "fuzz")) {
+    WJ_CHECK(entry.offset >= 0 && entry.bytes >= 0 && entry.offset <= size - entry.bytes, "place of ", entry.name);
+    WJ_CHECK(entry.shape.elements() * dtype_bytes(entry.dtype) == entry.bytes, "size of ", entry.name);
   }
-  [[maybe_unused]] const volatile std::byte kept = sum;  // or the loop above could be optimised away
 }
 
 void fuzz_config(std::string_view input) {

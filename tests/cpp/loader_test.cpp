@@ -136,16 +136,6 @@ TEST(Loader, BringsEveryByteOfAnEngineToALateDevice) {
   EXPECT_EQ(device.pinned.load(), weights.readers * kLaneSlots * kSlotBytes);
 }
 
-TEST(Loader, MapsTheSameBytesThatItReads) {
-  const EngineFile engine(kSizes);
-  const auto device = make_cpu_device(1);
-  const Weights read = read_engine_weights(engine.folder.path(), engine.plan, *device);
-  const Weights mapped = map_engine_weights(engine.folder.path(), engine.plan, *device);
-  EXPECT_EQ(std::memcmp(read.data(), mapped.data(), engine.bytes.size()), 0);
-  EXPECT_EQ(read.mapped, nullptr);
-  EXPECT_EQ(mapped.owned.data(), nullptr);
-}
-
 TEST(Loader, PinsNoMoreThanTheWeightsNeed) {
   const EngineFile engine({10, 3});
   LateDevice device;
@@ -165,7 +155,6 @@ TEST(Loader, FindsDamageInAnyWeight) {
     LateDevice device;
     const fs::path& folder = engine.folder.path();
     expect_error(ErrorCode::corrupt, ref.name + " ", [&] { read_engine_weights(folder, engine.plan, device); });
-    expect_error(ErrorCode::corrupt, ref.name + " ", [&] { map_engine_weights(folder, engine.plan, device); });
   }
 }
 

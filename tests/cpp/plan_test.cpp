@@ -118,11 +118,22 @@ TEST(EngineDirectory, HoldsTheSameBytesAsPackingInMemory) {
   const BuildReport report = build_engine(kTiny, folder.path() / "engine", {});
   EXPECT_EQ(report.scheme, "bf16");
   const Plan plan = read_engine_plan(folder.path() / "engine");
-  const Weights mapped = map_engine_weights(folder.path() / "engine", plan, *opened.device);
+  const Weights read = read_engine_weights(folder.path() / "engine", plan, *opened.device);
   const Weights packed = pack(opened.checkpoint, opened.plan(), *opened.device);
   ASSERT_EQ(plan.weight_bytes(), opened.plan().weight_bytes());
-  EXPECT_EQ(std::memcmp(mapped.data(), packed.data(), plan.weight_bytes()), 0);
+  EXPECT_EQ(std::memcmp(read.data(), packed.data(), plan.weight_bytes()), 0);
   EXPECT_TRUE(fs::exists(folder.path() / "engine" / "tokenizer.json"));
+}
+
+TEST(EngineDirectory, WeightsAreACopyOfTheFile) {
+  const TemporaryDirectory folder;
+  const fs::path out = folder.path() / "engine";
+  build_engine(kTiny, out, {});
+  const Plan plan = read_engine_plan(out);
+  const auto device = make_cpu_device(1);
+  const Weights before = read_engine_weights(out, plan, *device), after = read_engine_weights(out, plan, *device);
+  fs::resize_file(out / "weights.bin", 4096);
+  EXPECT_EQ(std::memcmp(before.data(), after.data(), static_cast<std::size_t>(plan.weight_bytes())), 0);
 }
 
 TEST(EngineDirectory, AppearsWholeOrNotAtAll) {
@@ -159,10 +170,10 @@ TEST(EngineDirectory, DamageIsFoundAndNamed) {
     file.seekp(plan.weights[3].offset + 17);
     file.put('\x5a');
   }
-  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan, *device); }, &message), ErrorCode::corrupt);
+  EXPECT_EQ(code_of([&] { read_engine_weights(out, plan, *device); }, &message), ErrorCode::corrupt);
   EXPECT_NE(message.find(plan.weights[3].name), std::string::npos) << message;
   fs::resize_file(out / "weights.bin", 4096);
-  EXPECT_EQ(code_of([&] { map_engine_weights(out, plan, *device); }), ErrorCode::corrupt);
+  EXPECT_EQ(code_of([&] { read_engine_weights(out, plan, *device); }), ErrorCode::corrupt);
 
   std::string text = read_text_file(out / "engine.json");
   text.replace(text.find("\"format\": 2"), 11, "\"format\": 9");
