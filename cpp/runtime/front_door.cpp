@@ -11,12 +11,35 @@ constexpr Micros kSlow = 2'000'000;  // without a result for longer, and longer 
 
 }  // namespace
 
+// A request's place in the queue, given back unless the engine has the request: whatever throws in between.
+class StepLoop::State::Place {
+ public:
+  // Throws overloaded when there is none.
+  Place(State& state, const Request& request)
+      : state_(state), tokens_(static_cast<std::int64_t>(request.prompt.size())), tenant_(request.tenant) {
+    state_.reserve(tokens_, tenant_);
+  }
+  ~Place() {
+    if (held_) state_.unreserve(tokens_, tenant_);
+  }
+  Place(const Place&) = delete;
+  Place& operator=(const Place&) = delete;
+  void hand_over() { held_ = false; }
+
+ private:
+  State& state_;
+  std::int64_t tokens_;
+  std::string tenant_;
+  bool held_ = true;
+};
+
 RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState guide) {
+  std::optional<Place> place;
   try {
     validate_request(request, config_.engine, config_.model);
     WJ_REQUIRE(request.mask.empty() == (guide == nullptr) && guide != queue, invalid_argument,
                "mask and guide: a guided request has both, and the guide a queue of its own");
-    reserve(request);
+    place.emplace(*this, request);
   } catch (const Error& error) {
     metrics_.rejected(error.code());
     throw;
@@ -27,12 +50,11 @@ RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState 
   const RequestId id = command->live->id;
   const int samples = command->live->num_running;
   if (!inbox_.push(command)) {
-    Live& live = *command->live;
-    unreserve(live.prompt_length, live.request.tenant);
-    for (Reader* reader : {&live.reader, &live.guide}) reader->close();
+    for (Reader* reader : {&command->live->reader, &command->live->guide}) reader->close();
     metrics_.rejected(ErrorCode::closed);
     WJ_FAIL(closed, "the engine is ", to_string(health()), "; it takes no more requests");
   }
+  place->hand_over();
   metrics_.accepted(samples);
   bell_->ring();
   return id;
@@ -40,61 +62,60 @@ RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState 
 
 // Everything that ending the request will need is made here, where running out of memory harms nobody.
 std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request request, QueueState queue, QueueState guide) {
-  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
-  const std::string tenant = request.tenant;
-  std::unique_ptr<Live> live;
+  auto live = std::make_unique<Live>();
+  live->id = next_id_.fetch_add(1);
+  live->prompt_length = static_cast<int>(request.prompt.size());
+  live->request = std::move(request);
+  const SamplingParams& p = live->request.sampling;
+  live->samples.resize(std::max(p.n, p.beam_width));
+  live->num_running = static_cast<int>(live->samples.size());
+  for (int i = 0; i < live->num_running; ++i) {
+    Sample& sample = live->samples[i];
+    sample.live = live.get();
+    sample.index = i;
+    sample.said.final = std::make_unique<Output>();
+    if (!guide) continue;
+    sample.told.final = std::make_unique<Output>();
+    sample.mask = live->request.mask;
+  }
   try {
-    live = std::make_unique<Live>();
-    live->id = next_id_.fetch_add(1);
-    live->prompt_length = static_cast<int>(tokens);
-    live->request = std::move(request);
-    const SamplingParams& p = live->request.sampling;
-    live->samples.resize(std::max(p.n, p.beam_width));
-    live->num_running = static_cast<int>(live->samples.size());
-    for (int i = 0; i < live->num_running; ++i) {
-      Sample& sample = live->samples[i];
-      sample.live = live.get();
-      sample.index = i;
-      sample.said.final = std::make_unique<Output>();
-      if (!guide) continue;
-      sample.told.final = std::make_unique<Output>();
-      sample.mask = live->request.mask;
-    }
     live->reader.open(std::move(queue), live->num_running, bell_);
     if (guide) live->guide.open(std::move(guide), live->num_running, bell_);
-    live->submitted = now();
   } catch (...) {
-    if (live) live->reader.close();
-    unreserve(tokens, tenant);
+    live->reader.close();
     throw;
   }
+  live->submitted = now();
   return live;
 }
 
-void StepLoop::State::reserve(const Request& request) {
+void StepLoop::State::reserve(std::int64_t tokens, const std::string& tenant) {
   const EngineConfig& e = config_.engine;
-  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
   const bool room = (num_live_.fetch_add(1) < e.max_num_queued_reqs) &
                     (num_live_tokens_.fetch_add(tokens) + tokens <= e.max_num_queued_tokens);
-  if (!room) {
+  try {
+    if (!room) {
+      const Stats s = stats();
+      const double seconds = s.finished > 0 ? 1e-6 * static_cast<double>(now() - started_) / s.finished : 1.0;
+      WJ_FAIL(overloaded, "the queue is full: limits are ", e.max_num_queued_reqs, " requests and ",
+              e.max_num_queued_tokens, " prompt tokens; try again in about ", std::max(0.01, seconds), " s");
+    }
+    reserve_of_tenant(tenant);
+  } catch (...) {
     num_live_.fetch_sub(1);
     num_live_tokens_.fetch_sub(tokens);
-    const Stats s = stats();
-    const double seconds = s.finished > 0 ? 1e-6 * static_cast<double>(now() - started_) / s.finished : 1.0;
-    WJ_FAIL(overloaded, "the queue is full: limits are ", e.max_num_queued_reqs, " requests and ",
-            e.max_num_queued_tokens, " prompt tokens; try again in about ", std::max(0.01, seconds), " s");
+    throw;
   }
-  if (e.max_num_queued_reqs_per_tenant == 0) return;
+}
+
+void StepLoop::State::reserve_of_tenant(const std::string& tenant) {
+  const int limit = config_.engine.max_num_queued_reqs_per_tenant;
+  if (limit == 0) return;
   const std::lock_guard lock(tenants_mutex_);
-  int& count = tenants_[request.tenant];
-  if (count < e.max_num_queued_reqs_per_tenant) {
-    ++count;
-    return;
-  }
-  num_live_.fetch_sub(1);
-  num_live_tokens_.fetch_sub(tokens);
-  WJ_FAIL(overloaded, "tenant ", quote(request.tenant), " has ", count, " requests, the limit of one tenant",
-          " (max_num_queued_reqs_per_tenant); try again when one of them has finished");
+  int& count = tenants_[tenant];
+  WJ_REQUIRE(count < limit, overloaded, "tenant ", quote(tenant), " has ", count, " requests, the limit of one tenant",
+             " (max_num_queued_reqs_per_tenant); try again when one of them has finished");
+  ++count;
 }
 
 void StepLoop::State::unreserve(std::int64_t tokens, const std::string& tenant) {

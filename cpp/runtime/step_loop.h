@@ -172,7 +172,9 @@ class StepLoop::State {
   };
 
   // User threads. (front_door.cpp)
-  void reserve(const Request& request);
+  class Place;
+  void reserve(std::int64_t tokens, const std::string& tenant);
+  void reserve_of_tenant(const std::string& tenant);
   void unreserve(std::int64_t tokens, const std::string& tenant);
   std::unique_ptr<Live> make_live(Request request, QueueState queue, QueueState guide);
   void post(Command command);

@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <iostream>
+#include <new>
+#include <thread>
+
+#include <warpjet/warpjet.h>
 
 #include "history.h"
 #include "history_shortage.h"
@@ -180,6 +184,44 @@ TEST(Faults, EachAllocationOfATurn) {
   tally.print();
   EXPECT_GT(tally.engine_failed, 500);
   EXPECT_GT(tally.no_memory, 10);
+}
+
+// Until the engine has taken back the place of the request before it; false when it never does.
+bool accepted_in_the_end(Engine& engine, OutputQueue& queue, const Request& request) {
+  for (const auto end = Clock::now() + std::chrono::seconds(30); Clock::now() < end;) {
+    try {
+      engine.submit(request, queue);
+      return true;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::overloaded) throw;
+      std::this_thread::yield();
+    }
+  }
+  return false;
+}
+
+TEST(Faults, ASubmissionThatRunsOutOfMemoryTakesNoPlace) {
+  const auto engine = Engine::open(std::filesystem::path(WARPJET_MODELS) / "tiny",
+                                   {.device = "null", .max_num_queued_reqs = 1, .max_num_queued_reqs_per_tenant = 1});
+  OutputQueue queue;
+  const Request request = {.prompt = {1, 5, 9},
+                           .sampling = {.max_tokens = 1},
+                           .tenant = "a name that is too long to be kept without an allocation"};
+  int failures = 0;
+  for (bool accepted = false; !accepted;) {
+    Request copy = request;
+    shortage() = {.armed = true, .fail_at = failures};
+    try {
+      engine->submit(std::move(copy), queue);
+      accepted = true;
+    } catch (const std::bad_alloc&) {
+      ++failures;
+    } catch (const Error&) {  // the place of the request before is not free yet
+    }
+    shortage() = {};
+    ASSERT_TRUE(accepted_in_the_end(*engine, queue, request)) << "after allocation " << failures << " failed";
+  }
+  EXPECT_GT(failures, 5);
 }
 
 TEST(Faults, ADeviceThatFailsOrFallsSilentAtAnyStep) {
