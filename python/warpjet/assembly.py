@@ -70,7 +70,9 @@ class _Sample:
             if self._detokenizer is not None and self._add_text(self._detokenizer.finish()):
                 return
             self.text += self._stops.finish()
-            self.finish_reason, self.stop_reason = output.finish, output.stop_token
+            self.finish_reason = output.finish
+            if output.stop_token in self._params.stop_token_ids:  # the others are the end of the text
+                self.stop_reason = output.stop_token
 
     def _text_of(self, token: int, ends: bool) -> str:
         if self._detokenizer is None or (ends and not self._params.include_stop_str_in_output):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from warpjet._native import Engine, ModelInfo, Output, OutputQueue, PoolingParams, SamplingParams
 from warpjet.assembly import Assembly
@@ -236,6 +236,9 @@ class AsyncLLM:
         async with contextlib.aclosing(self._follow(name, submit, assembly, interval)) as outputs:
             async for output in outputs:
                 yield output
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an AsyncLLM cannot be pickled; open it in the worker")
 
     def _free_name(self, request_id: str | None) -> str:
         name = self._session.next_request_id() if request_id is None else request_id

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from warpjet._native import ModelInfo, SamplingParams
 from warpjet.background import Background, Generation
@@ -256,6 +256,9 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an LLM cannot be pickled; open it in the worker")
 
     def _find_parsers(self, names: tuple[str | None, str | None]) -> ParserNames:
         template, tokens = self._session.chat_template, self._session.tokenizer

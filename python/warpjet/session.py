@@ -34,6 +34,9 @@ _GENERATION_KEYS = {
 }
 
 
+_MAX_STOP_TOKENS = 256  # of a request
+
+
 @dataclass(slots=True)
 class Guided:
     """What the engine is asked for when structured_outputs say what the text must be."""
@@ -150,12 +153,23 @@ class Session:
     def _lower(self, params: SamplingParams) -> "tuple[SamplingParams, Job | None]":
         if not isinstance(params, SamplingParams):
             raise TypeError(f"sampling_params must be SamplingParams, got {type(params).__name__}")
-        native = native_params(params, self.tokenizer)
+        native = self._ended(native_params(params, self.tokenizer))
         if (structured := params.structured_outputs) is None:
             return native, None
         if params.beam_width > 1:
             raise ValueError("structured_outputs does not go with beam_width above 1")
         return native.replace(structured_outputs=None), self._open_guides().compile(structured)
+
+    def _ended(self, params: SamplingParams) -> SamplingParams:
+        """With the tokenizer's end of text where the checkpoint's configs leave it out: chat models end their turns
+        with it."""
+        model, eos = self.engine.model, self.tokenizer.eos_token_id if self.tokenizer else None
+        if eos is None or eos in model.eos_token_ids or eos >= model.vocab_size:
+            return params
+        stops = list(params.stop_token_ids)
+        if params.ignore_eos or params.beam_width > 1 or eos in stops or len(stops) >= _MAX_STOP_TOKENS:
+            return params
+        return params.replace(stop_token_ids=[*stops, eos])
 
     def _open_guides(self) -> "Guides":
         from warpjet.guides import Guides

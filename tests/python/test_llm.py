@@ -1,6 +1,8 @@
 """LLM: prompts in every form, order, streaming, cancelling, lifetime, and what its constructor takes."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -352,3 +354,9 @@ def test_the_callers_files_are_left_alone(tmp_path: Path) -> None:
     LLM(directory).shutdown()
     os.chmod(directory, 0o755)
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+
+
+def test_an_llm_is_opened_where_it_is_used_not_sent(llm: LLM) -> None:
+    for send in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="an LLM cannot be pickled; open it in the worker"):
+            send(llm)

@@ -10,7 +10,7 @@ from checkpoints import copy_tiny
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import ByteLevel, TemplateProcessing
 
-from warpjet import LLM, ModelFormatError
+from warpjet import LLM, ModelFormatError, SamplingParams
 from warpjet.tokenizer import Tokenizer
 from warpjet.tokenizer_files import read_json
 
@@ -165,3 +165,24 @@ def test_F4_malformed_tokenizer_files(name: str, tmp_path: Path) -> None:
 def test_a_pair_of_surrogates_is_one_character(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": "\\ud83d\\ude00"}')
     assert read_json(tmp_path / "a.json") == {"a": "\U0001f600"}
+
+
+# --- The end of a text ------------------------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_s_end_of_text_ends_a_completion_beside_the_configs(tmp_path: Path) -> None:
+    directory = copy_tiny(tmp_path / "tiny")
+    write(directory, "tokenizer_config.json", NAMES | {"eos_token": "<|user|>"})
+    write(directory, "special_tokens_map.json", None)
+    with LLM(directory, device="cpu") as model:
+        eos = model.get_tokenizer().eos_token_id
+        assert eos is not None and eos not in model.get_model_info().eos_token_ids
+        for more in ({}, {"logprobs": 1}, {"stop_token_ids": [9]}, {"n": 2, "temperature": 1.0}):
+            params = SamplingParams(max_tokens=4, logit_bias={eos: 100.0}, **({"temperature": 0.0} | more))
+            for output in model.generate("Once", params)[0].outputs:
+                assert (output.text, output.finish_reason, output.stop_reason) == ("", "stop", None)
+                assert output.token_ids == [eos]
+        goes_on = SamplingParams(max_tokens=4, logit_bias={eos: 100.0}, temperature=0, ignore_eos=True)
+        assert model.generate("Once", goes_on)[0].outputs[0].token_ids == [eos] * 4
+        named = SamplingParams(max_tokens=4, logit_bias={eos: 100.0}, temperature=0, stop_token_ids=[eos])
+        assert model.generate("Once", named)[0].outputs[0].stop_reason == eos
