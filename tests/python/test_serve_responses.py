@@ -370,6 +370,22 @@ def test_tool_choice_names_tools_of_every_kind(choice: Any, names: int, mode: st
     assert mode == (offer.choice if isinstance(offer.choice, str) else offer.choice["function"]["name"])
 
 
+@pytest.mark.parametrize(
+    "tools",
+    [
+        [{"type": "web_search"}] * 1025,
+        [{"type": "namespace", "name": "a", "tools": [TIME] * 1025}],
+        [
+            {"type": "namespace", "name": str(i), "tools": [{**TIME, "name": f"t{j}"} for j in range(100)]}
+            for i in range(11)
+        ],
+    ],
+)
+def test_tools_are_counted_before_they_are_read(tools: Any) -> None:
+    with pytest.raises(ServeError, match="more than 1024"):
+        offer_tools(tools, "auto", strict=False)
+
+
 def test_truncation_auto_changes_nothing_while_the_prompt_fits(client: openai.OpenAI) -> None:
     plain = client.responses.create(input="What is 3 + 4?", **ASK)
     cut = client.responses.create(input="What is 3 + 4?", truncation="auto", **ASK)

@@ -96,6 +96,16 @@ def test_messages_of_one_role_in_a_row_are_one() -> None:
     ]
 
 
+def test_thoughts_in_a_row_are_one_and_empty_ones_are_none() -> None:
+    def thought(text: str) -> dict[str, Any]:
+        return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+
+    said = {"role": "assistant", "content": "Yes."}
+    (one,) = to_messages(parse_items([thought("Let me "), thought("see."), said]))
+    assert one == {"role": "assistant", "content": "Yes.", "reasoning_content": "Let me see."}
+    assert "reasoning_content" not in to_messages(parse_items([{"type": "reasoning", "summary": []}, said]))[0]
+
+
 def test_items_of_another_servers_tools_are_left_out() -> None:
     items = [{"type": "web_search_call", "id": "ws_1", "status": "completed"}, {"role": "user", "content": "Hi"}]
     assert [item["type"] for item in parse_items(items)] == ["message"]

@@ -7,7 +7,7 @@ from typing import Any
 Tools = Sequence[Mapping[str, Any]]
 ToolChoice = str | Mapping[str, Any]
 
-_MAX_TOOLS = 1024
+MAX_TOOLS = 1024
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _CHOICES = ("auto", "none", "required")
 
@@ -17,8 +17,8 @@ def check_tools(tools: Any) -> None:
     ..., "parameters": a JSON schema}} with a name of its own."""
     if not isinstance(tools, Sequence) or isinstance(tools, (str, bytes)):
         raise ValueError(f"tools must be a list, got {type(tools).__name__}")
-    if len(tools) > _MAX_TOOLS:
-        raise ValueError(f"tools has {len(tools)} entries, more than {_MAX_TOOLS}")
+    if len(tools) > MAX_TOOLS:
+        raise ValueError(f"tools has {len(tools)} entries, more than {MAX_TOOLS}")
     names: set[str] = set()
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"

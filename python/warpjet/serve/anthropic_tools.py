@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from warpjet.serve.errors import bad_request
-from warpjet.serve.parts import SkippedTools, parse_part
+from warpjet.serve.parts import SkippedTools, check_count, parse_part
 from warpjet.serve.schema import Field, Schema
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -86,6 +86,7 @@ _CLIENT_TOOLS: dict[str, tuple[str, dict[str, Any]]] = {
 def to_tools(value: list[dict[str, Any]] | None, strict: bool) -> list[dict[str, Any]] | None:
     """Function tools; None without any. Tools that the server would have to run are left out, or refused when strict.
     Raises ServeError naming the tool."""
+    check_count(value or ())
     tools = (_tool(tool, f"tools[{index}]", strict) for index, tool in enumerate(value or ()))
     return [tool for tool in tools if tool is not None] or None
 

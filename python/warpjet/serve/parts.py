@@ -1,9 +1,10 @@
 """Parts of bodies, as several APIs have them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from warpjet.parsing.tools import MAX_TOOLS
 from warpjet.serve.errors import ServeError, bad_request
 from warpjet.serve.schema import Schema
 
@@ -32,6 +33,12 @@ class SkippedTools:
                 self._route,
                 kind,
             )
+
+
+def check_count(tools: Sequence[Any], where: str = "tools") -> None:
+    """Raises ServeError 400 for more tools than a request may have, before any of them is read."""
+    if len(tools) > MAX_TOOLS:
+        raise bad_request(f"{where} has {len(tools)} entries, more than {MAX_TOOLS}", where)
 
 
 def only_allowed(

@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from warpjet.serve.errors import bad_request
-
-if TYPE_CHECKING:
-    from warpjet.structured import StructuredOutputsParams
+from warpjet.structured import StructuredOutputsParams, check_volume
 
 _PARAM = "response_format"
 _MAX_TEXT = 1 << 20  # characters of a schema that is sent as text
@@ -26,7 +24,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 
 
-def structured_outputs(body: Mapping[str, Any]) -> "StructuredOutputsParams | None":
+def structured_outputs(body: Mapping[str, Any]) -> StructuredOutputsParams | None:
     """response_format or structured_outputs. Raises ServeError 400 for both, or for one that is malformed."""
     form, given = body.get("response_format"), body.get("structured_outputs")
     constraint = {} if form is None else _constraint(form)
@@ -34,8 +32,6 @@ def structured_outputs(body: Mapping[str, Any]) -> "StructuredOutputsParams | No
         return None
     if given and constraint:
         raise bad_request("response_format and structured_outputs are two constraints; send one", "structured_outputs")
-    from warpjet.structured import StructuredOutputsParams
-
     try:
         return StructuredOutputsParams(**(given or constraint))
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -86,6 +82,10 @@ def tgi_schema(value: Any, param: str) -> Any:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise bad_request(f"{param}: the schema is not JSON: {error}", param) from None
+    try:
+        check_volume(value)
+    except ValueError as error:
+        raise bad_request(f"{param}: {error}", param) from None
     return _typed(value)
 
 

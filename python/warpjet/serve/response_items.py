@@ -162,32 +162,38 @@ def to_messages(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Chat messages. What an assistant thought, said and called one after another is one message, and so are messages
     of the user or the system in a row: clients send several, and templates may want roles to alternate."""
     messages: list[dict[str, Any]] = []
+    texts: list[list[str]] = []  # of each message's content, to be joined at the end
     turn: dict[str, Any] | None = None  # the assistant's message that items still add to
     for item in items:
         kind = item["type"]
-        if kind.endswith("_output"):
-            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+        if kind == "message" and item["role"] != "assistant":
+            turn, role = None, _ROLES[item["role"]]
+            if not messages or messages[-1]["role"] != role:
+                messages.append({"role": role})
+                texts.append([])
+            texts[-1].append(_joined(item))
+        elif kind.endswith("_output"):
             turn = None
-        elif kind == "message" and item["role"] != "assistant":
-            role = _ROLES[item["role"]]
-            if messages and messages[-1]["role"] == role:
-                messages[-1]["content"] += "\n" + _joined(item)
-            else:
-                messages.append({"role": role, "content": _joined(item)})
-            turn = None
+            messages.append({"role": "tool", "tool_call_id": item["call_id"]})
+            texts.append([item["output"]])
         else:
-            if turn is None or (kind in ("reasoning", "message") and (turn["content"] or "tool_calls" in turn)):
-                turn = {"role": "assistant", "content": ""}
+            if turn is None or (kind in ("reasoning", "message") and (texts[-1] or "tool_calls" in turn)):
+                turn = {"role": "assistant"}
                 messages.append(turn)
-            _add_to_turn(turn, item)
+                texts.append([])
+            _add_to_turn(turn, texts[-1], item)
+    for message, parts in zip(messages, texts, strict=True):
+        message["content"] = "\n".join(filter(None, parts))
+        if thoughts := "".join(message.pop("thoughts", ())):
+            message["reasoning_content"] = thoughts
     return messages
 
 
-def _add_to_turn(turn: dict[str, Any], item: Mapping[str, Any]) -> None:
+def _add_to_turn(turn: dict[str, Any], texts: list[str], item: Mapping[str, Any]) -> None:
     if item["type"] == "reasoning":
-        turn["reasoning_content"] = turn.get("reasoning_content", "") + _joined(item)
+        turn.setdefault("thoughts", []).append(_joined(item))
     elif item["type"] == "message":
-        turn["content"] = _joined(item)
+        texts.append(_joined(item))
     else:
         custom = item["type"] == "custom_tool_call"
         arguments = json.dumps({"input": item["input"]}, ensure_ascii=False) if custom else item["arguments"]

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warpjet.serve.errors import bad_request
-from warpjet.serve.parts import SkippedTools, only_allowed, parse_part
+from warpjet.serve.parts import SkippedTools, check_count, only_allowed, parse_part
 from warpjet.serve.schema import Field, Schema
 
+_Key = tuple[str | None, str | None]  # a name and a namespace
 _skipped = SkippedTools("/v1/responses")
 
 _FUNCTION_KEYS = ("description", "parameters", "strict")
@@ -81,11 +82,13 @@ def function_name(name: str, namespace: str | None) -> str:
 def offer_tools(tools: Sequence[Mapping[str, Any]], choice: Any, strict: bool) -> Offer:
     """Functions, custom tools, and those of namespaces. Tools that the server would have to run are left out, or
     refused when strict. Raises ServeError naming the tool."""
+    check_count(tools)
     offer = Offer()
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
         if tool.get("type") == "namespace":
             space = parse_part(_NAMESPACE, tool, where, strict)
+            check_count([*offer.functions, *space["tools"]], f"{where}.tools")
             for inner, one in enumerate(space["tools"]):
                 _add(offer, one, f"{where}.tools[{inner}]", strict, space)
             offer.shown.append(dict(tool))
@@ -137,29 +140,32 @@ def _choose(offer: Offer, choice: Any) -> None:
         offer.choice = choice
         return
     kind, name = choice.get("type"), choice.get("name")
+    named = _by_name(offer)
     if kind in ("function", "custom") and isinstance(name, str):
-        found = _named(offer, choice)
+        found = named.get(_key(choice))
         offer.choice = {"type": "function", "function": {"name": found[0] if found else name}}
     elif kind == "allowed_tools":
         allowed = choice.get("tools")
         if not isinstance(allowed, list) or not all(isinstance(tool, Mapping) for tool in allowed):
             raise bad_request("tool_choice.tools must be a list of tools", "tool_choice")
-        names = {one for tool in allowed for one in _named(offer, tool) or _missing(tool)}
+        # Tools that the server would run were left out of tools, and so they are here.
+        keys = {_key(tool) for tool in allowed if tool.get("type") in ("function", "custom")}
+        names = {one for key in keys for one in named.get(key, [str(key[0])])}
         offer.functions, offer.choice = only_allowed(offer.functions, names, choice.get("mode"))
     else:
         raise bad_request(f"tool_choice of type {kind!r:.80} is not supported, or lacks its name", "tool_choice")
 
 
-def _named(offer: Offer, tool: Mapping[str, Any]) -> list[str]:
-    """Functions of a tool by this name, of any namespace if none is given."""
+def _by_name(offer: Offer) -> dict[_Key, list[str]]:
+    """Functions by the name and namespace of their tools, by that name alone, and by their own."""
+    named: dict[_Key, list[str]] = {}
+    for function, origin in offer.origins.items():
+        for key in {(origin.name, origin.namespace), (origin.name, None), (function, None)}:
+            named.setdefault(key, []).append(function)
+    return named
+
+
+def _key(tool: Mapping[str, Any]) -> _Key:
+    """The name and the namespace that tool_choice gives."""
     name, space = tool.get("name"), tool.get("namespace")
-    return [
-        function
-        for function, origin in offer.origins.items()
-        if (origin.name == name and space in (None, origin.namespace)) or (function == name and space is None)
-    ]
-
-
-def _missing(tool: Mapping[str, Any]) -> list[str]:
-    """The name that is not there; tools that the server would run were left out before."""
-    return [str(tool.get("name"))] if tool.get("type") in ("function", "custom") else []
+    return (name if isinstance(name, str) else None, space if isinstance(space, str) else None)

@@ -36,12 +36,7 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
     body = request.body
     if body["background"] and not body["store"]:
         raise bad_request("background needs store: what is not kept cannot be fetched", "background")
-    previous = _previous(serving.responses, request)
-    large = len(request.raw) + (len(previous.context) if previous else 0) > _LARGE
-    if large:
-        run = await serving.workers.run(lambda: _plan(serving, request, previous), request.tenant)
-    else:
-        run = _plan(serving, request, previous)
+    run = await _planned(serving, request)
     if body["background"]:
         await serving.prepare_chat(run.chat)  # what cannot run is refused now
         _start(serving, run)
@@ -51,6 +46,14 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
     async for _ in _events(serving, run):
         pass
     return Response(run.stored.body)
+
+
+async def _planned(serving: Serving, request: HttpRequest) -> _Run:
+    """Everything that the request says. A thread reads it when it is large."""
+    previous = _previous(serving.responses, request)
+    if len(request.raw) + (len(previous.context) if previous else 0) > _LARGE:
+        return await serving.workers.run(lambda: _plan(serving, request, previous), request.tenant)
+    return _plan(serving, request, previous)
 
 
 def _plan(serving: Serving, request: HttpRequest, previous: StoredResponse | None) -> _Run:
@@ -95,9 +98,7 @@ async def _events(serving: Serving, run: _Run) -> AsyncIterator[bytes]:
 
 async def count_tokens(serving: Serving, request: HttpRequest) -> Response:
     """How many tokens a request's prompt has."""
-    previous = _previous(serving.responses, request)
-    large = len(request.raw) + (len(previous.context) if previous else 0) > _LARGE
-    run = await asyncio.to_thread(_plan, serving, request, previous) if large else _plan(serving, request, previous)
+    run = await _planned(serving, request)
     prompt = await serving.prepare_chat(run.chat)
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids or ())})
 
