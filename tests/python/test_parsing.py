@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grammar_driver import Grammars
 
 from warpjet.parsing import (
     REASONING_PARSERS,
@@ -440,31 +441,6 @@ def written(parser: str, names: Sequence[str]) -> str:
     begin, middle, end = layout.call
     calls = [begin + name + middle + (now if name == "now" else weather) + end for name in names]
     return layout.before + (layout.between or "").join(calls) + layout.after
-
-
-class Grammars:
-    """A tokenizer of characters, and of markers if there are any, for llguidance."""
-
-    def __init__(self, markers: Iterable[str]) -> None:
-        llguidance = pytest.importorskip("llguidance")
-        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-        alphabet = {char: index for index, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-        self.tokenizer = Tokenizer(models.BPE(alphabet, []))
-        self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self.tokenizer.decoder = decoders.ByteLevel()
-        tokens = [AddedToken(text, special=index % 2 == 0) for index, text in enumerate(sorted(markers))]
-        self.tokenizer.add_special_tokens([AddedToken("<|eos|>", special=True)])
-        self.tokenizer.add_tokens(tokens)
-        self._module = llguidance
-        self._native = llguidance.LLTokenizer(self.tokenizer.to_str(), eos_token=self.tokenizer.token_to_id("<|eos|>"))
-
-    def accepts(self, lark: str, text: str) -> bool:
-        """The text is complete."""
-        matcher = self._module.LLMatcher(self._native, self._module.LLMatcher.grammar_from_lark(lark))
-        assert not matcher.is_error(), matcher.get_error()
-        ids = self.tokenizer.encode(text).ids
-        return matcher.validate_tokens(ids) == len(ids) and matcher.consume_tokens(ids) and matcher.is_accepting()
 
 
 @pytest.mark.parametrize("with_tokens", [True, False])

@@ -3,11 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from warpjet.parsing.chat_parser import check_parsers
 from warpjet.parsing.harmony import CHANNEL, MESSAGE, START, Harmony
-from warpjet.parsing.pythonic import NAME, Pythonic
+from warpjet.parsing.json_text import MAX_NAME
+from warpjet.parsing.parameters import Parameter, Shape, parameter, shapes
+from warpjet.parsing.pythonic import KEYWORD, Pythonic
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
 from warpjet.parsing.tool_parsers import TOOL_PARSERS
 from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, chosen_name
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 TokenId = Callable[[str], int | None]
 
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_PYTHON_WORDS = {"boolean": '("True" | "False")', "null": '"None"'}
+_ROOT = "arguments"  # where the schema of all arguments is, for a schema of one that refers to it
+ANY_TEXT = "/(?s:.*)/"
+_WORDS: dict[str, tuple[bool | None, ...]] = {"boolean": (True, False), "null": (None,)}
 
 
 def tool_call_grammar(
@@ -97,22 +102,34 @@ class _Writer:
         """A marker may be written with its token, which to the grammar is not the same as its letters."""
         return " ".join(self._part(part) for part in self._split(text))
 
-    def until(self, marker: str) -> str:
-        """Any text, and the marker after it."""
+    def text(self, end: str, kinds: Sequence[str] = (ANY_TEXT,), without: Sequence[str] = ()) -> str:
+        """A text of one of these kinds, which are terminals, then its end marker. Nothing of `without` is in it."""
         number = len(self.rules)
-        begin, *rest = self._split(marker)
-        if (token := self._find(begin)) is not None:
-            return f"{self.rule(f'TEXT_{number}', '/(?s:.*)/')} <[{token}]> {self.literal(''.join(rest))}"
-        text = self.rule(f"text_{number}[suffix={_quoted(begin)}]", "/(?s:.*)/")
-        return f"{text}+ {self.literal(''.join(rest))}" if rest else text
+        begin, *rest = self._split_tokens(end)
+        token, is_any = self._find(begin), list(kinds) == [ANY_TEXT]
+        parts = {part for marker in (end, *without) for part in self._split_tokens(marker)}
+        tokens = {part for part in parts if self._find(part) is not None}
+        # Any text ends at the first marker by itself, one with conditions only where they are met.
+        excluded = tokens | ({*without} - {begin} if is_any else {*without, begin})
+        if excluded:
+            unwanted = "|".join(map(_escaped, sorted(excluded)))
+            kinds = [f"({kind}) & ~/(?s:.*)({unwanted})(?s:.*)/" for kind in kinds]
+        names = [self.rule(f"TEXT_{number}_{index}", kind) for index, kind in enumerate(kinds)]
+        if token is not None:
+            return f"({' | '.join(names)}) <[{token}]> {self.literal(''.join(rest))}"
+        name = self.rule(f"text_{number}[suffix={_quoted(begin)}]", " | ".join(names))
+        return f"{name}{'+' if rest and is_any else ''} {self.literal(''.join(rest))}"
 
     def schema(self, schema: Mapping[str, Any]) -> str:
         return f"%json {json.dumps({**schema, 'x-guidance': _COMPACT}, ensure_ascii=True)}"
 
     def _split(self, text: str) -> list[str]:
         """At tokens, and at line breaks: where two literals begin alike, the compiler's lexer would take the longer."""
+        return [part for one in self._split_tokens(text) for part in re.split("(\n)", one) if part]
+
+    def _split_tokens(self, text: str) -> list[str]:
         tokens = sorted((t for t in self._tokens if self._find(t) is not None), key=len, reverse=True)
-        parts = re.split("(" + "|".join([*map(re.escape, tokens), "\n"]) + ")", text)
+        parts = re.split("(" + "|".join(map(re.escape, tokens)) + ")", text) if tokens else [text]
         return [part for part in parts if part]
 
     def _part(self, part: str) -> str:
@@ -127,65 +144,125 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _escaped(text: str) -> str:
+    """As a regular expression between slashes."""
+    return re.sub(r"[\\/.+*?()|\[\]{}^$&~#-]", r"\\\g<0>", text).replace("\n", "\\n")
+
+
 def _arguments(writer: _Writer, form: object, function: Mapping[str, Any]) -> str:
     schema: Mapping[str, Any] = {"type": "object", **(function.get("parameters") or {})}
-    if isinstance(form, Pythonic):
-        return _keywords(writer, schema, function["name"])
-    if isinstance(form, Xml):
-        return _elements(writer, schema, form)
-    return writer.rule(f"arguments_{len(writer.rules)}", writer.schema(schema))
+    if not isinstance(form, (Pythonic, Xml)):
+        return writer.rule(f"arguments_{len(writer.rules)}", writer.schema(schema))
+    write = _keywords if isinstance(form, Pythonic) else partial(_elements, form=form)
+    return f"({' | '.join(write(writer, shape, schema, function['name']) for shape in shapes(schema))})"
 
 
-def _members(schema: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], bool]]:
-    """(name, schema, required) of each property. References within the schema still lead where they led."""
-    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    required = schema.get("required") or ()
-    properties = schema.get("properties") or {}
-    return [
-        (name, {**shared, **value} if isinstance(value, Mapping) else shared, name in required)
-        for name, value in properties.items()
-    ]
-
-
-def _keywords(writer: _Writer, schema: Mapping[str, Any], function: str) -> str:
+def _keywords(writer: _Writer, shape: Shape, root: Mapping[str, Any], function: str) -> str:
     """name=value, ... in the order of the schema; optional ones may be missing. Two rules for each: what may follow
     when nothing has been written yet, and when something has."""
     first = after = writer.rule(f"none_{len(writer.rules)}", '""')
-    for name, member, required in reversed(_members(schema)):
-        if not NAME.fullmatch(name):
-            if required:
-                raise ValueError(f"tool {function!r}: its format cannot write a parameter called {name!r}")
-            continue
-        kind = member.get("type")
-        value = writer.schema(member)
-        if isinstance(kind, str) and kind in _PYTHON_WORDS:
-            value = _PYTHON_WORDS[kind]
+    for name, schema in reversed(_writable(shape, function, lambda name: KEYWORD.fullmatch(name) is not None)):
         number = len(writer.rules)
-        one = writer.rule(f"keyword_{number}", f"{_quoted(name + '=')} {value}")
-        skip_first, skip_after = ("", "") if required else (f" | {first}", f" | {after}")
+        one = writer.rule(f"keyword_{number}", f"{_quoted(name + '=')} ({_python(writer, schema, root)})")
+        skip_first, skip_after = ("", "") if name in shape.required else (f" | {first}", f" | {after}")
         first = writer.rule(f"first_{number}", f"{one} {after}{skip_first}")
         after = writer.rule(f"after_{number}", f'", " {one} {after}{skip_after}')
     return first
 
 
-def _elements(writer: _Writer, schema: Mapping[str, Any], form: Xml) -> str:
-    writer.add_tokens((form.value_end,))
-    pad = "\n" if form.padded else ""
+def _python(writer: _Writer, schema: Any, root: Mapping[str, Any]) -> str:
+    """A value as Python writes it: as JSON does, but for three words."""
+    wanted = parameter(schema, root)
+    words: set[str] = set()
+    for one in wanted.alternatives:
+        values = [value for kind in one.types for value in _WORDS.get(kind, ())] if one.values is None else one.values
+        words.update(_quoted(repr(value)) for value in values if value is None or isinstance(value, bool))
+    rest = wanted.types - _WORDS.keys()
+    others = [writer.schema(_member(schema, root, rest if words else None))] if rest or not words else []
+    return " | ".join([*sorted(words), *others])
+
+
+def _elements(writer: _Writer, shape: Shape, root: Mapping[str, Any], function: str, form: Xml) -> str:
+    writer.add_tokens((*form.tokens, form.value_end))
     out = []
-    for name, member, required in _members(schema):
-        values = member.get("enum")
-        choices = values if isinstance(values, list) and all(isinstance(value, str) for value in values) else ()
-        is_text = choices or member.get("type") == "string"
-        key_end = form.key_ends[1 if form.typed and not is_text else 0]
-        begin = writer.literal(form.key + name + key_end + pad)
-        if choices:
-            value = f"({' | '.join(map(_quoted, choices))}) {writer.literal(pad + form.value_end)}"
-        elif is_text:
-            value = writer.until(form.value_end)
-        else:
-            value = f"{writer.schema(member)} {writer.literal(pad + form.value_end)}"
-        out.append(writer.rule(f"element_{len(writer.rules)}", f'{begin} {value} "\\n"') + ("" if required else "?"))
-    return " ".join(out)
+    for name, schema in _writable(shape, function, lambda name: not any(end in name for end in (*form.key_ends, "<"))):
+        wanted = parameter(schema, root)
+        begin = [writer.literal(form.key + name + end) for end in form.key_ends]
+        kinds = _kinds_of_text(wanted)
+        others = frozenset() if ANY_TEXT in kinds and not form.typed else wanted.types - {"string"}
+        written = []
+        if kinds:
+            written.append(f"{begin[0]} {_text_value(writer, form, kinds)}")
+        if others or not kinds:
+            value = writer.schema(_member(schema, root, others if kinds else None))
+            end = writer.literal(("\n" if form.padded else "") + form.value_end)
+            pad = writer.literal("\n") if form.padded else ""
+            written.append(f"{begin[1 if form.typed else 0]} {pad} {value} {end}")
+        element = writer.rule(f"element_{len(writer.rules)}", f'({" | ".join(written)}) "\\n"')
+        out.append(element + ("" if name in shape.required else "?"))
+    return " ".join(out) or '""'
+
+
+def _text_value(writer: _Writer, form: Xml, kinds: Sequence[str]) -> str:
+    """A string with no quotes around it, up to the end of its element."""
+    pad = "\n" if form.padded else ""
+    end = form.value_end if list(kinds) == [ANY_TEXT] else pad + form.value_end
+    return f"{writer.literal(pad)} {writer.text(end, kinds, form.ends)}"
+
+
+def _kinds_of_text(wanted: Parameter) -> list[str]:
+    """Terminals of the strings that fit; ANY_TEXT alone where every string does."""
+    texts = [one for one in wanted.alternatives if "string" in one.types]
+    if any(one.is_free_text for one in texts):
+        return [ANY_TEXT]
+    kinds = list(map(_quoted, sorted(wanted.choices)))
+    for one in texts:
+        if one.values is None:
+            length = f"/(?s:.{{{one.min_length},{'' if one.max_length is None else one.max_length}}})/"
+            kinds.append(" & ".join([length, *map(_pattern, one.patterns)]))
+    return kinds
+
+
+def _pattern(pattern: str) -> str:
+    """A terminal of the strings in which a schema's pattern is found. Its anchors are those at its ends."""
+    inner, begin, end = pattern, "(?s:.*)", "(?s:.*)"
+    if inner.startswith("^"):
+        inner, begin = inner[1:], ""
+    if inner.endswith("$") and (len(inner) - len(inner[:-1].rstrip("\\"))) % 2:
+        inner, end = inner[:-1], ""
+    return "/" + f"{begin}(?:{inner}){end}".replace("\n", "\\n").replace("/", "\\/") + "/"
+
+
+def _writable(shape: Shape, function: str, can_write: Callable[[str], bool]) -> list[tuple[str, Any]]:
+    """The members whose names the format can write. Raises ValueError if one that is required is not among them."""
+    for name in shape.required:
+        if not can_write(name) or len(name) > MAX_NAME:
+            raise ValueError(f"tool {function!r}: its format cannot write a parameter called {name!r:.100}")
+    return [(name, schema) for name, schema in shape.members.items() if can_write(name) and len(name) <= MAX_NAME]
+
+
+def _member(schema: Any, root: Mapping[str, Any], types: frozenset[str] | None) -> Mapping[str, Any]:
+    """A schema within `root` as one that stands alone, for values of these types. None: whatever it says itself."""
+    alone: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else {} if schema else {"not": {}}
+    shared = {}
+    if '"$ref"' in json.dumps(alone):
+        alone, shared = {"allOf": [_moved(alone)]}, {"$defs": {_ROOT: _moved(root)}}
+    if types is not None:
+        alone = {"allOf": [alone], "type": sorted(types - {"integer"} if "number" in types else types)}
+    return alone | shared
+
+
+def _moved(schema: Any) -> Any:
+    """With references that lead into the root where it is now."""
+    if isinstance(schema, list):
+        return [_moved(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    ref = schema.get("$ref")
+    moved = {key: value if key in ("const", "enum") else _moved(value) for key, value in schema.items()}
+    if isinstance(ref, str) and ref.startswith("#"):
+        moved["$ref"] = f"#/$defs/{_ROOT}{ref[1:]}"
+    return moved
 
 
 def _reasoning(writer: _Writer, parser: str | None, prompt: str) -> str:
@@ -196,7 +273,7 @@ def _reasoning(writer: _Writer, parser: str | None, prompt: str) -> str:
     writer.add_tokens(form.tokens)
     if isinstance(form, Harmony):
         begin, end = writer.literal(f"{CHANNEL}analysis{MESSAGE}"), writer.literal(f"{START}assistant")
-        return f"({begin} {writer.until('<|end|>')} {end})?"
+        return f"({begin} {writer.text('<|end|>')} {end})?"
     begin = writer.literal(form.opens[0])
-    rest = f'{writer.until(form.closes[0])} ("\\n" "\\n"?)?'
+    rest = f'{writer.text(form.closes[0])} ("\\n" "\\n"?)?'
     return f"{begin}? {rest}" if form.opened_by(prompt) else f"({begin} {rest})?"

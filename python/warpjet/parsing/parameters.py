@@ -80,7 +80,10 @@ def parameter(schema: Any, root: Any) -> Parameter:
 
 def shapes(schema: Any) -> list[Shape]:
     """The shapes of objects that a schema of arguments allows; a member that is in two of its parts must fit both."""
-    return _Resolver(schema).resolve(schema, _shape, _joined) or [Shape({})]
+    found = _Resolver(schema).resolve(schema, _shape, _joined) or [Shape({})]
+    return [
+        Shape({**one.members, **dict.fromkeys(one.required - one.members.keys(), True)}, one.required) for one in found
+    ]
 
 
 def member(name: str, schema: Any) -> Any:

@@ -9,7 +9,8 @@ from warpjet.parsing.json_text import MAX_DEPTH, MAX_NAME, escape, to_number
 from warpjet.parsing.marked import Marked
 from warpjet.parsing.reader import Emit, Reader, Reading, markers
 
-NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
+KEYWORD = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
+_FUNCTION = re.compile(r"[\w.:/-]+", re.ASCII)  # any name of a tool
 _SCALAR = re.compile(r"[\w.+-]+")
 _LITERALS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 _QUOTES = ('"""', "'''", '"', "'")
@@ -43,7 +44,7 @@ class Pythonic(Marked):
                 return False
 
     def _call(self, reader: Reader, answer: Answer, marked: bool) -> Reading[bool]:
-        name = yield from _read_name(reader)
+        name = yield from _read_name(reader, _FUNCTION)
         if not name or not (marked or name in answer.tools) or not (yield from reader.accept("(")):
             return False
         yield from reader.space()
@@ -88,17 +89,17 @@ def _copy_arguments(reader: Reader, emit: Emit, keyword: str) -> Reading[bool]:
             return False
 
 
-def _read_name(reader: Reader) -> Reading[str]:
-    """An identifier, which may have dots and dashes; "" if there is none."""
+def _read_name(reader: Reader, pattern: re.Pattern[str]) -> Reading[str]:
+    """ "" if there is none."""
     name = ""
-    while len(name) <= MAX_NAME and (char := (yield from reader.peek())) and NAME.fullmatch(name + char):
+    while len(name) <= MAX_NAME and (char := (yield from reader.peek())) and pattern.fullmatch(name + char):
         name += yield from reader.next()
     return name
 
 
 def _read_keyword(reader: Reader) -> Reading[str]:
     """`name =`; "" if there is none."""
-    name = yield from _read_name(reader)
+    name = yield from _read_name(reader, KEYWORD)
     yield from reader.space()
     return name if (yield from reader.accept("=")) else ""
 
