@@ -270,6 +270,19 @@ def test_repeat_penalty_is_repetition_penalty(canary: Server) -> None:
     assert error_of(answer, 400)["param"] == "repeat_penalty"
 
 
+def test_an_answer_has_the_room_that_its_prompt_leaves(canary: Server) -> None:
+    """max_tokens is the most that there may be; more than the whole context can only be a mistake."""
+    whole = canary.post("/tokenize", {"prompt": "a"}).json()["max_model_len"]
+    body = {"prompt": [5] * (whole - 10), "max_tokens": 200, "ignore_eos": True}
+    answer = canary.post("/v1/completions", body).json()
+    assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (10, "length")
+    for route, prompt in (
+        ("/v1/completions", {"prompt": "a", "max_tokens": whole + 1}),
+        ("/v1/chat/completions", {"messages": QUESTION, "max_completion_tokens": whole + 1}),
+    ):
+        assert "max_tokens" in error_of(canary.post(route, prompt), 400)["message"]
+
+
 def test_a_prediction_and_verbosity_are_hints(canary: Server) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0}
     hints = {"prediction": {"type": "content", "content": "x"}, "verbosity": "low", "prompt_cache_retention": "24h"}

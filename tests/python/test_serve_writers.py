@@ -160,7 +160,7 @@ def test_an_answer_that_is_cut_off_leaves_an_incomplete_item(ended: Ended, statu
 def test_logprobs_come_with_the_text_they_belong_to() -> None:
     writer = ResponseWriter(response := new_response(), top_logprobs=2)
     writer.begin()
-    row = {7: Logprob(-1.5, 2, "b"), 3: Logprob(-0.5, 1, "a")}
+    row = {7: Logprob(-1.5, 2, "b", b"b"), 3: Logprob(-0.5, 1, "a", b"a")}
     events = writer.write([Started(1, 0, [1]), Delta(0, content="b", token_ids=[7], logprobs=[row]), Ended(0, "stop")])
     told = next(e["logprobs"] for e in events if e["type"] == "response.output_text.delta")
     assert told == response["output"][0]["content"][0]["logprobs"]
