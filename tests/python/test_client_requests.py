@@ -204,6 +204,20 @@ def test_the_agents_sdk_over_responses(http: httpx.Client) -> None:
     assert http.post("/v1/responses", json={**body, "input": more}).status_code == 200
 
 
+def test_no_field_of_these_agents_is_unknown() -> None:
+    with api_server(strict=True) as (url, _), httpx.Client(base_url=url, timeout=60) as strict:
+        for route, body, limit in (
+            ("/v1/messages", CLAUDE_CODE, {"max_tokens": 4, "betas": ["context-management-2025-06-27"]}),
+            ("/v1/responses", CODEX, {"max_output_tokens": 4}),
+        ):
+            known = [tool for tool in body["tools"] if tool.get("type") in (None, "function", "custom", "namespace")]
+            request = {**body, "tools": known, "stream": False, **limit}
+            answer = strict.post(route, json=request, headers={"authorization": f"Bearer {KEY}"})
+            assert answer.status_code == 200, answer.text
+            hosted = strict.post(route, json={**body, **limit}, headers={"authorization": f"Bearer {KEY}"})
+            assert hosted.status_code == 400 and "web_search" in hosted.text
+
+
 # --- Chat: Open WebUI, langchain, litellm, instructor, pydantic-ai, the Agents SDK ------------------------------------
 
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}

@@ -176,6 +176,7 @@ def error_body(error: ServeError) -> dict[str, Any]:
 _OUTPUT = Schema(
     "AnthropicOutputConfig",
     [
+        Field("task_budget", "object", "a target, which only the client keeps"),
         Field("effort", "string", "how much to think", choices=("low", "medium", "high", "xhigh", "max")),
         Field("format", "object", 'what the answer must be: {"type": "json_schema", "schema": {...}}'),
     ],
@@ -194,6 +195,9 @@ _CONVERSATION = [
     Field("context_management", "object", "edits: none of them is applied, and the answer says so"),
     Field("output_format", "object", "the older name of output_config.format"),
     Field("speed", "string", "every request is treated alike", choices=("standard", "fast")),
+    Field("betas", "strings", "labels, as the header anthropic-beta has them; they change nothing"),
+    Field("anthropic_beta", "strings", "the same"),
+    Field("anthropic_version", "string", "a label; it changes nothing"),
     Field("mcp_servers", "list", "the server runs no tools", only=([],)),
     Field("container", "any", "the server runs no code", only=()),
 ]
