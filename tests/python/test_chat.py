@@ -1,7 +1,6 @@
 """Chat templates: what they render, what they refuse, and what a hostile one cannot do."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -116,6 +115,28 @@ HOSTILE = {
     "huge_format": "{{ '{:>9999999999}'.format(1) }}",
     "huge_width_by_filter": "{{ '%*d' | format(9999999999, 1) }}",
     "huge_padding": "{{ 'a'.center(9999999999) }}",
+    "many_long_values_kept": "{% set ns = namespace(v=[]) %}{% for i in range(99999) %}"
+    "{% set ns.v = [ns.v, 'x' * 16000000] %}{% endfor %}",
+    "many_slices_kept": "{% set s = 'x' * 16000000 %}{% set ns = namespace(v=[]) %}{% for i in range(99999) %}"
+    "{% set ns.v = [ns.v, s[i:]] %}{% endfor %}",
+    "values_within_values": "{% set ns = namespace(v=[0]) %}{% for i in range(99) %}"
+    "{% set ns.v = [ns.v, ns.v] %}{% endfor %}{{ ns.v == ns.v }}",
+    "long_values_at_compile_time": "{{ 'x' * 16000000 }}" * 400,
+    "long_bytes": "{{ ('x'.encode() * 4000000000) | length }}",
+    "long_sums": "{{ ([[0] * 1000] * 100000) | sum(start=[]) | length }}",
+    "long_sorts": "{{ (range(99999) | list * 160) | sort | length }}",
+    "long_maps": "{% for i in range(9) %}{{ ([0] * 16000000) | map('string') | list | length }}{% endfor %}",
+    "long_words": "{{ ('a ' * 8000000) | title | length }}",
+    "long_splits": "{{ ('ab ' * 5000000).split() | length }}",
+    "long_json": "{{ ([['a' * 1000] * 1000] * 1000) | tojson | length }}",
+    "long_text_of_lists": "{{ ([['a' * 1000] * 1000] * 1000) | string | length }}",
+    "long_output_of_lists": "{{ [['a' * 1000] * 1000] * 1000 }}",
+    "long_lists_in_a_format": "{{ '%s%s' % ([['a' * 1000] * 1000] * 100, [['a' * 1000] * 1000] * 100) }}",
+    "long_blocks": "{% set a %}{% for i in range(99999) %}" + "x" * 9999 + "{% endfor %}{% endset %}{{ a }}",
+    "long_dates": "{{ strftime_now('%A' * 5000000) }}",
+    "many_branches": "{% if a %}" + "{% elif b %}" * 20000 + "{% endif %}",
+    "deep_expression": "{{ 1" + "+1" * 30000 + " }}",
+    "deep_lists": "{{ " + "[" * 20000 + "]" * 20000 + " }}",
     "class_escape": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "function_escape": "{{ raise_exception.__globals__['json'] }}",
     "include": "{% include '/etc/passwd' %}",
@@ -127,11 +148,16 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_B22_hostile_template(name: str) -> None:
-    start = time.monotonic()
     with pytest.raises(ValueError):
-        render = compile_template(HOSTILE[name])
-        render({"messages": HELLO})
-    assert time.monotonic() - start < 4
+        compile_template(HOSTILE[name])({"messages": HELLO}, 2)
+
+
+def test_what_long_conversations_need_is_within_the_limits() -> None:
+    source = """{% set ns = namespace(text='') %}{% for m in messages %}{% set body = m.content | trim %}
+{%- if '</think>' in body %}{% set body = body.split('</think>')[-1].lstrip() %}{% endif %}
+{%- set ns.text = ns.text + '<' ~ m.role ~ '>' ~ body ~ (m | tojson)[:9] %}{% endfor %}{{ ns.text }}"""
+    messages = [{"role": "user", "content": "é" * 2000}] * 250
+    assert len(compile_template(source)({"messages": messages}, 60)) > 500_000
 
 
 def test_F4_template_in_the_checkpoint_is_malformed(tmp_path: Path) -> None:
