@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,8 +28,8 @@ CANARY = {
 class Server:
     """`warpjet serve` on a free port of the loopback address."""
 
-    def __init__(self, *flags: str, wait: bool = True) -> None:
-        command = [sys.executable, "-m", "warpjet", "serve", "--port", "0", "--device", "cpu", *flags]
+    def __init__(self, *flags: str, wait: bool = True, program: Sequence[str] = ("-m", "warpjet")) -> None:
+        command = [sys.executable, *program, "serve", "--port", "0", "--device", "cpu", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self.url = ""

@@ -19,7 +19,7 @@ from warpjet.serve.errors import ServeError, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, sse, to_json
 from warpjet.serve.json_body import parse_json
 from warpjet.serve.limits import Bodies, RateLimit
-from warpjet.serve.schema import Endpoint
+from warpjet.serve.schema import Endpoint, Schema
 
 _log = logging.getLogger("warpjet.serve")
 
@@ -127,20 +127,18 @@ class App:
             raise ServeError(415, "the content type must be application/json", code="unsupported_media_type")
         raw = await self._bodies.read(request.headers, receive)
         try:
-            strict = self.serving.settings.strict
-            parsed = await self._parse(raw, request.tenant)
-            request.body = endpoint.request_schema.parse(parsed, strict)
+            request.body = await self._parse(endpoint.request_schema, raw, request.tenant)
             request.raw = raw
             response = await endpoint.handler(self.serving, request)
-            del parsed
         finally:
             self._bodies.release(raw)
         await answer.send(response)
 
-    async def _parse(self, raw: bytes, tenant: str) -> dict[str, Any]:
-        if len(raw) <= _LARGE_BODY:
-            return parse_json(raw)
-        return await self.serving.workers.run(lambda: parse_json(raw), tenant)
+    async def _parse(self, schema: Schema, raw: bytes, tenant: str) -> dict[str, Any]:
+        def parse() -> dict[str, Any]:
+            return schema.parse(parse_json(raw), self.serving.settings.strict)
+
+        return parse() if len(raw) <= _LARGE_BODY else await self.serving.workers.run(parse, tenant)
 
     def _admit(self, endpoint: Endpoint, request: HttpRequest) -> str:
         """The tenant. Raises ServeError 401, 403, 429 or 503."""

@@ -299,10 +299,12 @@ class Serving:
         if self.llm.session.engine.health() == "failed" and all(end and end.finish_reason == "error" for end in ends):
             raise ServeError(500, "the engine failed while it answered", code="engine_failed")
 
-    def close(self) -> None:
-        """Ends live requests with finish_reason "abort". Idempotent."""
-        self.workers.close()
+    def close(self) -> bool:
+        """Ends live requests with finish_reason "abort". False when a thread has not ended, in native code that the
+        interpreter must not end in: then the process must end by os._exit(). Idempotent."""
+        ended = self.workers.close()
         self.llm.shutdown()
+        return ended
 
     async def _prepared(
         self, make: Callable[[], Prompt], request: ChatRequest | CompletionRequest, parts: tuple[Any, ...], param: str

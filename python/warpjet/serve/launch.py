@@ -44,9 +44,13 @@ def serve(plan: Plan, dry_run: bool = False) -> int:
         try:
             runner = asyncio.Runner(loop_factory=_loop_factory())
             with runner:
-                return runner.run(Service(serving, sockets, admin_sockets).run())
+                code = runner.run(Service(serving, sockets, admin_sockets).run())
         finally:
-            serving.close()
+            ended = serving.close()
+    if not ended:
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def open_serving(plan: Plan) -> Serving:
