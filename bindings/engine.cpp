@@ -260,7 +260,8 @@ void bind_model_info(nb::module_& module) {
       .def_prop_ro(
           "eos_token_ids", [](const ModelInfo& self) { return self.eos_token_ids; },
           nb::sig("def eos_token_ids(self) -> list[int]"))
-      .def_ro("bos_token_id", &ModelInfo::bos_token_id, "-1 when the model has none");
+      .def_ro("bos_token_id", &ModelInfo::bos_token_id, "-1 when the model has none")
+      .def_ro("generates", &ModelInfo::generates, "False when it has no output head, and embeds only");
 }
 
 void bind_engine_class(nb::module_& module) {

@@ -53,6 +53,14 @@ void require_one_of(std::string_view field, std::string_view value, std::initial
   WJ_FAIL(invalid_argument, field, " must be one of ", list, "; got ", quote(value));
 }
 
+// One set of names wherever a precision is named.
+void require_precision(std::string_view field, std::string_view name) {
+  const std::optional<DType> dtype = dtype_from_string(name);
+  const bool known = name == "auto" || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32;
+  WJ_REQUIRE(known, invalid_argument, field,
+             " must be one of auto, bfloat16 (bf16), float16 (fp16, half), float32 (fp32, float); got ", quote(name));
+}
+
 void validate_numbers(const SamplingParams& p) {
   require_range("n", p.n, 1, 128);
   require_range("presence_penalty", p.presence_penalty, -2, 2);
@@ -138,6 +146,8 @@ void validate_null_device(const EngineConfig& config) {
 
 void validate(const BuildConfig& config) {
   validate_device(config.device);
+  require_precision("scheme", config.scheme);
+  require_precision("kv_cache_dtype", config.kv_cache_dtype);
 }
 
 void validate(const SamplingParams& params) {
@@ -155,9 +165,7 @@ void validate(const PoolingParams& params) {
 }
 
 void validate(const EngineConfig& config) {
-  const std::optional<DType> dtype = dtype_from_string(config.dtype);
-  WJ_REQUIRE(config.dtype == "auto" || (dtype && is_float(*dtype)), invalid_argument,
-             "dtype must be one of auto, bfloat16, float16, float32; got ", quote(config.dtype));
+  require_precision("dtype", config.dtype);
   require_one_of("load_format", config.load_format, {"auto", "safetensors", "dummy"});
   require_at_least("max_model_len", config.max_model_len, 0);
   require_range("max_num_seqs", config.max_num_seqs, 1, 1 << 16);

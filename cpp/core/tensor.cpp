@@ -12,12 +12,12 @@ namespace {
 struct DTypeRow {
   std::string_view name;
   int bytes;
-  std::array<std::string_view, 3> aliases;
+  std::array<std::string_view, 4> aliases;
 };
 
 constexpr std::array<DTypeRow, 12> kDTypes{{
-    {"f32", 4, {"F32", "float32", "float"}},
-    {"f16", 2, {"F16", "float16", "half"}},
+    {"f32", 4, {"F32", "float32", "float", "fp32"}},
+    {"f16", 2, {"F16", "float16", "half", "fp16"}},
     {"bf16", 2, {"BF16", "bfloat16"}},
     {"f64", 8, {"F64", "float64", "double"}},
     {"f8_e4m3", 1, {"F8_E4M3", "float8_e4m3fn"}},

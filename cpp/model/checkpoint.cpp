@@ -16,6 +16,16 @@ bool in_vocabulary(const ModelSpec& spec, std::int32_t id) {
   return false;
 }
 
+// The model below the head has no head of its own: it embeds. A tied one is the embedding.
+void read_head(const HfConfig& config, const SafeTensors& tensors, ModelSpec& spec) {
+  const TensorEntry* embedding = tensors.find(kEmbedding);
+  const bool base = config.headless() || (embedding != nullptr && embedding->name != kEmbedding);
+  if (!base || spec.tied_head || tensors.find(kHead) != nullptr) return;
+  WJ_LOG(warn, config.source(), ": the checkpoint has no ", kHead, "; it embeds text, and generates none");
+  spec.tied_head = true;
+  spec.generates = false;
+}
+
 ModelSpec read_spec(HfConfig& config, const fs::path& directory) {
   ModelSpec spec = find_family(config.architecture()).spec(config);
   const GenerationConfig generation = load_generation_config(directory);
@@ -77,11 +87,12 @@ void check_left_over(const std::set<std::string_view>& used, const SafeTensors& 
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const fs::path& directory) {
-  HfConfig config = HfConfig::load(directory);
+Checkpoint Checkpoint::open(const fs::path& directory, std::string_view overrides) {
+  HfConfig config = HfConfig::load(directory, overrides);
   const std::optional<DType> dtype = config.dtype();
   Checkpoint out{.spec = read_spec(config, directory), .slots = {}, .tensors = SafeTensors::open(directory)};
   untie_if_head_differs(out.tensors, out.spec);
+  read_head(config, out.tensors, out.spec);
   out.slots = find_family(out.spec.architecture).slots(out.spec);
 
   const std::string source = directory.string();
@@ -89,16 +100,16 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
   for (const WeightSlot& slot : out.slots) {
     for (std::size_t part = 0; part < slot.parts.size(); ++part) {
       check_part(slot, part, out.tensors, source);
-      used.insert(slot.parts[part]);
+      used.insert(out.tensors.find(slot.parts[part])->name);
     }
   }
   check_left_over(used, out.tensors, source);
-  out.dtype = dtype.value_or(out.tensors.find(out.slots.front().parts.front())->dtype);
+  out.dtype = dtype.value_or(out.tensors.find(kEmbedding)->dtype);
   return out;
 }
 
-Checkpoint Checkpoint::without_weights(const fs::path& directory) {
-  HfConfig config = HfConfig::load(directory);
+Checkpoint Checkpoint::without_weights(const fs::path& directory, std::string_view overrides) {
+  HfConfig config = HfConfig::load(directory, overrides);
   const std::optional<DType> dtype = config.dtype();
   Checkpoint out{
       .spec = read_spec(config, directory), .dtype = dtype.value_or(DType::bf16), .slots = {}, .tensors = {}};

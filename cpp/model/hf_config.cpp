@@ -34,6 +34,10 @@ constexpr auto kHarmlessKeys = std::to_array<std::string_view>({
     "num_labels",
     "problem_type",
     "max_sequence_length",
+    "model_max_length",
+    "tokenizer_model_max_length",
+    "tokenizer_padding_side",
+    "padding_side",
     "dtype",
     "torch_dtype",
     // training
@@ -45,6 +49,7 @@ constexpr auto kHarmlessKeys = std::to_array<std::string_view>({
     "attn_pdrop",
     "gradient_checkpointing",
     "router_aux_loss_coef",
+    "neftune_noise_alpha",
     // how other programs run it: splitting a product over ranks or in time does not change it
     "pretraining_tp",
     "use_cache",
@@ -103,11 +108,27 @@ T typed(const std::string& source, std::string_view key, const Json& json, T (Js
   }
 }
 
+// A null stands for a key that is absent, in the file as here.
+Json overridden(Json config, std::string_view overrides) {
+  if (overrides.empty() || !config.is_object()) return config;
+  const Json changes = Json::parse(overrides, {.source = "hf_overrides"});
+  WJ_REQUIRE(changes.is_object(), invalid_argument, "hf_overrides must be a JSON object, got ",
+             to_string(changes.kind()));
+  Json out{Json::Object{}};
+  for (const auto& [key, value] : config.as_object()) {
+    if (changes.find(key) == nullptr) out.set(key, value);
+  }
+  for (const auto& [key, value] : changes.as_object()) {
+    if (!value.is_null()) out.set(key, value);
+  }
+  return out;
+}
+
 }  // namespace
 
-HfConfig HfConfig::load(const std::filesystem::path& directory) {
+HfConfig HfConfig::load(const std::filesystem::path& directory, std::string_view overrides) {
   const std::filesystem::path file = directory / "config.json";
-  return from_json(Json::load(file), file.string());
+  return from_json(overridden(Json::load(file), overrides), file.string());
 }
 
 HfConfig HfConfig::from_json(Json config, std::string source) {
@@ -141,6 +162,13 @@ void HfConfig::read_architecture() {
                ": model_type: ", quote(type), " contradicts architectures, which says ", architecture_);
   }
   if (architecture_.empty()) architecture_ = type;
+  for (const Family& family : families()) {
+    constexpr std::string_view kHead = "ForCausalLM";
+    const std::string_view stem = family.architecture.substr(0, family.architecture.size() - kHead.size());
+    if (architecture_ != cat(stem, "Model")) continue;
+    architecture_ = family.architecture;
+    headless_ = true;
+  }
   WJ_REQUIRE(!architecture_.empty(), corrupt, source_, ": architectures: missing, and so is model_type");
 }
 
@@ -236,8 +264,8 @@ void HfConfig::require_taken(std::span<const std::string_view> harmless) const {
   std::string names;
   int count = 0;
   for (const auto& [key, value] : json_.as_object()) {
-    const bool known = value.is_null() || std::find(taken_.begin(), taken_.end(), key) != taken_.end() ||
-                       std::find(harmless.begin(), harmless.end(), key) != harmless.end();
+    const bool known =
+        value.is_null() || taken(key) || std::find(harmless.begin(), harmless.end(), key) != harmless.end();
     if (known) continue;
     if (++count <= kMostNamed) names += cat(names.empty() ? "" : ", ", quote(key));
   }
@@ -245,7 +273,33 @@ void HfConfig::require_taken(std::span<const std::string_view> harmless) const {
              count > kMostNamed ? ", ..." : "", ": they may change the result");
 }
 
-void HfConfig::finish() {
+bool HfConfig::taken(std::string_view key) const {
+  return std::find(taken_.begin(), taken_.end(), key) != taken_.end();
+}
+
+// What a family does not read of sliding windows must say what the family does.
+void HfConfig::expect_windows(const ModelSpec& spec) {
+  const bool sliding =
+      std::any_of(spec.layers.begin(), spec.layers.end(), [](auto& layer) { return layer.window > 0; });
+  if (!taken("use_sliding_window")) expect_flag("use_sliding_window", sliding);
+  const bool switched_off = take("use_sliding_window") != nullptr && !sliding;
+  if (switched_off) {
+    take("sliding_window");
+    take("max_window_layers");
+  }
+  const Json* types = taken("layer_types") ? nullptr : take("layer_types");
+  if (types == nullptr) return;
+  const auto says = [](const Json& type, const LayerSpec& layer) {
+    return type.is_string() && type.as_string() == (layer.window > 0 ? "sliding_attention" : "full_attention");
+  };
+  const bool agree = types->is_array() && std::equal(types->as_array().begin(), types->as_array().end(),
+                                                     spec.layers.begin(), spec.layers.end(), says);
+  WJ_REQUIRE(agree, unsupported, source_, ": layer_types: ", spec.architecture, " has ",
+             sliding ? "sliding_attention" : "full_attention", " in each of its ", spec.layers.size(), " layers");
+}
+
+void HfConfig::finish(const ModelSpec& spec) {
+  expect_windows(spec);
   expect_flag("add_cross_attention", false);
   expect_flag("is_encoder_decoder", false);
   expect_flag("is_causal", true);

@@ -74,6 +74,7 @@ struct ModelSpec {
   bool mlp_bias = false;
   bool qk_norm = false;
   bool tied_head = false;
+  bool generates = true;  // false: the checkpoint has no output head, so it embeds only
   RopeSpec rope;
   std::vector<LayerSpec> layers;
   std::vector<std::int32_t> eos_token_ids;
@@ -96,6 +97,7 @@ struct ModelSpec {
                       Field{"mlp_bias", &C::mlp_bias, "the MLP projections have biases"},
                       Field{"qk_norm", &C::qk_norm, "RMS norm of each query and key head"},
                       Field{"tied_head", &C::tied_head, "the output head is the embedding"},
+                      Field{"generates", &C::generates, "there is an output head"},
                       Field{"rope", &C::rope, "rotary embedding"},
                       Field{"layers", &C::layers, "per layer"},
                       Field{"eos_token_ids", &C::eos_token_ids, "tokens that end a text"},
@@ -136,6 +138,7 @@ class SafeTensors {
   // One file.
   static SafeTensors open_file(const std::filesystem::path& file);
 
+  // By the name in a model with a head. Files of the model below it leave the prefix "model." out; both are found.
   const TensorEntry* find(std::string_view name) const;
   const std::map<std::string, TensorEntry, std::less<>>& tensors() const { return tensors_; }
   std::int64_t bytes() const;
@@ -160,12 +163,14 @@ std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> head, std:
 class HfConfig {
  public:
   // Throws io or corrupt; refuses auto_map (code in a checkpoint is never run) and quantization_config (unsupported).
-  static HfConfig load(const std::filesystem::path& directory);
+  // `overrides` is empty or a JSON object: its members replace those of the file, and a null drops one.
+  static HfConfig load(const std::filesystem::path& directory, std::string_view overrides = {});
   static HfConfig from_json(Json config, std::string source);
   static HfConfig object(Json json, std::string source);  // any other object: no architecture, nothing refused
 
   // The first of `architectures`; without that key, the one of `model_type`.
   const std::string& architecture() const { return architecture_; }
+  bool headless() const { return headless_; }  // `architectures` names the model below the head, such as Qwen3Model
   const std::string& source() const { return source_; }
 
   bool has(std::string_view key) const { return json_.find(key) != nullptr; }  // also when it is null
@@ -192,18 +197,22 @@ class HfConfig {
   // A key that must have this value if present: anything else changes the result and is not supported.
   void expect_flag(std::string_view key, bool value);
   void expect_number(std::string_view key, double value);
-  // Throws unsupported listing every key that was neither taken nor known to leave the result alone.
-  void finish();
+  // The last call of a family. Throws unsupported listing every key that was neither taken nor known to leave the
+  // result alone.
+  void finish(const ModelSpec& spec);
 
  private:
   HfConfig() = default;
   void read_architecture();
+  bool taken(std::string_view key) const;
+  void expect_windows(const ModelSpec& spec);
   HfConfig section(std::string_view key);  // the object under `key`; empty when absent
   void require_taken(std::span<const std::string_view> harmless) const;
 
   Json json_;
   std::string source_;
   std::string architecture_;
+  bool headless_ = false;
   std::vector<std::string> taken_;
 };
 
@@ -256,9 +265,10 @@ struct Checkpoint {
   std::vector<WeightSlot> slots;
   SafeTensors tensors;
 
-  static Checkpoint open(const std::filesystem::path& directory);
+  // `overrides`: see HfConfig::load().
+  static Checkpoint open(const std::filesystem::path& directory, std::string_view overrides = {});
   // From config.json alone: slots without tensors, for weights that are made up.
-  static Checkpoint without_weights(const std::filesystem::path& directory);
+  static Checkpoint without_weights(const std::filesystem::path& directory, std::string_view overrides = {});
 };
 
 // Reads only the config: what `info` needs when the weights are not there.

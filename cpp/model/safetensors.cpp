@@ -13,6 +13,7 @@ namespace {
 constexpr std::size_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
 constexpr std::string_view kSingleFile = "model.safetensors";
+constexpr std::string_view kBasePrefix = "model.";  // base_model_prefix of every family
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
 // "<file>: tensor "<name>": " in front of every complaint.
@@ -207,7 +208,8 @@ SafeTensors SafeTensors::open(const fs::path& directory) {
 }
 
 const TensorEntry* SafeTensors::find(std::string_view name) const {
-  const auto found = tensors_.find(name);
+  auto found = tensors_.find(name);
+  if (found == tensors_.end() && name.starts_with(kBasePrefix)) found = tensors_.find(name.substr(kBasePrefix.size()));
   return found == tensors_.end() ? nullptr : &found->second;
 }
 

@@ -30,9 +30,9 @@ std::int64_t build_peak_rss_bound() {
 BuildReport build_engine(const std::filesystem::path& checkpoint_dir, const std::filesystem::path& out,
                          const BuildConfig& config, const BuildProgress& progress) {
   const auto start = Clock::now();
-  const Checkpoint checkpoint = Checkpoint::open(checkpoint_dir);
-  const Scheme& scheme = config.scheme == "auto" ? scheme_for(checkpoint.dtype) : find_scheme(config.scheme);
   validate(config);
+  const Checkpoint checkpoint = Checkpoint::open(checkpoint_dir, config.hf_overrides);
+  const Scheme& scheme = config.scheme == "auto" ? scheme_for(checkpoint.dtype) : find_scheme(config.scheme);
   Catalogs catalogs;
   register_cuda_backend(catalogs);
   register_reference(catalogs);

@@ -9,6 +9,8 @@ namespace fs = std::filesystem;
 OpenedModel open_engine(const fs::path& path, const LoadOptions& options) {
   WJ_REQUIRE(options.load_format == "auto", invalid_argument, "load_format: ", options.load_format,
              " goes with a checkpoint; ", path.string(), " is an engine");
+  WJ_REQUIRE(options.hf_overrides.empty(), invalid_argument, "hf_overrides goes with a checkpoint; ", path.string(),
+             " is an engine: build it with them");
   Plan plan = read_engine_plan(path);
   WJ_REQUIRE(options.dtype == "auto" || find_scheme(options.dtype).name == plan.scheme, invalid_argument,
              "dtype: ", options.dtype, " asked for, but the engine ", path.string(), " was built as ", plan.scheme,
@@ -20,7 +22,8 @@ OpenedModel open_engine(const fs::path& path, const LoadOptions& options) {
 OpenedModel open_checkpoint(const fs::path& path, const LoadOptions& options, const Catalogs& catalogs,
                             const DeviceInfo& device) {
   const bool dummy = options.load_format == "dummy";
-  auto checkpoint = std::make_shared<Checkpoint>(dummy ? Checkpoint::without_weights(path) : Checkpoint::open(path));
+  auto checkpoint = std::make_shared<Checkpoint>(dummy ? Checkpoint::without_weights(path, options.hf_overrides)
+                                                       : Checkpoint::open(path, options.hf_overrides));
   const Scheme& scheme = options.dtype == "auto" ? scheme_for(checkpoint->dtype) : find_scheme(options.dtype);
   Plan plan = make_plan(checkpoint->spec, checkpoint->slots, scheme, scheme.kv, catalogs, device);
   const auto load = [checkpoint, plan, dummy](Device& on) {

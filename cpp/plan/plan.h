@@ -347,6 +347,7 @@ struct OpenedModel {
 struct LoadOptions {
   std::string dtype = "auto";        // or a scheme's name; an engine keeps the one that it was built with
   std::string load_format = "auto";  // or safetensors or dummy, which an engine refuses
+  std::string hf_overrides;          // of config.json, which an engine has not
 };
 // Throws io when the path holds neither.
 OpenedModel open_model(const std::filesystem::path& path, const LoadOptions& options, const Catalogs& catalogs,

@@ -70,7 +70,8 @@ ModelInfo info_of(const Plan& plan, int max_model_len) {
           .weight_bytes = plan.weight_bytes(),
           .kv_bytes_per_token = plan.kv_bytes_per_token(),
           .eos_token_ids = plan.model.eos_token_ids,
-          .bos_token_id = plan.model.bos_token_id};
+          .bos_token_id = plan.model.bos_token_id,
+          .generates = plan.model.generates};
 }
 
 }  // namespace
@@ -99,7 +100,8 @@ OpenedModel Engine::Impl::open(const std::filesystem::path& path) {
   config.num_threads = info.sm == 0 ? info.cores : 0;
   const bool weightless = !computes() && !is_engine_directory(path);
   const std::string load_format = weightless ? "dummy" : config.load_format;
-  return open_model(path, {.dtype = config.dtype, .load_format = load_format}, catalogs, info);
+  return open_model(path, {.dtype = config.dtype, .load_format = load_format, .hf_overrides = config.hf_overrides},
+                    catalogs, info);
 }
 
 std::unique_ptr<Executor> Engine::Impl::make_executor(OpenedModel opened, const KvCache::Config& kv,

@@ -21,7 +21,8 @@ void measure_kernels(const std::filesystem::path& model, const EngineConfig& con
   const auto device = open_device(config.device, config.num_threads);
   WJ_REQUIRE(device->info().sm > 0, unsupported, "kernels are timed on a GPU: ", cuda_status().unavailable_reason);
   const OpenedModel opened =
-      open_model(model, {.dtype = config.dtype, .load_format = config.load_format}, catalogs, device->info());
+      open_model(model, {.dtype = config.dtype, .load_format = config.load_format, .hf_overrides = config.hf_overrides},
+                 catalogs, device->info());
   Weights weights;
   load_weights(opened, *device, weights);
   const TuneOptions tune = {

@@ -56,6 +56,8 @@ void validate_request(const Request& request, const EngineConfig& engine, const 
   validate(p);
   if (engine.device == "null") validate_for_null_device(request);
   if (request.pooling) validate_pooling(request, model);
+  WJ_REQUIRE(request.pooling || model.generates, invalid_argument,
+             "this checkpoint has no output head (lm_head.weight): it embeds text, and generates none");
   const int vocab = model.vocab_size, limit = model.max_model_len;
   const int length = static_cast<int>(std::min<std::size_t>(request.prompt.size(), INT32_MAX));
   WJ_REQUIRE(length > 0, invalid_argument, "prompt: empty; give at least one token");

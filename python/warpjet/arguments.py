@@ -4,6 +4,7 @@ Engine options are fields of the native EngineConfig. Names that other engines k
 accepted at the values that mean what happens anyway, and refused otherwise: nothing is ever ignored."""
 
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,6 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "enable_lora": ((False, None), "merge the adapter into the checkpoint"),
     "enable_sleep_mode": ((False,), "call shutdown() and open the model again"),
     "hf_config_path": ((None,), "config.json is read from the checkpoint directory"),
-    "hf_overrides": ((None, {}), "edit config.json in a copy of the checkpoint"),
     "hf_token": ((None,), _NO_HUB),
     "kv_cache_dtype": (("auto",), _CHECKPOINT_TYPE),
     "kv_transfer_config": ((None,), "each engine keeps its own KV cache"),
@@ -95,7 +95,9 @@ def engine_config(options: Mapping[str, Any]) -> EngineConfig:
     names = {row[0] for row in EngineConfig.__fields__}
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if name in names:
+        if name == "hf_overrides" and isinstance(value, Mapping):
+            values[name] = json.dumps(dict(value)) if value else ""
+        elif name in names:
             if value is not None:
                 values[name] = value
         elif name in _FIXED:

@@ -534,6 +534,9 @@ TEST(Config, WhatDoesNotChangeTheResultIsAccepted) {
                                                               {"use_cache", "false"},
                                                               {"pretraining_tp", "2"},
                                                               {"initializer_range", "0.1"},
+                                                              {"neftune_noise_alpha", "5"},
+                                                              {"model_max_length", "2048"},
+                                                              {"tokenizer_padding_side", "\"left\""},
                                                               {"attention_dropout", "0.5"},
                                                               {"torch_dtype", "\"bfloat16\""},
                                                               {"dtype", "\"float16\""},
@@ -546,6 +549,29 @@ TEST(Config, WhatDoesNotChangeTheResultIsAccepted) {
                                                               {"anything_new", "null"},
                                                               {"tie_last_hidden_states", "true"}};
   for (const auto& [key, value] : keys) EXPECT_EQ(llama_with(key, value), plain) << key;
+}
+
+TEST(Config, WindowsMayBeSaidTwiceWhenBothSayTheSame) {
+  Json config = llama_config();
+  config.set("use_sliding_window", false);
+  config.set("sliding_window", 4096);
+  config.set("max_window_layers", 28);
+  config.set("layer_types", Json::Array{"full_attention", "full_attention"});
+  spec_of(config);
+  config.set("layer_types", Json::Array{"full_attention", "sliding_attention"});
+  expect_error(unsupported, "layer_types: LlamaForCausalLM has full_attention", [&] { spec_of(config); });
+  config.set("layer_types", Json());
+  config.set("use_sliding_window", true);
+  expect_error(unsupported, "use_sliding_window: only false", [&] { spec_of(config); });
+  config.set("use_sliding_window", Json());
+  expect_error(unsupported, "sliding_window", [&] { spec_of(config); });
+
+  Json mistral = config_of("MistralForCausalLM", "mistral");
+  mistral.set("sliding_window", 16);
+  mistral.set("layer_types", Json::Array{"sliding_attention", "sliding_attention"});
+  EXPECT_EQ(spec_of(mistral).layers.back().window, 16);
+  mistral.set("layer_types", Json::Array{"full_attention", "full_attention"});
+  expect_error(unsupported, "layer_types: MistralForCausalLM has sliding_attention", [&] { spec_of(mistral); });
 }
 
 TEST(Config, TheArchitectureComesFromEitherKey) {
@@ -680,6 +706,43 @@ TEST_F(CheckpointFiles, AHeadThatDiffersIsNotTied) {  // as transformers 5 decid
   set_log_sink({});
   EXPECT_FALSE(checkpoint.spec.tied_head);
   EXPECT_EQ(checkpoint.slots.back().name, "head");
+}
+
+TEST_F(CheckpointFiles, NamesMayLeaveTheBaseModelsPrefixOut) {
+  Tensors bare;
+  for (const auto& [name, tensor] : tensors_) bare[name.starts_with("model.") ? name.substr(6) : name] = tensor;
+  tensors_ = bare;
+  const Checkpoint checkpoint = open();
+  EXPECT_TRUE(checkpoint.spec.generates);
+  read_slot(checkpoint.slots[2], checkpoint.tensors, DType::f32, [](std::span<const std::byte>) {});
+
+  tensors_["model.norm.weight"] = tensors_["norm.weight"];  // said twice
+  expect_error(corrupt, "no place in this architecture: \"norm.weight\"", [&] { open(); });
+}
+
+TEST_F(CheckpointFiles, TheModelBelowTheHeadEmbedsOnly) {
+  tensors_.erase("lm_head.weight");
+  expect_error(corrupt, "\"lm_head.weight\" is missing", [&] { open(); });
+  config_.set("architectures", Json::Array{"LlamaModel"});
+  EXPECT_FALSE(open().spec.generates);
+  EXPECT_EQ(open().spec.architecture, "LlamaForCausalLM");
+
+  config_ = llama_config();
+  Tensors bare;
+  for (const auto& [name, tensor] : tensors_) bare[name.substr(6)] = tensor;
+  tensors_ = bare;
+  EXPECT_FALSE(open().spec.generates);
+  config_.set("tie_word_embeddings", true);
+  EXPECT_TRUE(open().spec.generates);
+}
+
+TEST_F(CheckpointFiles, OverridesReplaceAndDropKeys) {
+  config_.set("a_key_of_tomorrow", 3);
+  expect_error(unsupported, "a_key_of_tomorrow", [&] { open(); });
+  const Checkpoint checkpoint = Checkpoint::open(folder_, R"({"a_key_of_tomorrow": null, "rms_norm_eps": 0.25})");
+  EXPECT_EQ(checkpoint.spec.norm_eps, 0.25);
+  expect_error(invalid_argument, "hf_overrides must be a JSON object", [&] { Checkpoint::open(folder_, "[1]"); });
+  expect_error(corrupt, "hf_overrides", [&] { Checkpoint::open(folder_, "{"); });
 }
 
 TEST_F(CheckpointFiles, GenerationConfigNamesTheEndTokens) {

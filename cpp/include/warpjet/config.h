@@ -130,6 +130,7 @@ struct EngineConfig {
   std::string device = "auto";
   std::string dtype = "auto";
   std::string load_format = "auto";
+  std::string hf_overrides;
   int max_model_len = 0;
   int max_num_seqs = 256;
   int max_num_batched_tokens = 2048;
@@ -166,9 +167,12 @@ struct EngineConfig {
         Field{"device", &C::device,
               "where to run: auto (the first GPU if there is one), cpu, cuda, cuda:N; or null: reads no weights, "
               "computes nothing and makes tokens up, to measure everything else"},
-        Field{"dtype", &C::dtype, "compute type: auto (the checkpoint's), bfloat16, float16 or float32"},
+        Field{"dtype", &C::dtype,
+              "compute type: auto (the checkpoint's), bfloat16 (bf16), float16 (fp16, half) or float32 (fp32, float)"},
         Field{"load_format", &C::load_format,
               "auto or safetensors (the model's files), or dummy: random weights, for which config.json is enough"},
+        Field{"hf_overrides", &C::hf_overrides,
+              "keys of config.json as they should be, a JSON object; null drops a key that the checkpoint has"},
         Field{"max_model_len", &C::max_model_len, "longest prompt plus output in tokens; 0 is the model's own limit"},
         Field{"max_num_seqs", &C::max_num_seqs, "most sequences in one step"},
         Field{"max_num_batched_tokens", &C::max_num_batched_tokens, "most tokens in one step"},
@@ -214,6 +218,7 @@ struct BuildConfig {
   std::string device = "auto";
   std::string scheme = "auto";
   std::string kv_cache_dtype = "auto";
+  std::string hf_overrides;
   bool overwrite = false;
 
   bool operator==(const BuildConfig&) const = default;
@@ -224,6 +229,8 @@ struct BuildConfig {
         Field{"device", &C::device, "what the engine will run on, from this machine: auto, cpu, cuda or cuda:N"},
         Field{"scheme", &C::scheme, "precision of the weights: auto (the checkpoint's), bf16, fp16 or fp32"},
         Field{"kv_cache_dtype", &C::kv_cache_dtype, "precision of the KV cache: auto, bf16, fp16 or fp32"},
+        Field{"hf_overrides", &C::hf_overrides,
+              "keys of config.json as they should be, a JSON object; null drops a key that the checkpoint has"},
         Field{"overwrite", &C::overwrite, "replace an engine directory that is already there"},
     };
   }

@@ -235,6 +235,7 @@ struct ModelInfo {
   std::int64_t kv_bytes_per_token = 0;
   std::vector<std::int32_t> eos_token_ids;
   std::int32_t bos_token_id = -1;
+  bool generates = true;  // false: it has no output head, and embeds only
 };
 
 // The contract between the engine and whoever submits to it:

@@ -7,7 +7,7 @@ ModelSpec llama_spec(HfConfig& config) {
   ModelSpec spec = decoder_spec(config, {.max_positions = 2048, .bos_token_id = 1, .eos_token_ids = {2}});
   spec.qkv_bias = spec.out_bias = config.flag_or("attention_bias", false);
   spec.mlp_bias = config.flag_or("mlp_bias", false);
-  config.finish();
+  config.finish(spec);
   return spec;
 }
 
@@ -20,7 +20,7 @@ ModelSpec mistral_spec(HfConfig& config) {
   for (LayerSpec& layer : spec.layers) layer.window = window;
   config.expect_flag("attention_bias", false);
   config.expect_flag("mlp_bias", false);
-  config.finish();
+  config.finish(spec);
   return spec;
 }
 

@@ -39,7 +39,7 @@ ModelSpec qwen2_spec(HfConfig& config) {
   config.take("attention_bias");
   config.expect_flag("mlp_bias", false);
   read_windows(config, spec);
-  config.finish();
+  config.finish(spec);
   return spec;
 }
 
@@ -50,7 +50,7 @@ ModelSpec qwen3_spec(HfConfig& config) {
   spec.qkv_bias = spec.out_bias = config.flag_or("attention_bias", false);
   config.expect_flag("mlp_bias", false);
   read_windows(config, spec);
-  config.finish();
+  config.finish(spec);
   return spec;
 }
 
