@@ -125,6 +125,8 @@ Json summary_json(const Setup& setup, int replicas, const Tally& t) {
   const SimConfig& config = setup.config;
   const double peak = find_gpu(config.gpu).bf16_tflops * 1e12 * config.gpus_per_replica * replicas;
   const double flops = 2e9 * config.params_b * static_cast<double>(t.prompt_in_window + t.output_in_window);
+  // A load that is there at once ends long after its window of arrivals.
+  const double all_seconds = std::max(1e-6, static_cast<double>(t.end) * 1e-6);
   std::int64_t kv_blocks = 0;
   for (const Point& point : t.points) kv_blocks += point.kv_blocks;
   return Json::Object{{"requests", t.requests},
@@ -136,6 +138,8 @@ Json summary_json(const Setup& setup, int replicas, const Tally& t) {
                       {"goodput_requests_per_s", static_cast<double>(t.good) / seconds},
                       {"output_tokens_per_s", static_cast<double>(t.output_in_window) / seconds},
                       {"computed_prompt_tokens_per_s", static_cast<double>(t.prompt_in_window) / seconds},
+                      {"requests_per_s_to_the_end", static_cast<double>(t.finished) / all_seconds},
+                      {"output_tokens_per_s_to_the_end", static_cast<double>(t.output_tokens) / all_seconds},
                       {"prompt_tokens", t.prompt_tokens},
                       {"output_tokens", t.output_tokens},
                       {"prefix_hit_rate", ratio(t.cached_tokens, t.prompt_tokens)},

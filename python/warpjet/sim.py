@@ -55,7 +55,9 @@ def _report(facts: dict[str, Any], seconds: float) -> str:
     ]
     counts = [
         ("good requests a second", f"{summary['goodput_requests_per_s']:.3g}"),
-        ("output tokens a second", count_text(summary["output_tokens_per_s"])),
+        ("output tokens a second, while requests arrive", count_text(summary["output_tokens_per_s"])),
+        ("the same, until the last answer", count_text(summary["output_tokens_per_s_to_the_end"])),
+        ("requests a second, until the last answer", f"{summary['requests_per_s_to_the_end']:.3g}"),
         ("prompt tokens a second, computed", count_text(summary["computed_prompt_tokens_per_s"])),
         ("prompt tokens found in the prefix cache", f"{summary['prefix_hit_rate']:.1%}"),
         ("device busy", f"{summary['utilisation']:.1%}"),

@@ -29,6 +29,15 @@ def test_prints_a_table() -> None:
         assert word in done.stdout, done.stdout
 
 
+def test_a_load_that_is_there_at_once_has_its_rate_until_the_end(tmp_path: Path) -> None:
+    trace = tmp_path / "at_once.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 100, "output_length": 200}\n' * 100)
+    summary = json.loads(simulate(SimConfig(trace=str(trace), duration_s=1000)))["summary"]
+    assert summary["finished"] == 100 and summary["output_tokens"] == 20000
+    assert summary["output_tokens_per_s_to_the_end"] == pytest.approx(20000 / summary["simulated_s"])
+    assert summary["requests_per_s_to_the_end"] == pytest.approx(100 / summary["simulated_s"])
+
+
 def test_the_report_is_json_and_has_everything(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     done = sim(*SHORT, "--json", "--output", file, "--replicas", 2, "--router", "least_loaded")
