@@ -39,6 +39,14 @@ Log& the_log() {
   return *log;
 }
 
+// A place in our sources helps nobody whose file or argument is at fault; it helps with a bug, and in a debug build.
+std::string place(ErrorCode code, const char* file, int line) {
+#ifdef NDEBUG
+  if (code != ErrorCode::internal) return {};
+#endif
+  return cat(" [", file, ":", line, "]");
+}
+
 }  // namespace
 
 std::string_view to_string(ErrorCode code) {
@@ -70,7 +78,7 @@ std::string_view to_string(ErrorCode code) {
 }
 
 Error::Error(ErrorCode code, std::string message, const char* file, int line)
-    : std::runtime_error(cat(to_string(code), ": ", message, " [", file, ":", line, "]")),
+    : std::runtime_error(cat(to_string(code), ": ", message, place(code, file, line))),
       code_(code),
       message_(std::move(message)) {}
 

@@ -59,6 +59,38 @@ def test_a_native_program_generates_the_same_text(build: Path, tmp_path: Path) -
     assert text.strip() == expected.strip() != ""
 
 
+@needs_cmake
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="no pkg-config")
+def test_pkg_config_names_what_a_program_needs_and_uninstall_removes_it(build: Path, tmp_path: Path) -> None:
+    prefix, program = tmp_path / "prefix", tmp_path / "generate"
+    run("cmake", "--install", build, "--prefix", prefix, "--component", "sdk")
+    command = [
+        "pkg-config",
+        f"--with-path={next(prefix.rglob('pkgconfig'))}",
+        "--static",
+        "--cflags",
+        "--libs",
+        "warpjet",
+    ]
+    run("c++", ROOT / "tests" / "native" / "generate.cpp", "-o", program, *run(*command).split())
+    assert run(program, TINY, 8).strip()
+    run("cmake", "--build", build, "--target", "uninstall")
+    assert [path for path in prefix.rglob("*") if path.is_file()] == []
+
+
+@needs_cmake
+def test_a_shared_library_exports_the_public_interface_alone(build: Path, tmp_path: Path) -> None:
+    """Also where the C++ library is linked into it."""
+    shared, script = tmp_path / "libwarpjet.so", ROOT / "cpp" / "exports.map"
+    whole = ("-Wl,--whole-archive", next(build.rglob("libwarpjet.a")), "-Wl,--no-whole-archive")
+    run("c++", "-shared", "-o", shared, *whole, f"-Wl,--version-script={script}", "-static-libstdc++", "-static-libgcc")
+    names = {row.split(maxsplit=2)[2] for row in run("nm", "-DC", "--defined-only", shared).splitlines()}
+    assert any(name.startswith("warpjet::Engine::open(") for name in names)
+    assert {name for name in names if not name.removeprefix("non-virtual thunk to ").startswith("warpjet::")} <= {
+        f"{kind} for warpjet::Error" for kind in ("typeinfo", "typeinfo name", "vtable")
+    }
+
+
 def test_public_headers_compile_alone(tmp_path: Path) -> None:
     for header in sorted((ROOT / "cpp" / "include" / "warpjet").glob("*.h")):
         source = tmp_path / "one.cpp"

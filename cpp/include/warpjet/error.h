@@ -30,7 +30,7 @@ enum class ErrorCode : std::uint8_t {
 
 WJ_API std::string_view to_string(ErrorCode code);
 
-// what() reads "<code>: <message> [<file>:<line>]".
+// what() reads "<code>: <message>"; for a bug, and in a debug build, then " [<file>:<line>]".
 class WJ_API Error : public std::runtime_error {
  public:
   Error(ErrorCode code, std::string message, const char* file, int line);

@@ -1,0 +1,13 @@
+# cmake --build FOLDER --target uninstall: removes the files of the last install of each component.
+file(GLOB manifests ${CMAKE_BINARY_DIR}/install_manifest*.txt)
+if(NOT manifests)
+  message(FATAL_ERROR "nothing was installed from ${CMAKE_BINARY_DIR}")
+endif()
+foreach(manifest ${manifests})
+  file(STRINGS ${manifest} files)
+  foreach(file ${files})
+    message(STATUS "remove $ENV{DESTDIR}${file}")
+    file(REMOVE "$ENV{DESTDIR}${file}")
+  endforeach()
+  file(REMOVE ${manifest})
+endforeach()
