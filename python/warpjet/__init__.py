@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         RequestOutput,
         RequestOutputKind,
     )
+    from warpjet.prompts import TextPrompt, TokensPrompt
     from warpjet.structured import StructuredOutputsParams
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "RequestOutputKind",
     "SamplingParams",
     "StructuredOutputsParams",
+    "TextPrompt",
+    "TokensPrompt",
     "__version__",
     "build",
     "built_with_cuda",
@@ -77,12 +80,31 @@ _MODULES = {
     "RequestOutput": "outputs",
     "RequestOutputKind": "outputs",
     "StructuredOutputsParams": "structured",
+    "TextPrompt": "prompts",
+    "TokensPrompt": "prompts",
+}
+
+# Other engines' names: what is here instead.
+_ELSEWHERE = {
+    "AsyncEngineArgs": "its fields are keywords of AsyncLLM",
+    "AsyncLLMEngine": "it is AsyncLLM here",
+    "EngineArgs": "its fields are keywords of LLM",
+    "GuidedDecodingParams": "it is StructuredOutputsParams here",
+    "KvCacheConfig": "its fields are keywords of LLM: kv_cache_memory_bytes, enable_prefix_caching, kv_offloading_size",
+    "LLMEngine": "it is LLM here",
+    "LoRARequest": "adapters are not supported; merge the adapter into the checkpoint",
+    "PromptType": "prompts are str, TextPrompt, TokensPrompt or lists of token ids",
+    "SchedulerConfig": "its fields are keywords of LLM: max_num_seqs, max_num_batched_tokens, scheduling_policy",
+    "inputs": "import TextPrompt and TokensPrompt from warpjet",
+    "llmapi": "import from warpjet itself",
+    "sampling_params": "import SamplingParams from warpjet",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'warpjet' has no attribute {name!r}")
+        advice = f": {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(f"module 'warpjet' has no attribute {name!r}{advice}")
     value = getattr(importlib.import_module(f"warpjet.{_MODULES.get(name, '_native')}"), name)
     globals()[name] = value
     return value

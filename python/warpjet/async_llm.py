@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 from warpjet._native import Engine, ModelInfo, Output, OutputQueue, PoolingParams, SamplingParams
 from warpjet.assembly import Assembly
 from warpjet.batch import Answer, Collector
 from warpjet.chat import Conversation
 from warpjet.embedding import NO_SAMPLING, Embedding, check_pooling
+from warpjet.engine_options import OtherOptions
 from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
@@ -92,7 +93,7 @@ class AsyncLLM:
         skip_tokenizer_init: bool = False,
         chat_template: str | Path | None = None,
         generation_config: str | Path = "auto",
-        **options: Any,
+        **options: Unpack[OtherOptions],
     ) -> None:
         self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
         self._hub: _Hub | None = None

@@ -270,6 +270,7 @@ def _fill_sim(parser: argparse.ArgumentParser) -> None:
         metavar="N|auto",
         help="engines; auto searches the smallest number that meets the target",
     )
+    parser.add_argument("--model", metavar="DIR", help="checkpoint or engine to take size and KV cache from")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--output", metavar="FILE", help="write that JSON to this file too")
     parser.add_argument("--plot", metavar="PNG", help="draw latencies, queues and throughput (needs warpjet[plot])")
@@ -278,7 +279,7 @@ def _fill_sim(parser: argparse.ArgumentParser) -> None:
     def run(args: argparse.Namespace) -> int:
         from warpjet.sim import sim
 
-        return sim(_given(args, "simulation"), args.json, args.output, args.plot)
+        return sim(_given(args, "simulation"), args.model, args.json, args.output, args.plot)
 
     parser.set_defaults(run=run)
 

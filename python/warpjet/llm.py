@@ -1,11 +1,13 @@
 """LLM: generate text from many prompts at once."""
 
+from __future__ import annotations
+
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 
 from warpjet._native import ModelInfo, SamplingParams
 from warpjet.background import Background, Generation
@@ -13,6 +15,7 @@ from warpjet.batch import Answer, Batch, ParamsType, Requests
 from warpjet.beams import BeamSearchOutput, BeamSearchParams, beam_search_output
 from warpjet.chat import Conversation
 from warpjet.embedding import EmbeddingBatch, PoolingType
+from warpjet.engine_options import OtherOptions
 from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.parsing.answers import AnswerReader
 from warpjet.parsing.detection import ParserNames, find_parsers
@@ -46,7 +49,7 @@ class LLM:
         generation_config: str | Path = "auto",
         reasoning_parser: str | None = None,
         tool_call_parser: str | None = None,
-        **options: Any,
+        **options: Unpack[OtherOptions],
     ) -> None:
         names = (reasoning_parser, tool_call_parser)
         find_parsers("", names_given=names)  # a wrong name is known before the model is loaded
@@ -256,6 +259,31 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def __repr__(self) -> str:
+        model, config = self.get_model_info(), self._session.engine.config
+        return (
+            f"LLM(model={str(self._session.directory)!r}, device={config.device!r}, dtype={config.dtype!r}, "
+            f"max_model_len={model.max_model_len}, max_num_seqs={config.max_num_seqs})"
+        )
+
+    def encode(self, *_: object, **__: object) -> NoReturn:
+        """Refused: embed() gives the vector of a prompt, get_tokenizer().encode() its token ids."""
+        raise NotImplementedError(
+            "encode() is not supported: embed() gives vectors, get_tokenizer().encode() token ids"
+        )
+
+    def score(self, *_: object, **__: object) -> NoReturn:
+        """Refused: there are no heads for pairs; compare the vectors of embed()."""
+        raise NotImplementedError("score() is not supported: compare the vectors of embed()")
+
+    def classify(self, *_: object, **__: object) -> NoReturn:
+        """Refused: every model generates text; SamplingParams(structured_outputs={"choice": ...}) chooses a label."""
+        raise NotImplementedError('classify() is not supported: generate() with structured_outputs={"choice": [...]}')
+
+    def reward(self, *_: object, **__: object) -> NoReturn:
+        """Refused: there are no reward heads."""
+        raise NotImplementedError("reward() is not supported: every model here generates text")
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an LLM cannot be pickled; open it in the worker")

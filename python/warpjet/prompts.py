@@ -3,11 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from warpjet.tokenizer import Tokenizer
 
-PromptType = str | Mapping[str, Any] | Sequence[int]
+
+class TextPrompt(TypedDict):
+    """A text. cache_salt: only prompts with the same salt share cached blocks."""
+
+    prompt: str
+    cache_salt: NotRequired[str | None]
+
+
+class TokensPrompt(TypedDict):
+    """Token ids, and the text they came from if it is known."""
+
+    prompt_token_ids: Sequence[int]
+    prompt: NotRequired[str | None]
+    cache_salt: NotRequired[str | None]
+
+
+PromptType = str | TextPrompt | TokensPrompt | Mapping[str, Any] | Sequence[int]
 PromptsType = PromptType | Sequence[PromptType]
 
 _KEYS = ("prompt", "prompt_token_ids", "cache_salt")

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from warpjet._native import SimConfig, simulate
+from warpjet._native import SimConfig, describe, simulate
+from warpjet.figures import cdf, draw_figure, lines
+from warpjet.locate import find_model
 from warpjet.tables import count_text, table
 
 _METRICS = {
@@ -18,27 +20,51 @@ _METRICS = {
 }
 
 
-def sim(fields: Mapping[str, Any], as_json: bool, output: str | None, plot: str | None) -> int:
-    """Prints tables or the JSON they are made from; writes the JSON and a figure where asked to."""
-    config = SimConfig(**fields)
+_DEFAULT_MODEL = "an 8.03 B model in bf16, Llama-3.1-8B's shape"
+
+
+def sim(fields: Mapping[str, Any], model: str | None, as_json: bool, output: str | None, plot: str | None) -> int:
+    """Prints tables or the JSON they are made from; writes the JSON and a figure where asked to.
+
+    model: a checkpoint or an engine to take size and KV cache from; fields that are given win over it."""
+    config = SimConfig(**((model_fields(model) if model else {}) | dict(fields)))
     if plot and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install 'warpjet[plot]'")
     start = time.perf_counter()
     text = simulate(config)
     seconds = time.perf_counter() - start
-    facts = json.loads(text)
+    facts = {"model": _model_name(model, config, fields)} | json.loads(text)
     if output:
         Path(output).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    print(text if as_json else _report(facts, seconds))
+    print(json.dumps(facts) if as_json else _report(facts, seconds))
     if plot:
         draw(facts, plot)
     return 0
+
+
+def model_fields(model: str) -> dict[str, float]:
+    """What the simulator must know of a checkpoint or an engine: its weights and its KV cache. Reads no weights."""
+    facts = json.loads(describe(find_model(model, weights=False), gpu="H100", tokens=1, context=1))
+    shape = facts["model"]
+    return {
+        "params_b": facts["parameters"] / 1e9,
+        "weight_bytes_per_param": facts["weight_bytes"] / facts["parameters"],
+        "kv_bytes_per_token": facts["kv_bytes_per_token"],
+        "queries_per_kv": shape["num_heads"] / shape["num_kv_heads"],
+    }
+
+
+def _model_name(model: str | None, config: SimConfig, fields: Mapping[str, Any]) -> str:
+    if model:
+        return f"{model} ({config.params_b:.3g} B)"
+    return f"a {config.params_b:g} B model" if "params_b" in fields else _DEFAULT_MODEL
 
 
 def _report(facts: dict[str, Any], seconds: float) -> str:
     config, trace, summary = facts["config"], facts["trace"], facts["summary"]
     steps = summary["steps"]
     head = [
+        ("model", facts["model"]),
         (
             "load",
             f"{trace['name']}: {trace['requests']} requests in {trace['duration_s']:.0f} s "
@@ -60,7 +86,7 @@ def _report(facts: dict[str, Any], seconds: float) -> str:
         ("requests a second, until the last answer", f"{summary['requests_per_s_to_the_end']:.3g}"),
         ("prompt tokens a second, computed", count_text(summary["computed_prompt_tokens_per_s"])),
         ("prompt tokens found in the prefix cache", f"{summary['prefix_hit_rate']:.1%}"),
-        ("device busy", f"{summary['utilisation']:.1%}"),
+        ("device busy, whatever the batch", f"{summary['utilisation']:.1%}"),
         ("its bf16 rate used", f"{summary['compute_utilisation']:.1%}"),
         ("KV blocks held", f"{summary['kv_used']:.1%}"),
         ("sequences decoding in a step", f"{summary['decodes_per_step']:.1f}"),
@@ -80,8 +106,8 @@ def _report(facts: dict[str, Any], seconds: float) -> str:
 
 def _engines(facts: dict[str, Any]) -> str:
     config, count = facts["config"], facts["replicas"]
-    each = f"{config['gpus_per_replica']} x {config['gpu']}"
-    text = f"{count} of {each} = {facts['gpus']} GPUs, {count_text(facts['kv_tokens_per_replica'])} tokens of KV each"
+    engines = f"{count} engine{'s' * (count > 1)} of {config['gpus_per_replica']} x {config['gpu']}"
+    text = f"{engines}, {count_text(facts['kv_tokens_per_replica'])} tokens of KV each"
     if not facts["search"]:
         return text
     if not facts["summary"]["target_met"]:
@@ -100,43 +126,19 @@ def _objective(facts: dict[str, Any]) -> str:
 
 def draw(facts: dict[str, Any], path: str) -> None:
     """A figure of four panels; matplotlib chooses the format by the file's name."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    (ttft, itl), (queue, rate) = figure.subplots(2, 2)
-    config, summary, series = facts["config"], facts["summary"], facts["series"]
-    cdf = facts["cdf"]
-    _draw_cdf(ttft, {"requests": cdf["ttft_ms"]}, "time to the first token (ms)", config["ttft_ms"])
-    both = {"tokens": cdf["itl_ms"], "requests, in the mean": cdf["tpot_ms"]}
-    _draw_cdf(itl, both, "time between tokens (ms)", config["itl_ms"])
-    for axes, names, label in (
-        (queue, ("running", "waiting"), "requests"),
-        (rate, ("output_tokens_per_s",), "output tokens per second"),
-    ):
-        for name in names:
-            axes.plot(series["t_s"], series[name], label=name, linewidth=1.2)
-        axes.set(xlabel="time (s)", ylabel=label, xlim=(0, series["t_s"][-1]))
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    queue.legend(frameon=False)
-    figure.suptitle(
-        f"{facts['trace']['name']}, {facts['trace']['requests_per_s']:.3g} requests/s on {facts['gpus']} x "
-        f"{config['gpu']} ({config['router']}): goodput {summary['goodput']:.2%}"
+    config, summary, series, points = facts["config"], facts["summary"], facts["series"], facts["cdf"]
+    between = {"tokens": points["itl_ms"], "mean of a request": points["tpot_ms"]}
+    time = series["t_s"]
+    panels = {
+        "Time to first token": cdf({"requests": points["ttft_ms"]}, "time to first token (ms)", config["ttft_ms"]),
+        "Time between tokens": cdf(between, "time between tokens (ms)", config["itl_ms"]),
+        "Load": lines(time, {name: series[name] for name in ("running", "waiting")}, "time (s)", "requests"),
+        "Throughput": lines(time, {"": series["output_tokens_per_s"]}, "time (s)", "output tokens per second"),
+    }
+    load = f"{facts['trace']['name']}, {facts['trace']['requests_per_s']:.3g} requests/s"
+    draw_figure(
+        f"{load}: {facts['model']} on {facts['gpus']} x {config['gpu']} ({config['router']}), "
+        f"goodput {summary['goodput']:.2%}",
+        panels,
+        path,
     )
-    figure.savefig(path, dpi=140)
-
-
-def _draw_cdf(axes: Any, curves: dict[str, list[list[float]]], label: str, limit: float) -> None:
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-
-    for name, points in curves.items():
-        axes.step([ms for ms, _ in points], [share for _, share in points], where="post", linewidth=1.5, label=name)
-    axes.axvline(limit, color="tab:red", linestyle="--", linewidth=1, label=f"objective: {limit:g} ms")
-    axes.set(xlabel=label, ylabel="share", ylim=(0, 1.01), xscale="log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="upper left")

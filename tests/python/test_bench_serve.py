@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def error(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str]
 def test_latencies_are_those_of_the_server(capsys: pytest.CaptureFixture[str], endpoint: str) -> None:
     with serving(Behaviour(ttft_s=0.1, itl_s=0.02)) as url:
         record, _ = load(capsys, url, "--endpoint", endpoint, "--num-prompts", 4, *SMALL, "--max-concurrency", 2)
-    results = record["results"]
+    results = record["runs"][0]
     assert results["median_ttft_ms"] == about(100)
     assert results["median_tpot_ms"] == about(20)
     assert results["median_itl_ms"] == about(20)
@@ -67,7 +68,7 @@ def test_prompts_are_as_long_as_asked_for_by_the_servers_own_count(capsys: pytes
     behaviour = Behaviour(tokens_per_word=3, overhead=7)
     with serving(behaviour) as url:
         record, _ = load(capsys, url, *SMALL, "--random-input-len", 100, "--num-prompts", 5)
-    assert record["results"]["total_input_tokens"] == pytest.approx(500, abs=10)
+    assert record["total_input_tokens"] == pytest.approx(500, abs=10)
     prompts = [request["prompt"] for _, request in behaviour.seen]
     assert len(set(prompts)) == len(prompts)
 
@@ -83,33 +84,31 @@ def test_tokens_that_come_together_count_by_the_usage(capsys: pytest.CaptureFixt
     """Four tokens in a piece every 40 ms are 10 ms a token, though pieces are 40 ms apart."""
     with serving(Behaviour(itl_s=0.04, tokens_per_piece=4)) as url:
         record, _ = load(capsys, url, *SMALL, "--random-output-len", 21, "--num-prompts", 2)
-    assert record["results"]["total_output_tokens"] == 42
-    assert record["results"]["median_tpot_ms"] == about(10)
-    assert record["results"]["median_itl_ms"] == about(40)
+    assert record["total_output_tokens"] == 42
+    assert record["median_tpot_ms"] == about(10)
+    assert record["median_itl_ms"] == about(40)
 
 
 def test_pieces_that_come_in_one_write_are_still_so_many(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Behaviour(itl_s=0.04, glue=3, usage=False)) as url:
         record, _ = load(capsys, url, *SMALL, "--random-output-len", 9, "--num-prompts", 2)
-    assert record["results"]["total_output_tokens"] == 18  # without usage, a piece is a token
-    assert record["results"]["median_tpot_ms"] == about(80 / 8)
+    assert record["total_output_tokens"] == 18  # without usage, a piece is a token
+    assert record["median_tpot_ms"] == about(80 / 8)
 
 
 def test_goodput_counts_the_requests_that_keep_every_limit(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Behaviour(ttft_s=0.05, itl_s=0.01)) as url:
         for limits, share in ((("ttft:500", "tpot:100"), 1), (("ttft:500", "tpot:2"), 0), (("e2el:20",), 0)):
             record, _ = load(capsys, url, *SMALL, "--num-prompts", 3, "--goodput", *limits)
-            assert record["results"]["request_goodput"] == pytest.approx(
-                share * record["results"]["request_throughput"]
-            )
+            assert record["request_goodput"] == pytest.approx(share * record["request_throughput"])
 
 
 def test_failures_are_counted_and_the_first_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Behaviour(fail_every=4)) as url:
         record, said = load(capsys, url, *SMALL, "--num-prompts", 10, "--max-concurrency", 1)
-    assert (record["results"]["completed"], record["results"]["failed"]) == (7, 3)
+    assert (record["completed"], record["failed"]) == (7, 3)
     assert "3 of 10 requests failed" in said and "503" in said and "the queue is full" in said
-    assert record["results"]["total_output_tokens"] == 7 * 8
+    assert record["total_output_tokens"] == 7 * 8
 
 
 def test_a_stream_that_breaks_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,8 +168,8 @@ def test_a_sweep_has_a_row_for_each_load(capsys: pytest.CaptureFixture[str], tmp
     with serving(behaviour) as url:
         flags = [*SMALL, "--num-prompts", 8, "--max-concurrency", 1, 4]
         record, _ = load(capsys, url, *flags)
-        assert [row["max_concurrent_requests"] for row in record["rows"]] == [1, 4] and behaviour.most == 4
-        assert record["results"]["rate_inf_at_once_4_completed"] == 8
+        assert [row["max_concurrent_requests"] for row in record["runs"]] == [1, 4] and behaviour.most == 4
+        assert record["runs"][1]["completed"] == 8
         pytest.importorskip("matplotlib")
         assert main(["bench", "serve", "--base-url", url, *map(str, flags), "--plot", str(plot)]) == 0
     table = capsys.readouterr().out.splitlines()
@@ -197,8 +196,27 @@ def test_results_are_written_and_appended(capsys: pytest.CaptureFixture[str], tm
         flags = ("--save-detailed", "--metadata", "device=H100")
         record, _ = load(capsys, url, *SMALL, "--num-prompts", 2, "--save-result", file, *flags)
     assert json.loads(file.read_text()) == record and record["device"] == "H100"
-    detail = record["rows"][0]["requests"]
+    detail = record["runs"][0]["requests"]
     assert len(detail) == 2 and len(detail[0]["itl_ms"]) == 7 and detail[0]["output_tokens"] == 8
+
+
+def test_results_go_where_the_flags_of_other_tools_say(tmp_path: Path) -> None:
+    with serving(Behaviour()) as url:
+        common = ["bench", "serve", "--base-url", url, *SMALL, "--num-prompts", "2", "--save-result"]
+        assert main([*common, "--result-dir", str(tmp_path / "new"), "--result-filename", "a.json"]) == 0
+        assert main([*common, "--result-dir", str(tmp_path / "named")]) == 0
+    record = json.loads((tmp_path / "new" / "a.json").read_text())
+    # The names at the top of a file of vLLM's command.
+    names = {"model_id", "endpoint_type", "num_prompts", "request_rate", "max_concurrency", "duration", "completed"}
+    names |= {"total_input_tokens", "total_output_tokens", "request_throughput", "output_throughput", "mean_ttft_ms"}
+    assert names <= set(record) and record["request_throughput"] == record["runs"][0]["request_throughput"]
+    (written,) = (tmp_path / "named").iterdir()
+    assert re.fullmatch(r"openai-infqps-fake-\d{8}-\d{6}\.json", written.name)
+
+
+def test_result_files_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "need --save-result" in error(capsys, "--result-dir", "x")[1]
+    assert "names the file" in error(capsys, "--save-result", "a.json", "--result-dir", "x")[1]
 
 
 def test_what_is_asked_for_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,9 +261,9 @@ def test_sharegpt_conversations(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     with serving(behaviour) as url:
         flags = ("--dataset-name", "sharegpt", "--dataset-path", file, "--num-warmups", 0)
         record, _ = load(capsys, url, *flags, "--num-prompts", 4)
-        assert record["results"]["total_output_tokens"] == 30  # each of the two twice
+        assert record["total_output_tokens"] == 30  # each of the two twice
         record, _ = load(capsys, url, *flags, "--num-prompts", 2, "--sharegpt-output-len", 5)
-        assert record["results"]["total_output_tokens"] == 10
+        assert record["total_output_tokens"] == 10
     file.write_text("[1]")
     code, _said = error(capsys, "--base-url", url, *flags)
     assert code == 2
@@ -259,7 +277,7 @@ def test_custom_lines_are_prompts_or_messages(capsys: pytest.CaptureFixture[str]
     flags = ["--dataset-name", "custom", "--dataset-path", file, "--num-warmups", 0, "--custom-output-len", 5]
     with serving(behaviour) as url:
         record, _ = load(capsys, url, *flags, "--backend", "openai-chat", "--disable-shuffle")
-        assert record["results"]["total_output_tokens"] == 8
+        assert record["total_output_tokens"] == 8
         assert [request["messages"] for _, request in behaviour.seen[-2:]] == [
             [{"role": "user", "content": "one"}],
             messages,

@@ -25,7 +25,16 @@ def sim(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_prints_a_table() -> None:
     done = sim(*SHORT)
     assert done.returncode == 0, done.stderr
-    for word in ("azure-conv-23", "1 x H100", "objective", "met", "ttft ms", "p99", "prefix cache", "steps/s"):
+    for word in (
+        "azure-conv-23",
+        "1 engine of 1 x H100",
+        "objective",
+        "met",
+        "ttft ms",
+        "p99",
+        "prefix cache",
+        "steps/s",
+    ):
         assert word in done.stdout, done.stdout
 
 
@@ -53,6 +62,20 @@ def test_the_report_is_json_and_has_everything(tmp_path: Path) -> None:
     for points in report["cdf"].values():
         assert points == sorted(points) and points[-1][1] == 1
     assert {len(values) for values in report["series"].values()} == {200}
+
+
+def test_a_model_gives_size_and_cache_and_is_named(tmp_path: Path) -> None:
+    tiny = Path(warpjet.__file__).parent / "models" / "tiny"
+    report = json.loads(sim(*SHORT, "--model", tiny, "--json").stdout)
+    config = report["config"]
+    assert (config["kv_bytes_per_token"], config["queries_per_kv"]) == (2560, 2)
+    assert config["params_b"] == pytest.approx(0.003738368) and config["weight_bytes_per_param"] == pytest.approx(
+        2.01, abs=0.01
+    )
+    assert str(tiny) in report["model"]
+    assert json.loads(sim(*SHORT, "--model", tiny, "--params-b", 1, "--json").stdout)["config"]["params_b"] == 1
+    assert "Llama-3.1-8B" in sim(*SHORT).stdout.splitlines()[0]
+    assert "no/such" in sim("--model", "/no/such").stderr
 
 
 def test_auto_searches_the_number_of_replicas() -> None:

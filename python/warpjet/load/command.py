@@ -53,11 +53,12 @@ def bench_serve(args: argparse.Namespace) -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         target, rows, runs = runner.run(_measure(args, options, wanted))
     record = _record(args, target, options, rows)
-    if args.append_result:
-        with open(args.save_result, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    elif args.save_result:
-        write_record(args.save_result, record)
+    file = flags.result_file(args, target.model)
+    if file and args.append_result:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+    elif file:
+        write_record(str(file), record)
     if args.json:
         print(json.dumps(record))
     else:
@@ -165,11 +166,8 @@ def _detail(outcome: Outcome, begin: float) -> dict[str, Any]:
 def _record(
     args: argparse.Namespace, target: Target, options: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """As other measurements write it; results are named by their load where there are several."""
-    results: dict[str, float] = {}
-    for row in rows:
-        prefix = "" if len(rows) == 1 else f"rate_{row['request_rate']}_at_once_{row['max_concurrency']}_"
-        results |= {prefix + key: value for key, value in row.items() if isinstance(value, int | float)}
+    """What was run and `runs`, one for each load, under the names of `vllm bench serve`; those of a single run stand at
+    the top as well, as in that command's files."""
     return {
         "bench": "serve",
         "model": target.model,
@@ -179,8 +177,11 @@ def _record(
         "request": dict(target.body),
         "goodput_ms": dict(args.goodput),
         "metadata": dict(args.metadata),
-        "results": results,
-        "rows": list(rows),
+        "endpoint_type": args.backend,
+        "model_id": target.model,
+        "num_prompts": args.num_prompts,
+        **(rows[0] if len(rows) == 1 else {}),
+        "runs": list(rows),
         **circumstances(),
         "device": dict(args.metadata).get("device", "the server's"),
         "command": _command(sys.argv[1:]),

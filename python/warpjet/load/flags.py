@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import math
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from warpjet.load.client import Target
@@ -118,7 +121,18 @@ def _add_report_flags(group: argparse._ArgumentGroup) -> None:
         "--metric-percentiles", type=_percentiles, default=[95.0, 99.0], metavar="P,Q", help="(default: 95,99)"
     )
     group.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    group.add_argument("--save-result", "--output", metavar="FILE", help="write the JSON to this file too")
+    group.add_argument(
+        "--save-result",
+        "--output",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write the JSON to this file too; without FILE to --result-dir/--result-filename",
+    )
+    group.add_argument("--result-dir", metavar="DIR", help="where --save-result writes (default: here)")
+    group.add_argument(
+        "--result-filename", metavar="FILE", help="what it writes (default: BACKEND-RATEqps-MODEL-TIME.json)"
+    )
     group.add_argument("--append-result", action="store_true", help="append it there, as a line")
     group.add_argument("--save-detailed", action="store_true", help="each request in the JSON")
     group.add_argument("--metadata", nargs="+", type=_pair, default=[], metavar="NAME=VALUE", help="goes into the JSON")
@@ -179,8 +193,25 @@ def check(args: argparse.Namespace) -> None:
         for value in values:
             if value is not None and not value > 0:
                 raise ValueError(f"--{name} must be above 0, got {value}")
-    if args.append_result and not args.save_result:
-        raise ValueError("--append-result needs --save-result FILE")
+    if args.append_result and args.save_result is None:
+        raise ValueError("--append-result needs --save-result")
+    if args.save_result is None and (args.result_dir or args.result_filename):
+        raise ValueError("--result-dir and --result-filename need --save-result")
+    if args.save_result and (args.result_dir or args.result_filename):
+        raise ValueError(f"--save-result {args.save_result} names the file: leave --result-dir and --result-filename")
+
+
+def result_file(args: argparse.Namespace, model: str) -> Path | None:
+    """Where results go, if anywhere; the folder is made."""
+    if args.save_result is None:
+        return None
+    name = args.save_result or args.result_filename
+    if not name:
+        rate = args.request_rate[0] or math.inf
+        name = f"{args.backend}-{rate:g}qps-{model.rsplit('/', 1)[-1]}-{datetime.now():%Y%m%d-%H%M%S}.json"
+    path = Path(args.result_dir or ".", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def target(args: argparse.Namespace) -> Target:

@@ -3,40 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from warpjet.figures import Panel, cdf, draw_figure, lines
 from warpjet.load.client import Outcome
 from warpjet.load.report import Wanted, samples_ms
 from warpjet.load.run import Run
 
 _BINS = 80  # in time
+_LATENCIES = {"ttft": "Time to first token", "tpot": "Time per output token", "e2el": "End-to-end latency"}
 
 
 def draw(rows: Sequence[Mapping[str, Any]], runs: Sequence[Run], wanted: Wanted, title: str, path: str) -> None:
-    """Four panels; matplotlib chooses the format by the file's name."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(2, 2).flat)
-    if len(runs) == 1:
-        _draw_one(panels, runs[0], wanted)
-    else:
-        _draw_sweep(panels, rows, wanted)
-    for axes in panels:
-        axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=0)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=140)
+    """A panel for each thing that was measured; matplotlib chooses the format by the file's name."""
+    panels = _of_one(runs[0], wanted) if len(runs) == 1 else _of_sweep(rows, wanted)
+    draw_figure(title, panels, path)
 
 
-def _draw_one(panels: Any, run: Run, wanted: Wanted) -> None:
-    ttft, between, running, rate = panels
+def _of_one(run: Run, wanted: Wanted) -> dict[str, Panel]:
     good = [outcome for outcome in run.outcomes if not outcome.error]
-    _draw_cdf(ttft, {"requests": samples_ms(good, "ttft")}, "time to the first token (ms)", wanted.goodput.get("ttft"))
-    curves = {"pieces of text": samples_ms(good, "itl"), "requests, in the mean": samples_ms(good, "tpot")}
-    _draw_cdf(between, curves, "time between tokens (ms)", wanted.goodput.get("tpot"))
     seconds = max(run.seconds, 1e-6)
     edges = [seconds * index / _BINS for index in range(_BINS)]
     at_once = [0.0] * _BINS
@@ -46,10 +29,20 @@ def _draw_one(panels: Any, run: Run, wanted: Wanted) -> None:
         for index in range(first, last + 1):
             at_once[index] += 1
         _add_tokens(tokens, outcome, run.begin, seconds)
-    running.plot(edges, at_once, linewidth=1.2)
-    running.set(xlabel="time (s)", ylabel="requests at once")
-    rate.plot(edges, tokens, linewidth=1.2)
-    rate.set(xlabel="time (s)", ylabel="output tokens per second")
+    between = {"pieces of text": _points(good, "itl"), "mean of a request": _points(good, "tpot")}
+    return {
+        "Time to first token": cdf(
+            {"requests": _points(good, "ttft")}, "time to first token (ms)", wanted.goodput.get("ttft")
+        ),
+        "Time between tokens": cdf(between, "time between tokens (ms)", wanted.goodput.get("tpot")),
+        "Concurrency": lines(edges, {"running": at_once}, "time (s)", "requests under way"),
+        "Throughput": lines(edges, {"tokens": tokens}, "time (s)", "output tokens per second"),
+    }
+
+
+def _points(outcomes: Sequence[Outcome], metric: str) -> list[tuple[float, float]]:
+    values = samples_ms(outcomes, metric)
+    return [(value, (index + 1) / len(values)) for index, value in enumerate(values)]
 
 
 def _bin(second: float, seconds: float) -> int:
@@ -63,44 +56,49 @@ def _add_tokens(tokens: list[float], outcome: Outcome, begin: float, seconds: fl
         tokens[_bin(moment - begin, seconds)] += each
 
 
-def _draw_cdf(axes: Any, curves: Mapping[str, Sequence[float]], label: str, limit: float | None) -> None:
-    for name, values in curves.items():
-        if values:
-            shares = [(index + 1) / len(values) for index in range(len(values))]
-            axes.step(values, shares, where="post", linewidth=1.5, label=name)
-    if limit is not None:
-        axes.axvline(limit, color="tab:red", linestyle="--", linewidth=1, label=f"objective: {limit:g} ms")
-    axes.set(xlabel=label, ylabel="share", ylim=(0, 1.01))
-
-
-def _draw_sweep(panels: Any, rows: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
-    throughput, ttft, tpot, trade = panels
-    names = [_load(row) for row in rows]
-    places = range(len(rows))
-    axes_of = {"ttft": ttft, "tpot": tpot}
-    throughput.plot(places, [row["output_throughput"] for row in rows], "o-", label="output tokens per second")
+def _of_sweep(rows: Sequence[Mapping[str, Any]], wanted: Wanted) -> dict[str, Panel]:
+    x, xlabel = _axis(rows)
+    requests = {"completed": _column(rows, "request_throughput")}
+    if wanted.goodput:
+        limits = ", ".join(f"{metric.upper()} <= {ms:g} ms" for metric, ms in wanted.goodput.items())
+        requests[f"good ({limits})"] = _column(rows, "request_goodput")
+    panels = {
+        "Output throughput": lines(
+            x, {"output": _column(rows, "output_throughput")}, xlabel, "output tokens per second"
+        ),
+        "Goodput" if wanted.goodput else "Request throughput": lines(x, requests, xlabel, "requests per second"),
+    }
     highest = f"p{max(wanted.percentiles):g}" if wanted.percentiles else "mean"
-    for metric, axes in axes_of.items():
-        for form in ("median", highest):
-            if f"{form}_{metric}_ms" in rows[0]:
-                values = [_or_nan(row[f"{form}_{metric}_ms"]) for row in rows]
-                axes.plot(places, values, "o-", label=f"{metric.upper()} {form} (ms)")
-        if metric in wanted.goodput:
-            axes.axhline(wanted.goodput[metric], color="tab:red", linestyle="--", linewidth=1, label="objective")
-    for axes in (throughput, ttft, tpot):
-        axes.set_xticks(places, names)
-        axes.set(xlabel="load")
-    key = next((f"median_{m}_ms" for m in ("tpot", "e2el", "ttft") if f"median_{m}_ms" in rows[0]), None)
+    for metric, name in _LATENCIES.items():
+        if metric in wanted.metrics:
+            curves = {form: _column(rows, f"{form}_{metric}_ms") for form in ("median", highest)}
+            panels[name] = _with_limit(lines(x, curves, xlabel, f"{name.lower()} (ms)"), wanted.goodput.get(metric))
+    key = next((metric for metric in ("tpot", "e2el", "ttft") if metric in wanted.metrics), None)
     if key:
-        trade.plot([_or_nan(row[key]) for row in rows], [row["output_throughput"] for row in rows], "o-")
-        trade.set(xlabel=key.replace("_", " ").replace(" ms", " (ms)"), ylabel="output tokens per second")
+        latency, output = _column(rows, f"median_{key}_ms"), _column(rows, "output_throughput")
+        label = f"median {_LATENCIES[key].lower()} (ms)"
+        panels["Throughput against latency"] = lines(latency, {"": output}, label, "output tokens per second")
+    return panels
 
 
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _with_limit(panel: Panel, limit: float | None) -> Panel:
+    def draw(axes: Any) -> None:
+        panel(axes)
+        if limit is not None:
+            axes.axhline(limit, color="tab:red", linestyle="--", linewidth=1, label=f"objective: {limit:g} ms")
+
+    return draw
 
 
-def _load(row: Mapping[str, Any]) -> str:
-    at_once = row["max_concurrency"]
-    rate = f"{row['request_rate']}/s" if row["request_rate"] not in ("inf", None) else ""
-    return " ".join(filter(None, (rate, f"{at_once} at once" if at_once else ""))) or "all"
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [float("nan") if row[key] is None else row[key] for row in rows]
+
+
+def _axis(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], str]:
+    """What differs between the runs, with its unit; their number where both or none does."""
+    rates, limits = ([row[key] for row in rows] for key in ("request_rate", "max_concurrency"))
+    if len({*limits}) == 1 and all(isinstance(rate, (int, float)) for rate in rates):
+        return rates, "request rate (requests/s)"
+    if len({*rates}) == 1 and all(limit is not None for limit in limits):
+        return limits, "concurrency (requests)"
+    return list(range(1, len(rows) + 1)), "run"

@@ -243,7 +243,7 @@ class Serving:
         given = request.prompt
 
         def encode() -> Prompt:
-            prompt: PromptType = {"prompt" if isinstance(given, str) else "prompt_token_ids": given}
+            prompt: PromptType = given if isinstance(given, str) else {"prompt_token_ids": given}
             return self.llm.session.prepare(prompt, request.add_special_tokens)[0]
 
         request.sampling = self.bounded(request.sampling)

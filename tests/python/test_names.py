@@ -1,0 +1,57 @@
+"""What a user of another engine types: names, forms and keywords, and what an editor knows of them."""
+
+import pickle
+import typing
+
+import pytest
+
+import warpjet
+from warpjet import LLM, EngineConfig, SamplingParams, TextPrompt, TokensPrompt
+from warpjet.arguments import fixed_names
+from warpjet.engine_options import EngineOptions, OtherOptions
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return LLM(max_model_len=256, max_num_seqs=4)
+
+
+def test_prompts_may_be_typed_dicts(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=4, temperature=0)
+    ids = llm.generate("Once upon", params)[0].prompt_token_ids
+    outputs = llm.generate([TextPrompt(prompt="Once upon"), TokensPrompt(prompt_token_ids=ids or [])], params)
+    assert outputs[0].outputs[0].token_ids == outputs[1].outputs[0].token_ids
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("GuidedDecodingParams", "StructuredOutputsParams"),
+        ("AsyncLLMEngine", "AsyncLLM"),
+        ("EngineArgs", "keywords of LLM"),
+        ("KvCacheConfig", "kv_cache_memory_bytes"),
+        ("sampling_params", "from warpjet"),
+        ("Nonsense", "no attribute 'Nonsense'"),
+    ],
+)
+def test_names_of_other_engines_say_what_is_here(name: str, says: str) -> None:
+    with pytest.raises(AttributeError, match=says):
+        getattr(warpjet, name)
+
+
+def test_an_editor_knows_every_keyword() -> None:
+    native = {row[0] for row in EngineConfig.__fields__}
+    assert set(EngineOptions.__annotations__) == native
+    assert set(typing.get_type_hints(OtherOptions)) == native | set(fixed_names())
+
+
+@pytest.mark.parametrize("name", ["encode", "score", "classify", "reward"])
+def test_methods_of_other_engines_are_refused_with_the_nearest(llm: LLM, name: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"{name}\\(\\) is not supported: "):
+        getattr(llm, name)("a", "b")
+
+
+def test_an_llm_shows_what_it_is_and_is_not_pickled(llm: LLM) -> None:
+    assert "models/tiny" in repr(llm) and "device='cpu'" in repr(llm) and "max_model_len=256" in repr(llm)
+    with pytest.raises(TypeError, match="open it in the worker"):
+        pickle.dumps(llm)
