@@ -662,9 +662,7 @@ def test_B24_key_guesses_are_not_told_apart(guarded: Server) -> None:
     assert len(answers) == 1
 
 
-@pytest.mark.parametrize(
-    "path", ["/nope", "/v1", "/v1/", "//v1/models", "/v1/models/", "/v1/chat/completions/x", "/%00", "/é"]
-)
+@pytest.mark.parametrize("path", ["/nope", "/v1", "/v1/", "//v1/models", "/v1/chat/completions/x", "/%00", "/é"])
 def test_B25_unknown_path(path: str, canary: Server) -> None:
     error_of(canary.http.get(path), 404)
 

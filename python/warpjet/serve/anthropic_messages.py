@@ -86,7 +86,7 @@ def _sse(event: Event) -> bytes:
 
 async def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     """What the request says. A thread reads it when it is large."""
-    if len(request.raw) > _LARGE:
+    if request.body_bytes > _LARGE:
         return await serving.workers.run(lambda: _read(serving, request), request.tenant)
     return _read(serving, request)
 

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,7 +19,9 @@ from warpjet.serve.errors import ServeError, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, sse, to_json
 from warpjet.serve.json_body import parse_json
 from warpjet.serve.limits import Bodies, RateLimit
+from warpjet.serve.router import Router
 from warpjet.serve.schema import Endpoint, Schema
+from warpjet.serve.sites import Sites
 
 _log = logging.getLogger("warpjet.serve")
 
@@ -29,6 +31,9 @@ _MODULES = (
     *("responses", "embeddings", "anthropic_messages", "tgi", "live"),
 )
 _LARGE_BODY = 64 << 10  # a body that a thread parses
+# Headers that mean one thing: a request that gives one twice is refused.
+_SINGLE = frozenset(("authorization", "x-api-key", "host", "origin", "content-type", "content-encoding"))
+_MAX_SITES = 64  # whose refused preflights are logged
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -37,46 +42,18 @@ def all_endpoints() -> list[Endpoint]:
     return [endpoint for name in _MODULES for endpoint in importlib.import_module(f"warpjet.serve.{name}").ROUTES]
 
 
-class Router:
-    """Endpoints by method and path."""
-
-    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        self._exact: dict[str, dict[str, Endpoint]] = {}
-        self._patterns: list[tuple[re.Pattern[str], dict[str, Endpoint]]] = []
-        for endpoint in endpoints:
-            if "{" not in endpoint.path:
-                self._exact.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-                continue
-            pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(endpoint.path)))
-            for known, methods in self._patterns:
-                if known.pattern == pattern.pattern:
-                    methods[endpoint.method] = endpoint
-                    break
-            else:
-                self._patterns.append((pattern, {endpoint.method: endpoint}))
-
-    def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
-        """The endpoint and what its path names. Raises ServeError 404 or 405."""
-        methods, values = self._exact.get(path), {}
-        if methods is None:
-            for pattern, candidates in self._patterns:
-                if match := pattern.fullmatch(path):
-                    methods, values = candidates, match.groupdict()
-                    break
-        if methods is None:
-            raise ServeError(404, "there is no such route", code="not_found")
-        endpoint = methods.get("GET" if method == "HEAD" else method)
-        if endpoint is None:
-            allowed = ", ".join(methods)
-            raise ServeError(405, f"this route takes {allowed}", code="method_not_allowed", headers={"allow": allowed})
-        return endpoint, values
-
-
 class App:
-    """One port's application. `scope` is user or admin; the other's routes are refused."""
+    """One port's application. `scope` is user or admin; the other's routes are refused. `sites`: checked where no key
+    keeps pages of other sites out."""
 
     def __init__(
-        self, serving: Serving, endpoints: Iterable[Endpoint], keys: Keys, metrics: HttpMetrics, scope: str = "user"
+        self,
+        serving: Serving,
+        endpoints: Iterable[Endpoint],
+        keys: Keys,
+        metrics: HttpMetrics,
+        scope: str = "user",
+        sites: Sites | None = None,
     ) -> None:
         settings = serving.settings
         self.serving = serving
@@ -85,13 +62,15 @@ class App:
         self._keys = keys
         self._metrics = metrics
         self._scope = scope
+        self._sites = sites
+        self._refused_sites: set[str] = set()
         self._bodies = Bodies(settings.max_body_bytes, settings.body_timeout, settings.max_bodies_bytes)
         self._rate = RateLimit(settings.rate_limit, settings.rate_limit_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers, repeated = _read_headers(scope["headers"])
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         answer = _Answer(send, request_id, scope["method"] == "HEAD")
@@ -99,7 +78,13 @@ class App:
         endpoint: Endpoint | None = None
         self.live += 1
         try:
-            path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+            if repeated:
+                raise ServeError(400, f"the request gives the header {repeated} more than once")
+            path = scope["raw_path"].decode("latin-1").removeprefix(scope.get("root_path", "")) or "/"
+            if self._sites is not None:
+                self._sites.check(path, headers)
+            if scope["method"] == "OPTIONS":
+                self._log_preflight(headers)
             endpoint, values = self._router.find(scope["method"], path)
             request = HttpRequest(scope["method"], path, headers, path_params=values, request_id=request_id)
             if scope["query_string"]:
@@ -122,23 +107,30 @@ class App:
         if endpoint.request_schema is None:
             await answer.send(await endpoint.handler(self.serving, request))
             return
-        content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if content_type != "application/json":
-            raise ServeError(415, "the content type must be application/json", code="unsupported_media_type")
+        _check_content(request.headers)
         raw = await self._bodies.read(request.headers, receive)
-        try:
+        held = len(raw)
+        try:  # the body lives in the handler's answer, so it counts until that has ended
             request.body = await self._parse(endpoint.request_schema, raw, request.tenant)
-            request.raw = raw
-            response = await endpoint.handler(self.serving, request)
+            del raw
+            request.body_bytes = held
+            await answer.send(await endpoint.handler(self.serving, request))
         finally:
-            self._bodies.release(raw)
-        await answer.send(response)
+            self._bodies.release(held)
 
     async def _parse(self, schema: Schema, raw: bytes, tenant: str) -> dict[str, Any]:
         def parse() -> dict[str, Any]:
             return schema.parse(parse_json(raw), self.serving.settings.strict)
 
         return parse() if len(raw) <= _LARGE_BODY else await self.serving.workers.run(parse, tenant)
+
+    def _log_preflight(self, headers: Mapping[str, str]) -> None:
+        """With --allowed-origins they are answered before they come here."""
+        origin = headers.get("origin", "")[:128]
+        new = origin and origin not in self._refused_sites and len(self._refused_sites) < _MAX_SITES
+        if new and "access-control-request-method" in headers:
+            self._refused_sites.add(origin)
+            _log.warning("a page at %r asked and was refused; --allowed-origins %s would let it", origin, origin)
 
     def _admit(self, endpoint: Endpoint, request: HttpRequest) -> str:
         """The tenant. Raises ServeError 401, 403, 429 or 503."""
@@ -160,6 +152,32 @@ class App:
             _log.error("a request failed: %s", type(error).__name__, exc_info=error)
         with contextlib.suppress(asyncio.CancelledError, ConnectionError):
             await answer.fail(served, body, close=served.status in (408, 413) or self.serving.draining)
+
+
+def _read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
+    """By lower-case name, and the name of one that may not be repeated but is. Other repeated ones are a list."""
+    headers: dict[str, str] = {}
+    repeated = ""
+    for name_bytes, value_bytes in pairs:
+        name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")
+        if name in headers:
+            repeated = name if name in _SINGLE else repeated
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
+    return headers, repeated
+
+
+def _check_content(headers: Mapping[str, str]) -> None:
+    """Raises ServeError 415."""
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", ""):
+        text = f"the body has Content-Encoding: {coding[:64]}, which is not read; send it as it is"
+        raise ServeError(415, text, code="unsupported_media_type")
+    content_type = headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        got = f"is {content_type[:64]!r}" if content_type else "is missing"
+        text = f"the header Content-Type {got}; send Content-Type: application/json"
+        raise ServeError(415, text, code="unsupported_media_type")
 
 
 class _Answer:

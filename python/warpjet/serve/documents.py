@@ -15,7 +15,7 @@ async def _openapi(serving: Serving, request: HttpRequest) -> Response:
     documented = (e for e in all_endpoints() if e.scope != "admin" and e.summary)
     document = openapi(documented, __version__)
     for schema in document["components"]["schemas"].values():
-        if "model" in schema["properties"]:
+        if "model" in schema["properties"] and "*" not in serving.settings.served_model_name:
             schema["properties"]["model"] = {"enum": [*serving.model_names, None]}
     return json_response(document)
 

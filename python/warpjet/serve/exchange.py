@@ -15,7 +15,7 @@ class HttpRequest:
     headers: Mapping[str, str]
     query: Mapping[str, str] = field(default_factory=dict)
     path_params: Mapping[str, str] = field(default_factory=dict)
-    raw: bytes = b""
+    body_bytes: int = 0
     body: dict[str, Any] = field(default_factory=dict)
     tenant: str = ""
     request_id: str = ""  # X-Request-Id, or one made for this request

@@ -64,7 +64,7 @@ def open_serving(plan: Plan) -> Serving:
         generation_config=settings.generation_config,
         **plan.engine,
     )
-    names = list(settings.served_model_name) or served_names(plan.model)
+    names = [name for name in settings.served_model_name if name != "*"] or served_names(plan.model)
     llm.session.content_format = settings.chat_template_content_format
     try:
         serving = Serving(llm, settings, names, find_parser_names(llm.session, settings))

@@ -9,8 +9,6 @@ from warpjet.serve.errors import ServeError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-_DISCARD_SECONDS = 2.0  # a client that is still sending hears why it is refused, if it sends no longer than this
-
 
 class Bodies:
     """Reads bodies, each no longer than `max_bytes` and `seconds`, all together no more than `total_bytes`."""
@@ -22,19 +20,17 @@ class Bodies:
         self.held_bytes = 0
 
     async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The whole body; release() it. Raises ServeError 400, 408, 413 or 503; ConnectionError when the client has
-        gone."""
+        """The whole body; release() its length when nothing of it lives any more. Raises ServeError 400, 408, 413 or
+        503; ConnectionError when the client has gone."""
         declared = headers.get("content-length")
         if declared is not None and int(declared) > self._max_bytes:
-            if "expect" not in headers:
-                await self._discard(receive)
             raise self._too_large()
         async with _within(self._seconds, "the body did not arrive"):
             return await self._read(receive)
 
-    def release(self, body: bytes) -> None:
-        """The body is not needed any more."""
-        self.held_bytes -= len(body)
+    def release(self, size: int) -> None:
+        """So many bytes are free again."""
+        self.held_bytes -= size
 
     async def _read(self, receive: Receive) -> bytes:
         pieces, size = [], 0
@@ -48,8 +44,6 @@ class Bodies:
                 self.held_bytes += len(piece)
                 pieces.append(piece)
                 if size > self._max_bytes:
-                    pieces.clear()
-                    await self._discard(receive)
                     raise self._too_large()
                 if self.held_bytes > self._total_bytes:
                     raise ServeError(503, "too many large requests at once", code="overloaded", retry_after=1)
@@ -61,14 +55,6 @@ class Bodies:
 
     def _too_large(self) -> ServeError:
         return ServeError(413, f"the body is longer than {self._max_bytes} bytes", code="request_too_large")
-
-    async def _discard(self, receive: Receive) -> None:
-        try:
-            async with asyncio.timeout(_DISCARD_SECONDS):
-                while (await receive()).get("more_body"):
-                    pass
-        except TimeoutError:
-            pass
 
 
 class _within:

@@ -7,12 +7,18 @@ from warpjet.serve.errors import ServeError
 from warpjet.serve.exchange import HttpRequest, Response, json_response
 from warpjet.serve.schema import Endpoint
 
+# Clients of huggingface_hub and of TGI always send one of these.
+_ANY_MODEL = ("dummy", "tgi")
+
 
 def check_model(serving: Serving, name: str | None) -> str:
-    """The name to answer with; None is the first. Raises ServeError 404 for a model that is not served."""
+    """The name to answer with; the first for None and for names that stand for any model. Raises ServeError 404 for a
+    model that is not served."""
     if name is None:
         return serving.model_names[0]
-    if name not in serving.model_names:
+    if name not in serving.model_names and "*" not in serving.settings.served_model_name:
+        if name in _ANY_MODEL:
+            return serving.model_names[0]
         served = ", ".join(serving.model_names)
         raise ServeError(404, f"there is no model {name[:128]!r} here, only {served}", None, "model", "model_not_found")
     return name
@@ -41,5 +47,5 @@ async def _get(serving: Serving, request: HttpRequest) -> Response:
 
 ROUTES = [
     Endpoint("GET", "/v1/models", _list, summary="the models that are served"),
-    Endpoint("GET", "/v1/models/{model}", _get, summary="one of them"),
+    Endpoint("GET", "/v1/models/{model:path}", _get, summary="one of them"),
 ]

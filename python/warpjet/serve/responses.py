@@ -51,7 +51,7 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
 async def _planned(serving: Serving, request: HttpRequest) -> _Run:
     """Everything that the request says. A thread reads it when it is large."""
     previous = _previous(serving.responses, request)
-    if len(request.raw) + (len(previous.context) if previous else 0) > _LARGE:
+    if request.body_bytes + (len(previous.context) if previous else 0) > _LARGE:
         return await serving.workers.run(lambda: _plan(serving, request, previous), request.tenant)
     return _plan(serving, request, previous)
 
@@ -70,7 +70,7 @@ def _plan(serving: Serving, request: HttpRequest, previous: StoredResponse | Non
         response,
         to_json(context) if body["store"] else b"",
         events=[] if body["background"] and body["stream"] else None,
-        request_bytes=len(request.raw),
+        request_bytes=request.body_bytes,
     )
     writer = ResponseWriter(response, chat.sampling.logprobs, sealed, offer.origins)
     return _Run(chat, writer, stored, body["store"])

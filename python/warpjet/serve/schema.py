@@ -23,7 +23,8 @@ Handler = Callable[["Serving", "HttpRequest"], Awaitable["Response | EventStream
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A row of the routing table. A path may hold {name}. scope: open needs no key, admin its own key and port.
+    """A row of the routing table. A path may hold {name}, and end in {name:path}, which takes slashes too. scope: open
+    needs no key, admin its own key and port.
     summary: what it is for, in /openapi.json; without one it is not in there.
     error_body: what an error looks like on this route."""
 
@@ -213,7 +214,8 @@ def openapi(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
         }
         if endpoint.scope != "open":
             operation["security"] = [{"key": []}, {}]
-        names = [part[1:-1] for part in endpoint.path.split("/") if part.startswith("{")]
+        path = endpoint.path.replace(":path}", "}")
+        names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
         if names:
             operation["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
@@ -222,7 +224,7 @@ def openapi(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
             schemas[schema.name] = schema.json_schema()
             reference = {"$ref": f"#/components/schemas/{schema.name}"}
             operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+        paths.setdefault(path, {})[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Warpjet", "version": version},

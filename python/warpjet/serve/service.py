@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -16,6 +17,7 @@ from warpjet.serve.conversation import Serving
 from warpjet.serve.listener import tls_context
 from warpjet.serve.server import HttpServer, allowed_connections
 from warpjet.serve.settings import Settings
+from warpjet.serve.sites import Sites
 
 _log = logging.getLogger("warpjet.serve")
 
@@ -35,7 +37,8 @@ class Service:
         self._stop = asyncio.Event()
         endpoints = all_endpoints()
         keys = load_keys(self._settings)
-        self._user = App(serving, endpoints, keys, serving.http_metrics)
+        sites = None if keys.needed and not self._settings.allowed_hosts else self._make_sites()
+        self._user = App(serving, endpoints, keys, serving.http_metrics, sites=sites)
         self._admin = App(serving, endpoints, keys, serving.http_metrics, scope="admin")
         serving.live_requests = lambda: self._user.live
 
@@ -57,6 +60,13 @@ class Service:
         await asyncio.gather(*(server.close(at_once=self._signals > 1) for server in servers))
         watching.cancel()
         return self._exit_code
+
+    def _make_sites(self) -> Sites:
+        """A browser takes no page of another name for this server's where TLS proves names."""
+        settings, one = self._settings, self._sockets[0]
+        loopback = one.family != socket.AF_UNIX and ipaddress.ip_address(one.getsockname()[0]).is_loopback
+        check_host = bool(settings.allowed_hosts) or (loopback and settings.ssl_certfile is None)
+        return Sites(check_host, (*settings.allowed_hosts, settings.host), settings.allowed_origins)
 
     def _start(self) -> list[HttpServer]:
         settings = self._settings

@@ -24,7 +24,9 @@ class Settings:
     port: int = _s(8000, "port to listen on; 0 takes a free one")
     uds: str | None = _s(None, "listen on this Unix socket, its owner's alone, instead of a port", "str")
     served_model_name: tuple[str, ...] = _s(
-        (), "names of the model (default: org/name of the hub, or else its directory's name and path)", "names"
+        (),
+        "names of the model; * takes every name (default: org/name of the hub, or else its directory's name and path)",
+        "names",
     )
     tokenizer: str | None = _s(None, "directory to take the tokenizer from", "str")
     skip_tokenizer_init: bool = _s(False, "serve token ids only")
@@ -40,7 +42,7 @@ class Settings:
     ssl_ca_certs: str | None = _s(None, "TLS: ask clients for a certificate of these authorities", "str")
     root_path: str = _s("", "path prefix that a proxy in front strips")
     max_body_bytes: int = _s(32 << 20, "longest body of a request")
-    max_bodies_bytes: int = _s(512 << 20, "all bodies held at one time")
+    max_bodies_bytes: int = _s(512 << 20, "all bodies held at one time, until their answers have ended")
     header_timeout: float = _s(60.0, "seconds in which a request's head must arrive")
     body_timeout: float = _s(60.0, "seconds in which a request's body must arrive")
     keep_alive_timeout: float = _s(75.0, "seconds that an idle connection is kept")
@@ -56,6 +58,11 @@ class Settings:
     )
     rate_limit_burst: int = _s(20, "requests that it may send at once")
     strict: bool = _s(False, "refuse unknown fields of a request; otherwise they are logged once")
+    allowed_hosts: tuple[str, ...] = _s(
+        (),
+        "names in the header Host, beside local ones, that a keyless server on loopback answers to; * is all",
+        "names",
+    )
     allowed_origins: tuple[str, ...] = _s((), "CORS: origins whose pages may call; * is all", "names")
     allowed_methods: tuple[str, ...] = _s(("GET", "POST"), "CORS: methods", "names")
     allowed_headers: tuple[str, ...] = _s(("*",), "CORS: headers", "names")
