@@ -331,6 +331,7 @@ class EngineConfig:
         device: str = "auto",
         dtype: str = "auto",
         load_format: str = "auto",
+        hf_overrides: str = "",
         max_model_len: int = 0,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 2048,
@@ -390,7 +391,7 @@ class EngineConfig:
     def device(self, value: str, /) -> None: ...
     @property
     def dtype(self) -> str:
-        """compute type: auto (the checkpoint's), bfloat16, float16 or float32"""
+        """compute type: auto (the checkpoint's), bfloat16 (bf16), float16 (fp16, half) or float32 (fp32, float)"""
 
     @dtype.setter
     def dtype(self, value: str, /) -> None: ...
@@ -402,6 +403,14 @@ class EngineConfig:
 
     @load_format.setter
     def load_format(self, value: str, /) -> None: ...
+    @property
+    def hf_overrides(self) -> str:
+        """
+        keys of config.json as they should be, a JSON object; null drops a key that the checkpoint has
+        """
+
+    @hf_overrides.setter
+    def hf_overrides(self, value: str, /) -> None: ...
     @property
     def max_model_len(self) -> int:
         """longest prompt plus output in tokens; 0 is the model's own limit"""
@@ -589,6 +598,7 @@ class BuildConfig:
         device: str = "auto",
         scheme: str = "auto",
         kv_cache_dtype: str = "auto",
+        hf_overrides: str = "",
         overwrite: bool | None = False,
     ) -> None: ...
     def __repr__(self) -> str: ...
@@ -631,6 +641,14 @@ class BuildConfig:
 
     @kv_cache_dtype.setter
     def kv_cache_dtype(self, value: str, /) -> None: ...
+    @property
+    def hf_overrides(self) -> str:
+        """
+        keys of config.json as they should be, a JSON object; null drops a key that the checkpoint has
+        """
+
+    @hf_overrides.setter
+    def hf_overrides(self, value: str, /) -> None: ...
     @property
     def overwrite(self) -> bool:
         """replace an engine directory that is already there"""
@@ -1044,6 +1062,10 @@ class ModelInfo:
     @property
     def bos_token_id(self) -> int:
         """-1 when the model has none"""
+
+    @property
+    def generates(self) -> bool:
+        """False when it has no output head, and embeds only"""
 
 class OutputQueue:
     """Where outputs arrive; any number of requests may share one."""

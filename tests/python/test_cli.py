@@ -21,6 +21,7 @@ BUILD_FLAGS = {
     "device": ("--device", "cpu"),
     "scheme": ("--scheme", "fp32"),
     "kv_cache_dtype": ("--kv-cache-dtype", "fp32"),
+    "hf_overrides": ("--hf-overrides", '{"rms_norm_eps": 1e-5}'),
     "overwrite": ("--overwrite",),
 }
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from checkpoints import TINY
+from checkpoints import TINY, config_of, tensors_of, write_checkpoint
+from safetensors.numpy import save_file
 
 from warpjet import LLM, SamplingParams
-from warpjet._native import Engine, EngineConfig, OutputQueue, cuda_status
+from warpjet._native import BuildConfig, Engine, EngineConfig, OutputQueue, build_engine, cuda_status
 
 PROMPT = "Once upon a time"
 
@@ -221,3 +223,41 @@ def test_a_deadline_is_in_the_future(timeout: float) -> None:
     if timeout != 0:
         with pytest.raises(ValueError, match="timeout must be 0 or more"):
             queue.poll(timeout)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("fp32", "fp32"), ("float", "fp32"), ("half", "fp16"), ("fp16", "fp16"), ("bf16", "bf16"), ("bfloat16", "bf16")],
+)
+def test_a_precision_has_the_same_names_everywhere(tmp_path: Path, name: str, scheme: str) -> None:
+    build = build_engine(TINY, tmp_path / "engine", BuildConfig(device="cpu", scheme=name, kv_cache_dtype=name))
+    assert build.scheme == scheme
+    assert Engine.open(TINY, EngineConfig(device="null", dtype=name)).model.scheme == scheme
+
+
+def test_keys_of_config_json_are_replaced_and_dropped(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "model", a_key_of_tomorrow=1)
+    options: dict[str, Any] = {"model": checkpoint, "skip_tokenizer_init": True, "device": "cpu"}
+    with pytest.raises(NotImplementedError, match="a_key_of_tomorrow"):
+        LLM(**options)
+    changes = {"a_key_of_tomorrow": None, "max_position_embeddings": 64}
+    with LLM(**options, hf_overrides=changes) as llm:
+        assert llm.get_model_info().max_model_len == 64
+    with LLM(**options, hf_overrides=json.dumps(changes)) as llm:
+        assert llm.get_model_info().max_model_len == 64
+
+
+def test_the_model_below_the_head_embeds_and_does_not_generate(tmp_path: Path) -> None:
+    config = config_of()
+    bare = {name.removeprefix("model."): tensor for name, tensor in tensors_of(config).items() if "lm_head" not in name}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(bare, tmp_path / "model.safetensors")
+    whole = write_checkpoint(tmp_path / "whole")
+    vectors = []
+    for path in (tmp_path, whole):
+        with LLM(path, skip_tokenizer_init=True, device="cpu") as llm:
+            vectors.append(llm.embed([[5, 6, 7]])[0].outputs.embedding)
+            if path == tmp_path:
+                with pytest.raises(ValueError, match="no output head"):
+                    llm.generate([[5, 6, 7]], use_tqdm=False)
+    assert vectors[0] == vectors[1]
