@@ -7,7 +7,6 @@ from typing import Any
 
 from warpjet.grammar_limits import (
     MAX_GBNF,
-    MAX_TEXT,
     check_grammar,
     check_repeats,
     check_schema,
@@ -15,12 +14,10 @@ from warpjet.grammar_limits import (
     read_json,
     schema_text,
 )
-from warpjet.schemas import prepared
-from warpjet.structured import Framed, StructuredOutputsParams
+from warpjet.schemas import WHITESPACE, prepared
+from warpjet.structured import Constraint, Framed, StructuredOutputsParams
 from warpjet.tokenizer import Tokenizer
 
-_WHITESPACE = r"\r?\n[ \t]{0,64}|[ \t]{1,64}"  # a line break and its indent: with more, some models write nothing else
-_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as models write calls
 _JSON_OBJECT = {"type": "object"}
 _MAX_TAG = 1024  # characters
 _GBNF_RULE = re.compile(r"(?m)^[ \t]*+[\w-]++[ \t]*+::=")
@@ -28,31 +25,38 @@ _GBNF_RULE = re.compile(r"(?m)^[ \t]*+[\w-]++[ \t]*+::=")
 Part = dict[str, Any]  # a grammar of llguidance's: json_schema or lark_grammar
 
 
-def parts_of(constraint: StructuredOutputsParams | Framed, tokenizer: Tokenizer) -> list[tuple[str, Part]]:
+def parts_of(constraint: Constraint, tokenizer: Tokenizer) -> list[tuple[str, Part]]:
     """llguidance's grammars, each with the words that errors have for it; the first is what the text must be, and names
-    the others. Raises ValueError."""
+    the other. Raises ValueError."""
     if isinstance(constraint, StructuredOutputsParams):
         return [_part(constraint, tokenizer)]
-    parts = [("tool_choice", {"lark_grammar": constraint.frame})]
-    for index, (what, params) in enumerate(constraint.parts):
-        name, part = _part(params, tokenizer, one_line=what != "")
-        parts.append((what or name, {**part, "name": constraint.name(index)}))
-    return parts
+    check_size("tools", constraint.frame)
+    for what, schema in constraint.schemas:
+        check_schema(what, schema)
+    frame: tuple[str, Part] = ("tools", {"lark_grammar": constraint.frame})
+    if constraint.answer is None:
+        return [frame]
+    what, answer = _part(constraint.answer, tokenizer)
+    return [frame, (what, {**answer, "name": "answer"})]
 
 
-def text_of(parts: Sequence[tuple[str, Part]]) -> str:
+def schemas_of(constraint: Constraint) -> list[tuple[str, Part]]:
+    """The tools' schemas, each as a grammar of its own."""
+    schemas = constraint.schemas if isinstance(constraint, Framed) else ()
+    return [(what, {"json_schema": _schema(what, schema, True, {})}) for what, schema in schemas]
+
+
+def text_of(*parts: tuple[str, Part]) -> str:
     """What llguidance reads."""
-    text = json.dumps({"grammars": [part for _, part in parts]}, ensure_ascii=False)
-    check_size(parts[0][0], text, 2 * MAX_TEXT)
-    return text
+    return json.dumps({"grammars": [part for _, part in parts]}, ensure_ascii=False)
 
 
-def _part(params: StructuredOutputsParams, tokenizer: Tokenizer, one_line: bool = False) -> tuple[str, Part]:
+def _part(params: StructuredOutputsParams, tokenizer: Tokenizer) -> tuple[str, Part]:
     """The name of the field that constrains, and its grammar."""
     if params.json is not None:
-        return "json", _from_schema("json", params.json, params, one_line)
+        return "json", _from_schema("json", params.json, params)
     if params.json_object is not None:
-        return "json_object", _from_schema("json_object", _JSON_OBJECT, params, one_line)
+        return "json_object", _from_schema("json_object", _JSON_OBJECT, params)
     if params.regex is not None:
         return "regex", _from_regex("regex", params.regex)
     if params.choice is not None:
@@ -62,13 +66,11 @@ def _part(params: StructuredOutputsParams, tokenizer: Tokenizer, one_line: bool 
     return "structural_tag", _from_tags(params.structural_tag, params, tokenizer)
 
 
-def _from_schema(what: str, schema: Any, params: StructuredOutputsParams, one_line: bool) -> Part:
-    options: dict[str, Any] = {"whitespace_pattern": params.whitespace_pattern or _WHITESPACE}
+def _from_schema(what: str, schema: Any, params: StructuredOutputsParams) -> Part:
+    options: dict[str, Any] = {"whitespace_pattern": params.whitespace_pattern or WHITESPACE}
     if params.whitespace_pattern is not None:
         check_repeats("whitespace_pattern", params.whitespace_pattern)
-    if one_line:
-        options = _ONE_LINE
-    elif params.disable_any_whitespace:
+    if params.disable_any_whitespace:
         options = {"whitespace_flexible": False}
     schema = read_json(what, schema)
     if schema is True:
@@ -160,7 +162,7 @@ def _from_tags(given: dict[str, Any] | str | None, params: StructuredOutputsPara
         if trigger is None:
             raise ValueError(f"{what} begins with none of the triggers")
         schema = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
-        options = {"whitespace_pattern": _WHITESPACE}
+        options = {"whitespace_pattern": WHITESPACE}
         schema = _schema(f"{what}.schema", schema, params.disable_additional_properties, options)
         body = f"%json {schema_text(what, schema)} {literal(end)}"
         rest = literal(begin[len(trigger) :])

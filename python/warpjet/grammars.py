@@ -6,13 +6,13 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from typing import Any
 
 from warpjet._native import ModelInfo, QueueFullError
-from warpjet.grammar_text import Part, parts_of, text_of
+from warpjet.grammar_text import Part, parts_of, schemas_of, text_of
 from warpjet.structured import Constraint, to_text
 from warpjet.threads import Crew
 from warpjet.tokenizer import Tokenizer
@@ -128,9 +128,13 @@ class Compiler:
 
         parts = parts_of(params, self._tokenizer)
         limits = LLParserLimits(**_LIMITS)
-        matcher = LLMatcher(trie, text_of(parts), log_level=0, limits=limits)
+        matcher = LLMatcher(trie, text_of(*parts), log_level=0, limits=limits)
         if matcher.is_error():
-            raise _error_of(parts, lambda text: LLMatcher.validate_grammar(text, trie, limits=limits), matcher)
+            reasons = (
+                (what, LLMatcher.validate_grammar(text_of((what, part)), trie, limits=limits))
+                for what, part in (*parts[1:], *schemas_of(params))
+            )
+            raise _error_of(parts, reasons, matcher.get_error())
         what = parts[0][0]
         mask = matcher.compute_bitmask()[: self._mask_bytes]
         if matcher.is_error():
@@ -218,14 +222,14 @@ class Job:
         raise QueueFullError("other grammars are still being compiled; try again in a few seconds")
 
 
-def _error_of(parts: list[tuple[str, Part]], validate: Callable[[str], str], matcher: Any) -> ValueError:
-    """Which part is at fault, and why."""
-    if len(parts) == 1:
-        return ValueError(f"{parts[0][0]}: {reason_of(matcher.get_error())}")
-    for what, part in parts[1:]:
-        if reason := validate(text_of([(what, part)])):
-            return ValueError(f"{what}: {reason_of(reason)}")
-    return ValueError("tools: their schemas together are more than can be compiled; offer fewer, or simpler ones")
+def _error_of(parts: list[tuple[str, Part]], reasons: Iterable[tuple[str, str]], error: str) -> ValueError:
+    """Which part is at fault, and why. A frame's own text is no matter of the user's."""
+    if len(parts) > 1 or parts[0][0] == "tools":
+        for what, reason in reasons:
+            if reason:
+                return ValueError(f"{what}: {reason_of(reason)}")
+        return ValueError("tools: their schemas together are more than can be compiled; offer fewer, or simpler ones")
+    return ValueError(f"{parts[0][0]}: {reason_of(error)}")
 
 
 def _require_room() -> None:

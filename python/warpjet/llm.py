@@ -115,7 +115,9 @@ class LLM:
         )
         if self._parsers == (None, None) and tool_choice in ("auto", "none"):
             return self._complete(prompts, sampling_params, None, use_tqdm)
-        reader = AnswerReader(self._parsers, tools, tool_choice, parallel_tool_calls, continue_final_message)
+        reader = AnswerReader(
+            self._parsers.for_choice(tool_choice), tools, tool_choice, parallel_tool_calls, continue_final_message
+        )
         params = reader.prepare(prompts, sampling_params or self.get_default_sampling_params(), self.get_tokenizer())
         outputs = self._complete(prompts, params, None, use_tqdm)
         reader.read(outputs)

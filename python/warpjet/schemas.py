@@ -11,6 +11,9 @@ ENFORCED_FORMATS = frozenset(
     ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 )
 
+# Between tokens of JSON: a line break and its indent. With more, some models write nothing else.
+WHITESPACE = r"\r?\n[ \t]{0,64}|[ \t]{1,64}"
+
 _VALUES = ("const", "enum", "default", "examples")  # no schemas in these
 _NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 

@@ -76,17 +76,14 @@ class StructuredOutputsParams:
 
 @dataclass(frozen=True, slots=True)
 class Framed:
-    """A constraint on parts of a completion, which the server makes of what a request asks for. frame: Lark text of the
-    whole, in which @part_0, @part_1, ... are the parts, each with the words that errors have for it ("" is what the
-    user wrote)."""
+    """What a completion of a conversation must be, which the server makes of all that a request asks for.
+
+    frame: Lark text of the whole: reasoning that may come first, tool calls, and @answer, which is constrained by
+    `answer`. schemas: of the tools' parameters within the frame, by the words that errors have for them."""
 
     frame: str
-    parts: tuple[tuple[str, StructuredOutputsParams], ...] = ()
-
-    @staticmethod
-    def name(index: int) -> str:
-        """Of a part, within the frame."""
-        return f"part_{index}"
+    answer: StructuredOutputsParams | None = None
+    schemas: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
 Constraint = StructuredOutputsParams | Framed
@@ -131,7 +128,7 @@ def dict_of(text: str) -> dict[str, Any]:
     return values
 
 
-def check_volume(value: object) -> None:
+def check_volume(value: object, what: str = "structured_outputs") -> None:
     """Bounds the work that a constraint can be, before any is done. Raises ValueError."""
     values = characters = 0
     stack = [value]
@@ -147,20 +144,21 @@ def check_volume(value: object) -> None:
             stack.extend(one)
         if values + len(stack) > _MAX_VALUES or characters > _MAX_CHARACTERS:
             raise ValueError(
-                f"structured_outputs has more than the {_MAX_VALUES} values or {_MAX_CHARACTERS} characters "
-                "that are compiled"
+                f"{what} has more than the {_MAX_VALUES} values or {_MAX_CHARACTERS} characters that are compiled"
             )
 
 
 def _fields_of(value: Constraint) -> dict[str, Any]:
     if isinstance(value, Framed):
-        return {"frame": value.frame, "parts": [[what, _fields_of(part)] for what, part in value.parts]}
+        answer = None if value.answer is None else _fields_of(value.answer)
+        return {"frame": value.frame, "answer": answer, "schemas": [list(row) for row in value.schemas]}
     return {f.name: item for f in dataclasses.fields(value) if (item := getattr(value, f.name)) != f.default}
 
 
 def _from_dict(fields: Mapping[str, Any]) -> Constraint:
-    if set(fields) == {"frame", "parts"}:
-        return Framed(fields["frame"], tuple((what, StructuredOutputsParams(**part)) for what, part in fields["parts"]))
+    if set(fields) == {"frame", "answer", "schemas"}:
+        answer = None if fields["answer"] is None else StructuredOutputsParams(**fields["answer"])
+        return Framed(fields["frame"], answer, tuple((what, schema) for what, schema in fields["schemas"]))
     names = [field.name for field in dataclasses.fields(StructuredOutputsParams)]
     if unknown := [key for key in fields if key not in names]:
         raise TypeError(f"structured_outputs has no field {unknown[0]!r:.100}; it has {', '.join(names)}")

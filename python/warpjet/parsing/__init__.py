@@ -4,9 +4,9 @@
 engines, which are generators that read from a `Reader` and write to an `Answer`."""
 
 from warpjet.parsing.chat_parser import ChatParser, check_parsers, shown_tokens
+from warpjet.parsing.constraint import completion_constraint
 from warpjet.parsing.detection import ParserNames, find_parsers
 from warpjet.parsing.events import FunctionCall, ParsedAnswer, ParsedDelta, ToolCall, ToolCallDelta
-from warpjet.parsing.grammar import tool_call_grammar
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
 from warpjet.parsing.tool_parsers import TOOL_PARSERS
 from warpjet.parsing.tools import check_tool_choice, check_tools
@@ -24,7 +24,7 @@ __all__ = [
     "check_parsers",
     "check_tool_choice",
     "check_tools",
+    "completion_constraint",
     "find_parsers",
     "shown_tokens",
-    "tool_call_grammar",
 ]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from warpjet._native import SamplingParams
 from warpjet.outputs import RequestOutput
 from warpjet.parsing.chat_parser import ChatParser, shown_tokens
+from warpjet.parsing.constraint import completion_constraint
 from warpjet.parsing.detection import ParserNames
-from warpjet.parsing.grammar import tool_call_grammar
 from warpjet.parsing.tools import ToolChoice, Tools
 from warpjet.prompts import Prompt
 from warpjet.tokenizer import Tokenizer
@@ -26,12 +26,10 @@ class AnswerReader:
     def prepare(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams], tokenizer: Tokenizer
     ) -> SamplingParams | list[SamplingParams]:
-        """The sampling of each prompt, constrained as tool_choice wants it; markers become visible. Raises ValueError
-        where that cannot be granted."""
+        """The sampling of each prompt, with what it and tool_choice constrain; markers become visible. Raises
+        ValueError where that cannot be granted."""
         for prompt in prompts:
             prompt.shown_tokens = shown_tokens(*self.names)
-        if self.tool_choice in ("auto", "none"):
-            return params if isinstance(params, SamplingParams) else list(params)
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
         if len(each) != len(prompts):
             raise ValueError(f"sampling_params has {len(each)} entries for {len(prompts)} prompts")
@@ -56,15 +54,14 @@ class AnswerReader:
                 completion.tool_calls = answer.tool_calls if self.names.tool else None
 
     def _constrained(self, params: SamplingParams, prompt: Prompt, tokenizer: Tokenizer) -> SamplingParams:
-        if getattr(params, "structured_outputs", None) is not None:
-            raise ValueError(f"tool_choice {self.tool_choice!r} and structured_outputs exclude each other")
-        grammar = tool_call_grammar(
-            self.names.tool,
+        constraint = completion_constraint(
+            self.names,
             self.tools,
             self.tool_choice,
-            self.parallel,
-            reasoning_parser=self.names.reasoning,
+            params.structured_outputs,
+            parallel=self.parallel,
             prompt=prompt.text or "",
+            continued=self.continued,
             token_id=tokenizer.token_id,
         )
-        return params.replace(structured_outputs=grammar)
+        return params if constraint is None else params.replace(structured_outputs=constraint)

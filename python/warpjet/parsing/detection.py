@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from warpjet.parsing.chat_parser import check_parsers
+from warpjet.parsing.harmony import Harmony
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS, ReasoningParser
 from warpjet.parsing.tool_parsers import DEFAULT_TOOL_PARSER, TOOL_PARSERS, ToolParser
+from warpjet.parsing.tools import ToolChoice
 
 
 class ParserNames(NamedTuple):
@@ -13,6 +15,18 @@ class ParserNames(NamedTuple):
 
     reasoning: str | None = None
     tool: str | None = None
+
+    def for_choice(self, tool_choice: ToolChoice) -> "ParserNames":
+        """Calls that are forced are written in a default format where the template names none."""
+        if self.tool is not None or tool_choice in ("auto", "none"):
+            return self
+        return ParserNames(self.reasoning, default_tool_parser(self.reasoning))
+
+
+def default_tool_parser(reasoning: str | None) -> str:
+    """The format of calls for a model whose chat template names none."""
+    harmony = reasoning is not None and isinstance(REASONING_PARSERS[reasoning].format, Harmony)
+    return "openai" if harmony else DEFAULT_TOOL_PARSER
 
 
 def find_parsers(
@@ -32,7 +46,7 @@ def find_parsers(
     if tool == "auto":
         tool = _first(TOOL_PARSERS, template_source)
         if tool is None:
-            tool = _first(TOOL_PARSERS, "\n".join(special_tokens)) if writes_tools else DEFAULT_TOOL_PARSER
+            tool = _first(TOOL_PARSERS, "\n".join(special_tokens)) if writes_tools else default_tool_parser(reasoning)
     check_parsers(reasoning, tool)
     return ParserNames(reasoning, tool)
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from warpjet.parsing.chat_parser import check_parsers
 from warpjet.parsing.harmony import CHANNEL, MESSAGE, START, Harmony
@@ -12,45 +12,17 @@ from warpjet.parsing.json_text import MAX_NAME
 from warpjet.parsing.parameters import Parameter, Shape, parameter, shapes
 from warpjet.parsing.pythonic import KEYWORD, Pythonic
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
-from warpjet.parsing.tool_parsers import TOOL_PARSERS
-from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, chosen_name
+from warpjet.parsing.tool_parsers import TOOL_PARSERS, Layout, ToolParser
+from warpjet.parsing.tools import ToolChoice, Tools, chosen_name
 from warpjet.parsing.xml_calls import Xml
-
-if TYPE_CHECKING:
-    from warpjet.structured import StructuredOutputsParams
+from warpjet.schemas import WHITESPACE, prepared
 
 TokenId = Callable[[str], int | None]
 
-_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 _ROOT = "arguments"  # where the schema of all arguments is, for a schema of one that refers to it
 ANY_TEXT = "/(?s:.*)/"
 _WORDS: dict[str, tuple[bool | None, ...]] = {"boolean": (True, False), "null": (None,)}
-
-
-def tool_call_grammar(
-    parser: str | None,
-    tools: Tools | None,
-    tool_choice: ToolChoice,
-    parallel: bool = True,
-    *,
-    reasoning_parser: str | None = None,
-    prompt: str = "",
-    token_id: TokenId | None = None,
-) -> "StructuredOutputsParams | None":
-    """What a completion must be for this tool_choice; None for "auto" and "none", which ask for nothing.
-
-    "required" is one call or more, of any tools; with parallel False, and where a tool is named, exactly one. Reasoning
-    may come first if there is a reasoning_parser; prompt is what tells whether it has begun. token_id: of a token by
-    its text, for markers that are tokens. Raises ValueError for a malformed tool_choice or one that cannot be granted.
-    """
-    check_tool_choice(tools, tool_choice)
-    if tool_choice in ("auto", "none"):
-        return None
-    from warpjet.structured import StructuredOutputsParams
-
-    return StructuredOutputsParams(
-        grammar=tool_call_lark(parser, tools or (), tool_choice, parallel, reasoning_parser, prompt, token_id)
-    )
 
 
 def tool_call_lark(
@@ -61,26 +33,71 @@ def tool_call_lark(
     reasoning_parser: str | None = None,
     prompt: str = "",
     token_id: TokenId | None = None,
+    *,
+    continued: bool = False,
+    answer: bool = False,
 ) -> str:
-    """The grammar itself, as Lark text with embedded JSON schemas."""
-    if parser is None:
-        raise ValueError("tool_choice needs a tool_call_parser: the model's format of calls is not known")
+    """Lark text, with embedded JSON schemas, of a completion that calls tools. answer: it may be @answer instead, or
+    must be, without tools.
+
+    "auto" and "required" are one call or more, of any tools; with parallel False, and where a tool is named, exactly
+    one. Reasoning may come first if there is a reasoning_parser; prompt is what tells whether it has begun. continued:
+    the prompt ends within the answer. token_id: of a token by its text, for markers that are tokens. Raises ValueError
+    for parsers that exclude each other and for tools that the format cannot call."""
     check_parsers(reasoning_parser, parser)
-    row = TOOL_PARSERS[parser]
-    writer = _Writer(row.format.tokens, token_id)
-    name = chosen_name(tool_choice)
-    chosen = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
+    writer = _Writer((), token_id)
+    reasoning, lead = _before_answer(writer, reasoning_parser, prompt, continued)
+    bodies = [f"{lead} @answer"] if answer else []
+    if tools:
+        if parser is None:
+            raise ValueError("tool_choice needs a tool_call_parser: the model's format of calls is not known")
+        bodies.insert(0, _calls(writer, TOOL_PARSERS[parser], tools, chosen_name(tool_choice), parallel, answer))
+    return "\n".join([f"start: {reasoning} ({' | '.join(bodies)})", *writer.rules])
+
+
+def _calls(
+    writer: "_Writer", row: ToolParser, tools: Tools, name: str | None, parallel: bool, beside_answer: bool
+) -> str:
     layout = row.layout
+    writer.add_tokens(row.format.tokens)
+    chosen = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
+    as_value = beside_answer and layout.call[0].startswith("{") and not layout.before.strip("[")
     for index, function in enumerate(chosen):
-        before_name, before_arguments, after = layout.call
-        begin = writer.literal(before_name + function["name"] + before_arguments)
-        writer.rule(f"call_{index}", f"{begin} {_arguments(writer, row.format, function)} {writer.literal(after)}")
+        if as_value:
+            call = _json_call(layout, function)
+        else:
+            before_name, before_arguments, after = layout.call
+            begin = writer.literal(before_name + function["name"] + before_arguments)
+            call = f"{begin} {_arguments(writer, row.format, function)} {writer.literal(after)}"
+        writer.rule(f"call_{index}", call)
     calls = writer.rule("call", " | ".join(f"call_{index}" for index in range(len(chosen))))
     if parallel and name is None and layout.between is not None:
         calls = f"call ({writer.literal(layout.between)} call)*"
-    reasoning = _reasoning(writer, reasoning_parser, prompt)
-    start = f"start: {reasoning} {writer.literal(layout.before)} {calls} {writer.literal(layout.after)}"
-    return "\n".join([start, *writer.rules])
+    return f"{writer.literal(layout.before)} {calls} {writer.literal(layout.after)}"
+
+
+def _json_call(layout: Layout, function: Mapping[str, Any]) -> str:
+    """A call without a marker as JSON in its own right: beside an answer that is JSON, no longer piece of text may be
+    taken for the beginning of both."""
+    parameters = _schema_of(function)
+    shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+    key = layout.call[1].split('"')[-2]
+    schema = {
+        **shared,
+        "type": "object",
+        "properties": {"name": {"const": function["name"]}, key: parameters},
+        "required": ["name", key],
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_pattern": WHITESPACE, "coerce_one_of": True},
+    }
+    return f"%json {json.dumps(schema, ensure_ascii=True)}"
+
+
+def _schema_of(function: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a tool's arguments. As in OpenAI's strict mode, its objects are closed unless they say otherwise; strict:
+    false leaves them open."""
+    given = {"type": "object", **(function.get("parameters") or {})}
+    return prepared(given, closed=function.get("strict") is not False)
 
 
 class _Writer:
@@ -150,7 +167,7 @@ def _escaped(text: str) -> str:
 
 
 def _arguments(writer: _Writer, form: object, function: Mapping[str, Any]) -> str:
-    schema: Mapping[str, Any] = {"type": "object", **(function.get("parameters") or {})}
+    schema = _schema_of(function)
     if not isinstance(form, (Pythonic, Xml)):
         return writer.rule(f"arguments_{len(writer.rules)}", writer.schema(schema))
     write = _keywords if isinstance(form, Pythonic) else partial(_elements, form=form)
@@ -265,15 +282,31 @@ def _moved(schema: Any) -> Any:
     return moved
 
 
-def _reasoning(writer: _Writer, parser: str | None, prompt: str) -> str:
-    """Reasoning that may come first."""
+def _before_answer(writer: _Writer, parser: str | None, prompt: str, continued: bool) -> tuple[str, str]:
+    """(reasoning that may come first, what comes before the text of an answer)."""
     if parser is None:
-        return ""
+        return "", ""
     form = REASONING_PARSERS[parser].format
     writer.add_tokens(form.tokens)
     if isinstance(form, Harmony):
-        begin, end = writer.literal(f"{CHANNEL}analysis{MESSAGE}"), writer.literal(f"{START}assistant")
-        return f"({begin} {writer.text('<|end|>')} {end})?"
+        return _before_harmony_answer(writer, Harmony.left_open(prompt))
+    opened = form.opened_by(prompt, continued)
+    if not opened and (continued or prompt.rstrip().endswith(form.closes)):
+        return "", ""
     begin = writer.literal(form.opens[0])
     rest = f'{writer.text(form.closes[0])} ("\\n" "\\n"?)?'
-    return f"{begin}? {rest}" if form.opened_by(prompt) else f"({begin} {rest})?"
+    return (f"{begin}? {rest}" if opened else f"({begin} {rest})?"), ""
+
+
+def _before_harmony_answer(writer: _Writer, begun: str) -> tuple[str, str]:
+    """begun: what the prompt has of the message that the model goes on with."""
+    next_message = writer.literal(f"{START}assistant")
+    thought = f"{writer.text('<|end|>')} {next_message}"
+    thoughts = f"({writer.literal(f'{CHANNEL}analysis{MESSAGE}')} {thought})*"
+    lead = writer.literal(f"{CHANNEL}final{MESSAGE}")
+    header, message, _ = begun.partition(MESSAGE)
+    if not header and not message:
+        return thoughts, lead
+    if "analysis" in header and message:
+        return f"{thought} {thoughts}", lead
+    return "", "" if message else writer.literal(MESSAGE)

@@ -44,6 +44,7 @@ _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
     "prompt_token_ids",
     "priority",
     "request_id",
+    "tools",
 }
 
 
@@ -200,10 +201,11 @@ class Serving:
         the task, cancels the request."""
         prompt = await self.prepare_chat(request)
         samples = max(request.sampling.n, request.sampling.beam_width)
-        parsers = make_parsers(self._parsers, request, prompt.text or "", samples)
-        sampling = adjusted(self._parsers, request, prompt.text or "", self.tokenizer)
+        names = self._parsers.for_choice(request.tool_choice)
+        parsers = make_parsers(names, request, prompt.text or "", samples)
+        sampling = adjusted(names, request, prompt.text or "", self.tokenizer)
         if parsers:
-            prompt.shown_tokens = shown_tokens(*self._parsers)
+            prompt.shown_tokens = shown_tokens(*names)
         async for events in self._run(prompt, sampling, request, parsers):
             yield events
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from warpjet._native import SamplingParams
 from warpjet.parsing.chat_parser import ChatParser
+from warpjet.parsing.constraint import completion_constraint
 from warpjet.parsing.detection import ParserNames, find_parsers
-from warpjet.parsing.grammar import tool_call_grammar
 from warpjet.serve.errors import bad_request
 
 if TYPE_CHECKING:
@@ -52,22 +52,18 @@ def make_parsers(names: ParserNames, request: "ChatRequest", prompt: str, sample
 
 
 def adjusted(names: ParserNames, request: "ChatRequest", prompt: str, tokenizer: "Tokenizer") -> SamplingParams:
-    """The sampling with what response_format, structured_outputs or tool_choice constrains. Raises ServeError 400 for
-    two constraints at once."""
-    sampling, structured = request.sampling, request.structured
-    if request.tools and request.tool_choice not in ("auto", "none"):
-        if structured is not None:
-            raise bad_request("tool_choice constrains the answer already; leave response_format out", "tool_choice")
-        try:
-            structured = tool_call_grammar(
-                names.tool,
-                request.tools,
-                request.tool_choice,
-                request.parallel_tool_calls,
-                reasoning_parser=names.reasoning,
-                prompt=prompt,
-                token_id=tokenizer.token_id,
-            )
-        except ValueError as error:
-            raise bad_request(str(error), "tool_choice") from None
-    return sampling if structured is None else sampling.replace(structured_outputs=structured)
+    """The sampling with what response_format, structured_outputs and tool_choice constrain. Raises ServeError 400."""
+    try:
+        constraint = completion_constraint(
+            names,
+            request.tools,
+            request.tool_choice,
+            request.structured,
+            parallel=request.parallel_tool_calls,
+            prompt=prompt,
+            continued=request.continue_final_message,
+            token_id=tokenizer.token_id,
+        )
+    except ValueError as error:
+        raise bad_request(str(error), "tools" if str(error).startswith("tools") else "tool_choice") from None
+    return request.sampling if constraint is None else request.sampling.replace(structured_outputs=constraint)
