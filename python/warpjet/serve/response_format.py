@@ -62,14 +62,15 @@ def _of_json(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
         wanted = " or ".join(name for name in FORMATS[kind] if name in ("json_schema", "schema", "value"))
         raise bad_request(f"response_format of type {kind} needs one of {wanted}", _PARAM)
     source = sources[0]
-    schema = given[source]
+    schema, strict = given[source], given.get("strict")
     if kind == "json_schema" and source != "schema":
+        strict = schema.get("strict") if isinstance(schema, Mapping) else None
         schema = schema.get("schema") if isinstance(schema, Mapping) else None
     if source == "value":
         schema = tgi_schema(schema, _PARAM)
     if not isinstance(schema, (dict, bool)):
         raise bad_request(f"response_format.{source} needs a schema, which is an object", _PARAM)
-    return {"json": schema}
+    return {"json": schema, "disable_additional_properties": strict is not False}
 
 
 def tgi_schema(value: Any, param: str) -> Any:

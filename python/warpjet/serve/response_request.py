@@ -172,7 +172,8 @@ def _structured(text_format: Mapping[str, Any] | None) -> "StructuredOutputsPara
     if kind == "json_object":
         return constrain("text", json_object=True)
     if text_format and kind == "json_schema" and isinstance(text_format.get("schema"), dict):
-        return constrain("text", json=text_format["schema"])
+        closed = text_format.get("strict") is not False
+        return constrain("text", json=text_format["schema"], disable_additional_properties=closed)
     raise bad_request("text.format must be of type text, json_object, or json_schema with a schema", "text")
 
 
