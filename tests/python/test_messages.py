@@ -250,3 +250,25 @@ def test_a_forced_call_comes_in_the_default_format_and_before_a_format_of_text(l
         (output,) = llm.chat([USER], wanted, tools=[TOOL], tool_choice="required")[0].outputs
         assert output.text.startswith("<tool_call>") and output.content == ""
         assert [call.function.name for call in output.tool_calls] == [TOOL["function"]["name"]]
+
+
+def test_results_in_any_order_are_matched_in_one_pass() -> None:
+    """The cost counted, not timed: comparisons of ids grow as the conversation does."""
+    compared = 0
+
+    class Id(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    count = 1000
+    calls = [{"id": Id(f"c{i}"), "function": {"name": "f"}} for i in range(count)]
+    results = [{"role": "tool", "tool_call_id": Id(f"c{i}"), "content": "r"} for i in reversed(range(count))]
+    conversation = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": calls}, *results]
+    assert len(checked_messages(conversation, answered=True, has_developer=False)) == count + 2
+    assert compared <= 10 * count
