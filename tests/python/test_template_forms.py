@@ -9,6 +9,7 @@ from checkpoints import copy_tiny
 from warpjet import LLM, SamplingParams
 from warpjet.chat import ChatTemplate
 from warpjet.parsing import ChatParser
+from warpjet.serve import anthropic_content, response_items
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "call00001", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "fox"}'}}
@@ -207,3 +208,18 @@ def test_the_default_format_is_read_where_the_parser_is_found(tmp_path: Any) -> 
         tool = {"type": "function", "function": {"name": "look_up", "parameters": closed}}
         (output,) = model.chat([USER], params, tools=[tool], tool_choice=choice)[0].outputs
         assert output.tool_calls and output.tool_calls[0].function.name == "look_up"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_api_gives_the_template_the_same_conversation(name: str) -> None:
+    chat = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT]
+    use = {"type": "tool_use", "id": CALL["id"], "name": "look_up", "input": {"word": "fox"}}
+    answer = {"type": "tool_result", "tool_use_id": CALL["id"], "content": "an animal"}
+    anthropic = [USER, {"role": "assistant", "content": [use]}, {"role": "user", "content": [answer]}]
+    call = {"type": "function_call", "call_id": CALL["id"], "name": "look_up", "arguments": '{"word": "fox"}'}
+    output = {"type": "function_call_output", "call_id": CALL["id"], "output": "an animal"}
+    source = TEMPLATES[name]
+    expected = render(source, chat, tools=[TOOL])
+    assert render(source, anthropic_content.to_messages(anthropic), tools=[TOOL]) == expected
+    items = response_items.to_messages(response_items.parse_items([USER, call, output]))
+    assert render(source, items, tools=[TOOL]) == expected
