@@ -19,7 +19,6 @@ from warpjet.serve.schema import Endpoint, Field, Schema
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
 
-_LARGE = 8 << 10  # bytes of a body that a thread reads
 _THINKING = ("enabled", "disabled", "adaptive", "between_tools")
 _DISPLAYS = ("omitted", "summarized", "updates")  # only the first changes the answer: thinking is shown in full
 _ERROR_TYPES = {
@@ -85,10 +84,8 @@ def _sse(event: Event) -> bytes:
 
 
 async def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
-    """What the request says. A thread reads it when it is large."""
-    if request.body_bytes > _LARGE:
-        return await serving.workers.run(lambda: _read(serving, request), request.tenant)
-    return _read(serving, request)
+    """What the request says."""
+    return await serving.read(request, lambda: _read(serving, request))
 
 
 def _read(serving: Serving, request: HttpRequest) -> ChatRequest:

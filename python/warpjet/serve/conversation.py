@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from warpjet import __version__
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # Characters of a prompt that the event loop prepares itself, for a thread would take longer, and of a long one, which
 # does not delay the others.
 _SMALL, _LONG = 16 << 10, 256 << 10
+_SMALL_BODY = 8 << 10  # bytes that the event loop reads itself
+T = TypeVar("T")
 _BETWEEN = "\n"  # no name of a tenant has a line break
 _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
     "prompt",
@@ -272,6 +274,12 @@ class Serving:
                 "max_tokens" if samples == 1 else "prompt" if prompts > 1 else "n",
             )
         return sampling
+
+    async def read(self, request: HttpRequest, function: Callable[[], T]) -> T:
+        """What function() makes of a request; on a thread when its body is large."""
+        if request.body_bytes <= _SMALL_BODY:
+            return function()
+        return await self.workers.run(function, request.tenant)
 
     def claim_name(self, request: HttpRequest, wanted: str | None) -> str:
         """A name for what a request starts: `wanted`, which must not be live, or one made of its X-Request-Id. It is

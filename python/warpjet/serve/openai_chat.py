@@ -62,7 +62,7 @@ async def _create(serving: Serving, request: HttpRequest) -> Response | EventStr
     body = request.body
     model = check_model(serving, body.get("model"))
     options = StreamOptions(serving, body)
-    chat = _chat_request(serving, request)
+    chat = await serving.read(request, lambda: _chat_request(serving, request))
     writer = _Writer(serving, body, model, chat)
     events = serving.answer(chat)
     if body["stream"]:

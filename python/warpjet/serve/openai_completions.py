@@ -49,7 +49,7 @@ async def _create(serving: Serving, request: HttpRequest) -> Response | EventStr
     body = request.body
     model = check_model(serving, body.get("model"))
     options = StreamOptions(serving, body)
-    requests = _requests(serving, request)
+    requests = await serving.read(request, lambda: _requests(serving, request))
     writer = _Writer(serving, body, model, requests)
     if body["stream"]:
         return EventStream(writer.stream(options))
