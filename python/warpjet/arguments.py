@@ -95,8 +95,8 @@ def engine_config(options: Mapping[str, Any]) -> EngineConfig:
     names = {row[0] for row in EngineConfig.__fields__}
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if name == "hf_overrides" and isinstance(value, Mapping):
-            values[name] = json.dumps(dict(value)) if value else ""
+        if name == "hf_overrides":
+            values[name] = overrides_text(value)
         elif name in names:
             if value is not None:
                 values[name] = value
@@ -108,6 +108,13 @@ def engine_config(options: Mapping[str, Any]) -> EngineConfig:
             near = difflib.get_close_matches(name, (*names, *_FIXED, *_OWN), n=1)
             raise TypeError(f"LLM has no parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return EngineConfig.from_dict(values)
+
+
+def overrides_text(overrides: Mapping[str, Any] | str | None) -> str:
+    """hf_overrides as the engine takes them: JSON text, empty for none."""
+    if isinstance(overrides, Mapping):
+        return json.dumps(dict(overrides)) if overrides else ""
+    return overrides or ""
 
 
 def _require_fixed(name: str, value: object) -> None:
