@@ -165,6 +165,8 @@ def test_services_select_the_pods() -> None:
     assert of_kind("Service")["spec"]["selector"] == labels
     assert of_kind("Deployment")["spec"]["selector"]["matchLabels"] == labels
     assert of_kind("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    policy = of_kind("NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels and policy["egress"] == []
 
 
 def test_the_unit_starts_a_server_that_has_time_to_drain() -> None:

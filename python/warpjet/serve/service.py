@@ -37,6 +37,7 @@ class Service:
         self._stop = asyncio.Event()
         endpoints = all_endpoints()
         keys = load_keys(self._settings)
+        self._keyed = keys.needed
         sites = None if keys.needed and not self._settings.allowed_hosts else self._make_sites()
         self._user = App(serving, endpoints, keys, serving.http_metrics, sites=sites)
         self._admin = App(serving, endpoints, keys, serving.http_metrics, scope="admin")
@@ -53,6 +54,8 @@ class Service:
         for number in DRAINING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants SIGHUP ignored
                 signal.signal(number, on_signal)
+        if self._settings.uds is None and not self._keyed and self._settings.host in ("0.0.0.0", "::"):
+            _log.warning("everybody who reaches this machine may ask: set --api-key or --api-key-file")
         servers = self._start()
         watching = asyncio.create_task(self._watch())
         print(_greeting(self._settings, self._sockets, self._serving.model_names[0]), file=sys.stderr, flush=True)
@@ -133,6 +136,6 @@ def _greeting(settings: Settings, sockets: list[socket.socket], model: str) -> s
     if settings.uds is not None:
         return f"warpjet serves {model} on the Unix socket {settings.uds}"
     host, port = sockets[0].getsockname()[:2]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}{settings.root_path}"
     return f"warpjet serves {model}: API at {url}/v1, page at {url}/"
