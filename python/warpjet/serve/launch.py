@@ -26,7 +26,7 @@ def serve(plan: Plan, dry_run: bool = False) -> int:
     """Runs until a signal. Exit code: 0 after a drain, 1 when the engine fails. Raises ValueError or OSError for what
     keeps it from starting."""
     settings = plan.settings
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("warpjet").setLevel(settings.log_level.upper())
     for notice in plan.notices:
         _log.warning("%s", notice)

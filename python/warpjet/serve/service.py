@@ -9,6 +9,7 @@ import socket
 import sys
 from types import FrameType
 
+from warpjet._native import __version__
 from warpjet.serve.app import App, all_endpoints
 from warpjet.serve.asgi import Application
 from warpjet.serve.auth import load_keys
@@ -56,6 +57,7 @@ class Service:
                 signal.signal(number, on_signal)
         if self._settings.uds is None and not self._keyed and self._settings.host in ("0.0.0.0", "::"):
             _log.warning("everybody who reaches this machine may ask: set --api-key or --api-key-file")
+        self._log_engine()
         servers = self._start()
         watching = asyncio.create_task(self._watch())
         print(_greeting(self._settings, self._sockets, self._serving.model_names[0]), file=sys.stderr, flush=True)
@@ -63,6 +65,15 @@ class Service:
         await asyncio.gather(*(server.close(at_once=self._signals > 1) for server in servers))
         watching.cancel()
         return self._exit_code
+
+    def _log_engine(self) -> None:
+        config = self._serving.llm.session.engine.config
+        kv_tokens = config.num_gpu_blocks_override * config.block_size
+        _log.info(
+            "warpjet %s on %s, %s, context %d tokens, KV cache %d tokens = %.1f full requests",
+            *(__version__, config.device, config.dtype, config.max_model_len),
+            *(kv_tokens, kv_tokens / config.max_model_len),
+        )
 
     def _make_sites(self) -> Sites:
         """A browser takes no page of another name for this server's where TLS proves names."""
