@@ -585,6 +585,15 @@ def test_live_tells_steps_blocks_and_ends(quiet: Server) -> None:
     assert b"watched" not in json.dumps(events).encode(), "request ids are not shown to others"
 
 
+def test_a_slow_look_is_followed_by_another_before_the_engine_forgets() -> None:
+    from warpjet.serve.live import _pause
+
+    assert _pause(0.001, missed=False) + 0.001 == pytest.approx(0.1)
+    assert _pause(0.001, missed=True) + 0.001 == pytest.approx(0.03)
+    assert _pause(0.02, missed=True) + 0.02 == pytest.approx(0.4), "a large engine is looked at less often"
+    assert [_pause(cost, missed=False) + cost for cost in (0.2, 0.9, 1.5)] == pytest.approx([1, 1, 1.5])
+
+
 def test_a_watcher_that_does_not_read_gets_the_newest_and_costs_no_memory(quiet: Server) -> None:
     head = b"GET /live HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\n\r\n"
     sleepers = [quiet.connect() for _ in range(8)]

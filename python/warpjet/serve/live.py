@@ -43,6 +43,7 @@ _HEADERS = {
 _PERIOD = 0.1  # seconds between two looks
 _HURRIED = 0.03  # the same while more steps are done between two looks than a snapshot holds
 _SHARE = 0.05  # of one core that looking may take: a large engine is looked at less often
+_LONGEST = 1.0  # but this often at least: the engine stops recording 2 s after the last look, and forgets what it has
 _MAX_WATCHERS = 64
 
 
@@ -81,8 +82,7 @@ class LiveFeed:
                 step = seen
                 for mailbox in self._watchers:
                     mailbox.put(event)
-                cost = time.perf_counter() - began
-                await asyncio.sleep(max(_HURRIED if missed else _PERIOD, cost / _SHARE) - cost)
+                await asyncio.sleep(_pause(time.perf_counter() - began, missed))
         except Exception as error:
             _log.error("the live view has ended: %s", error)
         finally:
@@ -99,6 +99,11 @@ class LiveFeed:
         steps = snapshot["steps"]
         missed = bool(since and steps and steps[0]["step"] > since + 1)
         return sse(snapshot), snapshot["step"], missed
+
+
+def _pause(cost: float, missed: bool) -> float:
+    """Seconds until the next look. cost: seconds that the last one took, on a busy machine longer than it worked."""
+    return max(min(max(_HURRIED if missed else _PERIOD, cost / _SHARE), _LONGEST) - cost, 0.0)
 
 
 class _Mailbox:
