@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,6 +159,57 @@ def test_shutdown_ends_streams() -> None:
         return outputs[-1]
 
     assert asyncio.run(main()).outputs[0].finish_reason == "abort"
+
+
+class Tokens:
+    """Collects one token an output; take() is how many came since the last one."""
+
+    def __init__(self, ends_after: int) -> None:
+        self.unread_tokens, self.begun, self.left = 0, False, ends_after
+
+    @property
+    def finished(self) -> bool:
+        return self.left == 0
+
+    def feed(self, output: Output) -> bool:
+        self.unread_tokens, self.left = self.unread_tokens + 1, self.left - 1
+        return False
+
+    def take(self) -> int:
+        count, self.unread_tokens, self.begun = self.unread_tokens, 0, True
+        return count
+
+
+@pytest.mark.parametrize(
+    ("interval", "sizes"), [(1, [1] * 21), (10, [1, 10, 10]), (6, [1, 6, 6, 6, 2]), (50, [1, 20]), (0, [21])]
+)
+def test_a_stream_shows_its_first_token_at_once_and_then_so_many_together(
+    engine: AsyncLLM, interval: int, sizes: list[int]
+) -> None:
+    async def main() -> list[int]:
+        stream = engine._follow("steps", lambda queue: 1 << 40, Tokens(21), interval)
+        taken: list[int] = []
+
+        async def read() -> None:
+            async for size in stream:
+                taken.append(size)
+
+        reader = asyncio.create_task(read())
+        await settle()
+        hub = engine._current_hub()
+        for _ in range(21):
+            hub._take_slice([SimpleNamespace(id=1 << 40, sample=0)], 0)  # type: ignore[list-item]
+            await settle()
+        await reader
+        return taken
+
+    assert asyncio.run(main()) == sizes
+
+
+async def settle() -> None:
+    """Every task that can run has run: none of them waits for more than a few turns of the loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def test_an_idle_engine_costs_no_cpu(engine: AsyncLLM) -> None:
