@@ -34,7 +34,8 @@ def draw_figure(title: str, panels: Mapping[str, Panel], path: str) -> None:
 
 
 def cdf(curves: Mapping[str, Sequence[tuple[float, float]]], label: str, limit: float | None = None) -> Panel:
-    """Cumulative distributions, (value in ms, share in 0..1) ascending, on a logarithmic axis; limit: an objective."""
+    """Cumulative distributions, (value in ms, share in 0..1) ascending, on a logarithmic axis unless all are 0; limit: an
+    objective."""
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator, PercentFormatter
@@ -47,9 +48,9 @@ def cdf(curves: Mapping[str, Sequence[tuple[float, float]]], label: str, limit: 
         axes.set(xlabel=label, ylabel="cumulative share (%)", ylim=(0, 1.01))
         if any(value > 0 for points in curves.values() for value, _ in points):
             axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
 
     return draw
