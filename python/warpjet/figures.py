@@ -34,8 +34,8 @@ def draw_figure(title: str, panels: Mapping[str, Panel], path: str) -> None:
 
 
 def cdf(curves: Mapping[str, Sequence[tuple[float, float]]], label: str, limit: float | None = None) -> Panel:
-    """Cumulative distributions, (value in ms, share in 0..1) ascending, on a logarithmic axis unless all are 0; limit: an
-    objective."""
+    """Cumulative distributions, (value in ms, share in 0..1) ascending, on a logarithmic axis unless all values are 0;
+    limit: an objective."""
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator, PercentFormatter
