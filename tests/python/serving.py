@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -94,7 +94,7 @@ class Server:
             re.search(r'success_total{[^}]*finished_reason="abort"[^}]*} (\d+)', self.http.get("/metrics").text)[1]
         )
 
-    def idle(self, seconds: float = 15) -> bool:
+    def idle(self, seconds: float = 60) -> bool:
         """Whether no request is live any more, within this time."""
         deadline = time.monotonic() + seconds
         names = ("warpjet:num_requests_running", "warpjet:num_requests_waiting", "warpjet:kv_cache_usage_perc")
@@ -114,10 +114,33 @@ class Server:
             one.sendall(data)
             return b"".join(iter(lambda: one.recv(65536), b""))
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the process so far: unlike the clock's, a busy machine does not stretch it."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def rss_bytes(self) -> int:
         """Memory of the process."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def until(holds: Callable[[], object], seconds: float = 60) -> None:
+    """Returns as soon as it holds; that it never does is a failure."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def is_quiet(cpu_seconds: Callable[[], float]) -> bool:
+    """Whether a tenth of a processor or less is used in one of a few moments: others may have work to finish."""
+    for _ in range(6):
+        before = cpu_seconds()
+        time.sleep(0.5)
+        if cpu_seconds() - before <= 0.05:
+            return True
+    return False
 
 
 def request_bytes(path: str, body: Any) -> bytes:

@@ -157,14 +157,16 @@ def test_async_embeddings_are_the_same_and_can_be_aborted() -> None:
         outputs = await asyncio.gather(*(llm.embed(text) for text in ("Once", "upon a time")))
         assert [output.outputs.embedding for output in outputs] == expected
         long = asyncio.create_task(llm.embed([5] * 1000, PoolingParams(pooling="mean"), "long"))
-        await asyncio.sleep(0.02)
+        while not llm.is_live("long"):
+            await asyncio.sleep(0)
         with pytest.raises(ValueError, match="'long' is live already"):
             await llm.embed("Once", request_id="long")
         await llm.abort("long")
         with pytest.raises(EngineError, match="aborted"):
             await long
         cancelled = asyncio.create_task(llm.embed([6] * 1000))
-        await asyncio.sleep(0.01)
+        while not llm.live_requests():
+            await asyncio.sleep(0)
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled

@@ -315,7 +315,7 @@ def test_a_watcher_hears_what_was_and_what_comes_to_the_end() -> None:
         one.record([b"2", b"3"])
         await asyncio.sleep(0)
         one.end()
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 60)
         return heard
 
     assert asyncio.run(main()) == [b"1", b"23"]
