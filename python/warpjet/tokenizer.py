@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from warpjet.chat import ChatTemplate
 
 _CONTEXT_TOKENS = 3  # an unfinished character has at most 3 bytes, so it has at most 3 tokens
+_MOST_IDS = 1 << 32  # of the library: it raises for larger numbers
 
 
 class Tokenizer:
@@ -34,7 +35,7 @@ class Tokenizer:
         except (KeyError, TypeError) as error:
             raise ModelFormatError(f"{files.path}: decoder is malformed: {error!r}") from None
         self._longest_token = files.longest_token()
-        self._id_to_token = functools.lru_cache(maxsize=None)(self._backend.id_to_token)
+        self._tokens: dict[int, str] = {}  # by id, those that were asked for
         self.piece = functools.lru_cache(maxsize=1 << 16)(self._piece)
         self.token_bytes = functools.lru_cache(maxsize=1 << 16)(self._token_bytes)
 
@@ -214,6 +215,13 @@ class Tokenizer:
     def _named_id(self, name: str) -> int | None:
         token = self.special_tokens.get(name)
         return None if token is None else self.token_id(token)
+
+    def _id_to_token(self, token_id: int) -> str | None:
+        """None outside the vocabulary, for any number: ids come from requests before the engine has checked them."""
+        token = self._tokens.get(token_id)
+        if token is None and 0 <= token_id < _MOST_IDS and (token := self._backend.id_to_token(token_id)) is not None:
+            self._tokens[token_id] = token
+        return token
 
     def _visible_token(self, token_id: int) -> str | None:
         token = self._id_to_token(token_id)

@@ -90,6 +90,13 @@ def test_special_tokens_are_added_and_skipped(tiny: Tokenizer) -> None:
     assert tiny.decode(tiny.encode("hi"), skip_special_tokens=False) == "<|bos|>hi"
 
 
+@pytest.mark.parametrize("token_id", [-1, 3072, 2**31, 2**32, 2**70])
+def test_an_id_outside_the_vocabulary_is_no_token_and_costs_no_memory(tiny: Tokenizer, token_id: int) -> None:
+    assert tiny.convert_ids_to_tokens(token_id) is None and not tiny.is_special(token_id)
+    assert tiny.detokenizer(context=[5, token_id]).finish() == ""
+    assert token_id not in tiny._tokens
+
+
 def test_a_piece_keeps_its_space(tmp_path: Path) -> None:
     tokenizer = sentencepiece_like(tmp_path / "sp", DECODERS["llama2"])
     token = tokenizer.token_id("\u2581the")
