@@ -277,7 +277,7 @@ def test_B7_field_that_others_know_is_refused_by_name(name: str, value: Any, can
     assert canary.complete(**{name: None}, max_tokens=1)
 
 
-@pytest.mark.parametrize("name", ["functions", "function_call", "audio", "prediction", "web_search_options"])
+@pytest.mark.parametrize("name", ["functions", "function_call", "audio", "web_search_options"])
 def test_B7_field_of_a_conversation_that_is_refused_by_name(name: str, canary: Server) -> None:
     refuse_chat(canary, param=name, **{name: {}})
 
