@@ -155,10 +155,13 @@ TEST(ThreadTeam, WakesUpAfterBeingIdle) {
 TEST(ThreadTeam, BurnsNoCpuWhileIdle) {
   const auto device = make_cpu_device(4);
   stream_of(*device).parallel_for(100, 1, [](std::int64_t, std::int64_t) {});
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  const double before = cpu_seconds();
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  EXPECT_LT(cpu_seconds() - before, 0.05);
+  double least = 1;
+  for (int look = 0; look < 20 && least >= 0.01; ++look) {  // threads spin briefly before they sleep
+    const double before = cpu_seconds();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    least = std::min(least, cpu_seconds() - before);
+  }
+  EXPECT_LT(least, 0.01);
 }
 
 TEST(ThreadTeam, StartsAndStopsAtAnyTime) {

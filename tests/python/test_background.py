@@ -63,7 +63,8 @@ def test_a_handle_can_be_awaited_and_iterated_in_an_event_loop(llm: LLM, expecte
 
 
 def test_who_stops_waiting_does_not_end_the_request(llm: LLM) -> None:
-    handle = llm.generate_async(PROMPT, SamplingParams(max_tokens=200, ignore_eos=True))
+    handle = llm.generate_async(PROMPT, SamplingParams(max_tokens=900, ignore_eos=True))
+    llm._session.engine.pause(handle._native_id)
     with pytest.raises(TimeoutError):
         handle.result(0.001)
 
@@ -72,7 +73,8 @@ def test_who_stops_waiting_does_not_end_the_request(llm: LLM) -> None:
 
     with pytest.raises(TimeoutError):
         asyncio.run(give_up())
-    assert len(handle.result(60).outputs[0].token_ids) == 200
+    llm._session.engine.resume(handle._native_id)
+    assert len(handle.result(60).outputs[0].token_ids) == 900
 
 
 def test_abort_ends_a_request(llm: LLM) -> None:
