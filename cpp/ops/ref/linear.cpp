@@ -1,57 +1,178 @@
-// Matrix products. Every output is one dot_tile() sum, so a row never depends on the rows beside it; tiles of four
-// rows exist because they widen each weight once for four products.
+// Matrix products. Every output is kLanes sums over k (element i in lane i % kLanes) added as a tree, so a row never
+// depends on the rows beside it, nor on the tile, the panel or the instruction set's width.
 #include "ops/ref/number.h"
 #include "ops/ref/reference.h"
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 namespace warpjet::ref {
 namespace {
 
-constexpr int kTileRows = 4, kTileColumns = 4;  // 16 sums of kLanes: all 512-bit registers but those for operands
-constexpr int kBlockColumns = 32;               // weight rows of one block stay in the cache for all row tiles
+constexpr int kTileRows = 4;       // rows whose sums stay in registers together
+constexpr int kBlockRows = 16;     // weights of a block are widened once for so many rows
+constexpr int kBlockColumns = 32;  // activations are widened once for so many columns
+constexpr int kPanel = 256,
+              kLongPanel = 2048;  // elements of k at a time, for widened weights and for weights as stored
 constexpr std::int64_t kMinProducts = 1 << 14;  // about a microsecond: less is not worth a thread
 
-// acc[r][c] = a row r · b row c, for at most kTileRows rows and kBlockColumns columns.
+// acc[r][c] = a row r · b row c, for at most kBlockRows rows and kBlockColumns columns.
 struct Block {
-  const void* a = nullptr;
-  const void* b = nullptr;
-  std::int64_t a_stride = 0, b_stride = 0;
+  const std::byte* a = nullptr;
+  const std::byte* b = nullptr;
+  DType a_type = DType::f32;
+  std::int64_t a_stride = 0, b_stride = 0;  // bytes
   std::int64_t rows = 0, columns = 0, k = 0;
   float (*acc)[kBlockColumns] = nullptr;
 };
 
-template <int kRows, class A, class B>
-WJ_INLINE void multiply_rows(const Block& block, std::int64_t first_row) {
-  const A* a[kRows];
-  for (int r = 0; r < kRows; ++r) a[r] = static_cast<const A*>(block.a) + (first_row + r) * block.a_stride;
-  for (std::int64_t c = 0; c < block.columns; c += kTileColumns) {
-    const B* b[kTileColumns];  // a short last tile repeats its last column
-    for (int i = 0; i < kTileColumns; ++i) {
-      b[i] = static_cast<const B*>(block.b) + std::min(c + i, block.columns - 1) * block.b_stride;
+using Lanes = float[kBlockRows][kBlockColumns][kLanes];
+
+// What accumulate() keeps in registers for kRows rows: columns, and vectors of the kLanes at a time.
+struct Tile {
+  int columns, vectors;
+};
+template <Isa kIsa>
+constexpr Tile tile_for(int rows) {
+  if (kIsa == Isa::avx512) return {rows == 1 ? 8 : 4, 1};  // of 32 registers
+  if (rows == 1) return {kIsa == Isa::avx2 ? 4 : 2, kLanes / Vector<kIsa>::kWidth};
+  return {rows == 2 ? 4 : 3, 1};  // of 16
+}
+
+// lanes[r][c][l] += a[r][i] * b[c][i] for all i with i % kLanes == l, in that order; count is a multiple of kLanes.
+template <Isa kIsa, int kRows, class B>
+WJ_INLINE void accumulate(const float* const* a, const B* const* b, std::int64_t count, Lanes& lanes,
+                          std::int64_t first_row, const std::int64_t* column) {
+  constexpr Tile kTile = tile_for<kIsa>(kRows);
+  using Vec = Vector<kIsa>;
+  for (int pass = 0; pass < kLanes; pass += kTile.vectors * Vec::kWidth) {
+    typename Vec::Float sums[kRows][kTile.columns][kTile.vectors];
+    for (int r = 0; r < kRows; ++r)
+      for (int c = 0; c < kTile.columns; ++c)
+        for (int v = 0; v < kTile.vectors; ++v)
+          Vec::load(&lanes[first_row + r][column[c]][pass + v * Vec::kWidth], sums[r][c][v]);
+    for (std::int64_t i = pass; i < count; i += kLanes) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kTile.vectors; ++v) {
+        typename Vec::Float x, y[kTile.columns];
+#pragma GCC unroll 8
+        for (int c = 0; c < kTile.columns; ++c) Vec::load(b[c] + i + v * Vec::kWidth, y[c]);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          Vec::load(a[r] + i + v * Vec::kWidth, x);
+#pragma GCC unroll 8
+          for (int c = 0; c < kTile.columns; ++c) sums[r][c][v] += x * y[c];
+        }
+      }
     }
-    float out[kRows][kTileColumns];
-    dot_tile<kRows, kTileColumns>(a, b, block.k, out);
-    for (int r = 0; r < kRows; ++r) {
-      for (int i = 0; i < kTileColumns; ++i) block.acc[first_row + r][c + i] = out[r][i];
+    for (int r = 0; r < kRows; ++r)
+      for (int c = 0; c < kTile.columns; ++c)
+        for (int v = 0; v < kTile.vectors; ++v)
+          Vec::store(sums[r][c][v], &lanes[first_row + r][column[c]][pass + v * Vec::kWidth]);
+  }
+}
+
+// The same for kRows rows and every column of a block; b holds a pointer for each.
+template <Isa kIsa, int kRows, class B>
+WJ_INLINE void accumulate_columns(const float* const* a, const B* const* b, std::int64_t columns, std::int64_t count,
+                                  Lanes& lanes, std::int64_t first_row) {
+  constexpr int kColumns = tile_for<kIsa>(kRows).columns;
+  for (std::int64_t c = 0; c < columns; c += kColumns) {
+    const B* tile[kColumns];
+    std::int64_t column[kColumns];
+    for (int i = 0; i < kColumns; ++i) {  // a short last tile computes its last column more than once, alike
+      column[i] = std::min(c + i, columns - 1);
+      tile[i] = b[column[i]];
+    }
+    accumulate<kIsa, kRows>(a, tile, count, lanes, first_row, column);
+  }
+}
+
+static_assert(kTileRows == 4, "accumulate_rows() handles 1 to 4 rows");
+template <Isa kIsa, class B>
+WJ_INLINE void accumulate_rows(std::int64_t rows, const float* const* a, const B* const* b, std::int64_t columns,
+                               std::int64_t count, Lanes& lanes, std::int64_t first_row) {
+  if (rows == kTileRows) return accumulate_columns<kIsa, kTileRows>(a, b, columns, count, lanes, first_row);
+  if (rows >= 2) accumulate_columns<kIsa, 2>(a, b, columns, count, lanes, first_row);
+  const std::int64_t last = rows - 1;
+  if (rows % 2 == 1) accumulate_columns<kIsa, 1>(a + last, b, columns, count, lanes, first_row + last);
+}
+
+// Few rows read the weights as they are stored; more rows share weights that were widened once.
+template <Isa kIsa, class B>
+WJ_INLINE void multiply_on(const Block& block) {
+  Lanes lanes;
+  float wide_a[kTileRows][kLongPanel], wide_b[kBlockColumns][kPanel];
+  const bool stored = std::is_same_v<B, float> || block.rows <= kTileRows;
+  const std::int64_t whole = block.k / kLanes * kLanes, panel = stored ? kLongPanel : kPanel;
+  const auto a_at = [&](std::int64_t row, std::int64_t i) {
+    return block.a + row * block.a_stride + i * dtype_bytes(block.a_type);
+  };
+  const auto b_at = [&](std::int64_t column, std::int64_t i) {
+    return reinterpret_cast<const B*>(block.b + column * block.b_stride) + i;
+  };
+  for (std::int64_t r = 0; r < block.rows; ++r)
+    for (std::int64_t c = 0; c < block.columns; ++c)
+      for (int l = 0; l < kLanes; ++l) lanes[r][c][l] = 0.0f;
+
+  for (std::int64_t first = 0; first < whole; first += panel) {
+    const std::int64_t count = std::min(panel, whole - first);
+    const B* b[kBlockColumns];
+    const float* wide[kBlockColumns];
+    for (std::int64_t c = 0; c < block.columns; ++c) {
+      b[c] = b_at(c, first);
+      wide[c] = wide_b[c];
+      if (!stored) widen<kIsa>(b[c], count, wide_b[c]);
+    }
+    for (std::int64_t row = 0; row < block.rows; row += kTileRows) {
+      const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - row);
+      const float* a[kTileRows];
+      for (std::int64_t r = 0; r < rows; ++r) {
+        a[r] = block.a_type == DType::f32 ? reinterpret_cast<const float*>(a_at(row + r, first)) : wide_a[r];
+        if (block.a_type != DType::f32) load(a_at(row + r, first), block.a_type, count, wide_a[r]);
+      }
+      if (stored)
+        accumulate_rows<kIsa, B>(rows, a, b, block.columns, count, lanes, row);
+      else
+        accumulate_rows<kIsa, float>(rows, a, wide, block.columns, count, lanes, row);
+    }
+  }
+  for (std::int64_t r = 0; r < block.rows; ++r) {
+    float rest[kLanes];
+    load(a_at(r, whole), block.a_type, block.k - whole, rest);
+    for (std::int64_t c = 0; c < block.columns; ++c) {
+      for (std::int64_t i = whole; i < block.k; ++i) lanes[r][c][i - whole] += rest[i - whole] * widen(*b_at(c, i));
+      block.acc[r][c] = sum_lanes(lanes[r][c]);
     }
   }
 }
 
-static_assert(kTileRows == 4, "multiply() knows what to do with 1 to 4 rows");
-template <class A, class B>
-WJ_CLONES void multiply(const Block& block) {
-  if (block.rows == kTileRows) return multiply_rows<kTileRows, A, B>(block, 0);
-  if (block.rows >= 2) multiply_rows<2, A, B>(block, 0);
-  if (block.rows % 2 == 1) multiply_rows<1, A, B>(block, block.rows - 1);
-}
-
 using Multiply = void (*)(const Block&);
 
-// Activations are of the weights' type or fp32: what schemes combine. Every further pair costs seconds of compiling.
-Multiply multiply_for(DType a, DType b) {
-  return with_type(b, [&]<class B>(B) -> Multiply { return a == DType::f32 ? &multiply<float, B> : &multiply<B, B>; });
+template <class B>
+void multiply_any(const Block& block) {
+  multiply_on<Isa::any, B>(block);
+}
+#ifdef WJ_X86_LEVELS
+template <class B>
+WJ_AVX2 void multiply_avx2(const Block& block) {
+  multiply_on<Isa::avx2, B>(block);
+}
+template <class B>
+WJ_AVX512 void multiply_avx512(const Block& block) {
+  multiply_on<Isa::avx512, B>(block);
+}
+#endif
+
+Multiply multiply_for(DType b) {
+  return with_type(b, [&]<class B>(B) -> Multiply {
+#ifdef WJ_X86_LEVELS
+    if (isa() == Isa::avx512) return &multiply_avx512<B>;
+    if (isa() == Isa::avx2) return &multiply_avx2<B>;
+#endif
+    return &multiply_any<B>;
+  });
 }
 
 // gate[i] = function(gate[i]) * up[i]. silu(x) = x / (1 + e^-x); gelu is exact, gelu_tanh its tanh form
@@ -83,14 +204,14 @@ WJ_CLONES void apply_gate(Gate function, float* gate, const float* up) {
 class BlockWriter {
  public:
   explicit BlockWriter(const Gemm::Args& args)
-      : args_(args), p_(args.problem), multiply_(multiply_for(args.problem.a, args.problem.b)) {}
+      : args_(args), p_(args.problem), multiply_(multiply_for(args.problem.b)) {}
 
   std::int64_t columns() const { return p_.gate == Gate::none ? p_.n : p_.n / 2; }
 
   void write(std::int64_t first_row, std::int64_t first_column) const {
-    const std::int64_t rows = std::min<std::int64_t>(kTileRows, p_.m - first_row);
+    const std::int64_t rows = std::min<std::int64_t>(kBlockRows, p_.m - first_row);
     const std::int64_t width = std::min<std::int64_t>(kBlockColumns, columns() - first_column);
-    float acc[kTileRows][kBlockColumns] = {}, up[kTileRows][kBlockColumns] = {};
+    float acc[kBlockRows][kBlockColumns] = {}, up[kBlockRows][kBlockColumns] = {};
     product(first_row, rows, first_column, width, acc);
     if (p_.gate != Gate::none) product(first_row, rows, columns() + first_column, width, up);
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -105,8 +226,9 @@ class BlockWriter {
                float (*acc)[kBlockColumns]) const {
     multiply_({.a = element(args_.a, first_row),
                .b = element(args_.b, first_weight),
-               .a_stride = args_.a.row_stride,
-               .b_stride = args_.b.row_stride,
+               .a_type = p_.a,
+               .a_stride = args_.a.row_stride * dtype_bytes(p_.a),
+               .b_stride = args_.b.row_stride * dtype_bytes(p_.b),
                .rows = rows,
                .columns = width,
                .k = p_.k,
@@ -137,14 +259,14 @@ bool supports(const Gemm::Problem& p) {
 void launch(const Gemm::Args& args, Stream& stream) {
   const Gemm::Problem& p = args.problem;
   const BlockWriter writer(args);
-  const std::int64_t row_tiles = ceil_div<std::int64_t>(p.m, kTileRows);
+  const std::int64_t row_tiles = ceil_div<std::int64_t>(p.m, kBlockRows);
   const std::int64_t column_blocks = ceil_div<std::int64_t>(writer.columns(), kBlockColumns);
-  const std::int64_t products = std::min<std::int64_t>(p.m, kTileRows) * kBlockColumns * p.k;
+  const std::int64_t products = std::min<std::int64_t>(p.m, kBlockRows) * kBlockColumns * p.k;
   static_cast<CpuStream&>(stream).parallel_for(
       row_tiles * column_blocks, std::max<std::int64_t>(1, kMinProducts / std::max<std::int64_t>(1, products)),
       [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i)
-          writer.write(i % row_tiles * kTileRows, i / row_tiles * kBlockColumns);
+          writer.write(i % row_tiles * kBlockRows, i / row_tiles * kBlockColumns);
       });
 }
 

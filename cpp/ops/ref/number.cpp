@@ -13,6 +13,21 @@ WJ_CLONES void load_as(const T* from, std::int64_t count, float* to) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
 }
 
+#ifdef WJ_X86_LEVELS
+WJ_AVX2 void load_f16_avx2(const Half* from, std::int64_t count, float* to) {
+  widen<Isa::avx2>(from, count, to);
+}
+WJ_AVX512 void load_f16_avx512(const Half* from, std::int64_t count, float* to) {
+  widen<Isa::avx512>(from, count, to);
+}
+
+void load_as(const Half* from, std::int64_t count, float* to) {
+  if (isa() == Isa::avx512) return load_f16_avx512(from, count, to);
+  if (isa() == Isa::avx2) return load_f16_avx2(from, count, to);
+  load_as<Half>(from, count, to);
+}
+#endif
+
 WJ_CLONES void store_bf16(const float* from, std::int64_t count, std::uint16_t* to) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = f32_to_bf16(from[i]);
 }
@@ -22,6 +37,17 @@ WJ_CLONES void store_f16(const float* from, std::int64_t count, std::uint16_t* t
 }
 
 }  // namespace
+
+Isa isa() {
+#ifdef WJ_X86_LEVELS
+  static const Isa best = __builtin_cpu_supports("x86-64-v4")   ? Isa::avx512
+                          : __builtin_cpu_supports("x86-64-v3") ? Isa::avx2
+                                                                : Isa::any;
+  return best;
+#else
+  return Isa::any;
+#endif
+}
 
 void load(const void* from, DType dtype, std::int64_t count, float* to) {
   with_type(dtype, [&]<class T>(T) { load_as(static_cast<const T*>(from), count, to); });

@@ -13,6 +13,10 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
     !defined(__SANITIZE_THREAD__) && defined(__gnu_linux__) && defined(__GLIBC__)
 #define WJ_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+// The same levels by hand, for loops whose tiles depend on the level: one function each, chosen by isa().
+#define WJ_X86_LEVELS
+#define WJ_AVX2 __attribute__((target("arch=x86-64-v3")))
+#define WJ_AVX512 __attribute__((target("arch=x86-64-v4")))
 #else
 #define WJ_CLONES
 #endif
@@ -55,6 +59,76 @@ WJ_INLINE float widen(Half value) {
   const std::uint32_t placed = (spread << 13) & 0x8fffe000u;
   const std::uint32_t finite = as_bits(as_float(placed) * 0x1p112f);
   return as_float(finite | ((placed & kExponent) == kExponent ? 0x7f800000u : 0u));
+}
+
+// The vector instructions of this machine, as far as the loops here tell them apart. (number.cpp)
+enum class Isa { any, avx2, avx512 };
+Isa isa();
+
+// Vectors of a level's width, spelled out because g++ 12 converts no vector whose size depends on a template.
+template <Isa kIsa>
+struct VectorTypes;
+template <>
+struct VectorTypes<Isa::any> {
+  using Float __attribute__((vector_size(16))) = float;
+  using Words __attribute__((vector_size(16))) = std::uint32_t;
+  using Halves __attribute__((vector_size(8))) = std::uint16_t;
+};
+template <>
+struct VectorTypes<Isa::avx2> {
+  using Float __attribute__((vector_size(32))) = float;
+  using Words __attribute__((vector_size(32))) = std::uint32_t;
+  using Halves __attribute__((vector_size(16))) = std::uint16_t;
+};
+template <>
+struct VectorTypes<Isa::avx512> {
+  using Float __attribute__((vector_size(64))) = float;
+  using Words __attribute__((vector_size(64))) = std::uint32_t;
+  using Halves __attribute__((vector_size(32))) = std::uint16_t;
+};
+
+// kWidth floats at a time. Values travel by reference: by value they would have another ABI for each level.
+template <Isa kIsa>
+struct Vector {
+  using Float = typename VectorTypes<kIsa>::Float;
+  using Words = typename VectorTypes<kIsa>::Words;
+  using Halves = typename VectorTypes<kIsa>::Halves;
+  static constexpr int kWidth = sizeof(Float) / sizeof(float);
+
+  WJ_INLINE static void load(const float* from, Float& to) { __builtin_memcpy(&to, from, sizeof to); }
+  WJ_INLINE static void load(const Bfloat* from, Float& to) {
+    Halves bits;
+    __builtin_memcpy(&bits, from, sizeof bits);
+    const Words placed = __builtin_convertvector(bits, Words) << 16;
+    __builtin_memcpy(&to, &placed, sizeof to);
+  }
+  WJ_INLINE static void load(const Half* from, Float& to) {
+#ifdef WJ_X86_LEVELS
+    if constexpr (kIsa != Isa::any) {  // an intrinsic would want this function, which has no level, to have F16C
+      asm("vcvtph2ps %1, %0" : "=v"(to) : "m"(*reinterpret_cast<const char(*)[sizeof(Halves)]>(from)));
+      return;
+    }
+#endif
+    float values[kWidth];
+    for (int i = 0; i < kWidth; ++i) values[i] = widen(from[i]);
+    __builtin_memcpy(&to, values, sizeof to);
+  }
+  WJ_INLINE static void store(const Float& from, float* to) {
+    __builtin_memcpy(to, &from, sizeof from);
+  }
+};
+
+// count elements to fp32; inside a function of that level.
+template <Isa kIsa, class T>
+WJ_INLINE void widen(const T* from, std::int64_t count, float* to) {
+  using Vec = Vector<kIsa>;
+  std::int64_t i = 0;
+  for (; i + Vec::kWidth <= count; i += Vec::kWidth) {
+    typename Vec::Float values;
+    Vec::load(from + i, values);
+    Vec::store(values, to + i);
+  }
+  for (; i < count; ++i) to[i] = widen(from[i]);
 }
 
 // Calls function(T{}) with the element type T that dtype names.
