@@ -13,7 +13,7 @@ namespace {
 constexpr int kTileRows = 4;       // rows whose sums stay in registers together
 constexpr int kBlockRows = 16;     // weights of a block are widened once for so many rows
 constexpr int kBlockColumns = 32;  // activations are widened once for so many columns
-constexpr int kPanel = 256,
+constexpr int kPanel = 1024,
               kLongPanel = 2048;  // elements of k at a time, for widened weights and for weights as stored
 constexpr std::int64_t kMinProducts = 1 << 14;  // about a microsecond: less is not worth a thread
 
@@ -46,10 +46,14 @@ WJ_INLINE void accumulate(const float* const* a, const B* const* b, std::int64_t
                           std::int64_t first_row, const std::int64_t* column) {
   constexpr Tile kTile = tile_for<kIsa>(kRows);
   using Vec = Vector<kIsa>;
+  // The loops over sums are unrolled, or they would not live in registers.
   for (int pass = 0; pass < kLanes; pass += kTile.vectors * Vec::kWidth) {
     typename Vec::Float sums[kRows][kTile.columns][kTile.vectors];
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
       for (int c = 0; c < kTile.columns; ++c)
+#pragma GCC unroll 4
         for (int v = 0; v < kTile.vectors; ++v)
           Vec::load(&lanes[first_row + r][column[c]][pass + v * Vec::kWidth], sums[r][c][v]);
     for (std::int64_t i = pass; i < count; i += kLanes) {
@@ -66,8 +70,11 @@ WJ_INLINE void accumulate(const float* const* a, const B* const* b, std::int64_t
         }
       }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
       for (int c = 0; c < kTile.columns; ++c)
+#pragma GCC unroll 4
         for (int v = 0; v < kTile.vectors; ++v)
           Vec::store(sums[r][c][v], &lanes[first_row + r][column[c]][pass + v * Vec::kWidth]);
   }

@@ -21,6 +21,24 @@ WJ_AVX512 void load_f16_avx512(const Half* from, std::int64_t count, float* to) 
   widen<Isa::avx512>(from, count, to);
 }
 
+template <Isa kIsa>
+WJ_INLINE void narrow(const float* from, std::int64_t count, Half* to) {
+  using Vec = Vector<kIsa>;
+  std::int64_t i = 0;
+  for (; i + Vec::kWidth <= count; i += Vec::kWidth) {
+    typename Vec::Float values;
+    Vec::load(from + i, values);
+    Vec::store(values, to + i);
+  }
+  for (; i < count; ++i) to[i].bits = f32_to_f16(from[i]);
+}
+WJ_AVX2 void store_f16_avx2(const float* from, std::int64_t count, Half* to) {
+  narrow<Isa::avx2>(from, count, to);
+}
+WJ_AVX512 void store_f16_avx512(const float* from, std::int64_t count, Half* to) {
+  narrow<Isa::avx512>(from, count, to);
+}
+
 void load_as(const Half* from, std::int64_t count, float* to) {
   if (isa() == Isa::avx512) return load_f16_avx512(from, count, to);
   if (isa() == Isa::avx2) return load_f16_avx2(from, count, to);
@@ -32,8 +50,12 @@ WJ_CLONES void store_bf16(const float* from, std::int64_t count, std::uint16_t* 
   for (std::int64_t i = 0; i < count; ++i) to[i] = f32_to_bf16(from[i]);
 }
 
-WJ_CLONES void store_f16(const float* from, std::int64_t count, std::uint16_t* to) {
-  for (std::int64_t i = 0; i < count; ++i) to[i] = f32_to_f16(from[i]);
+void store_f16(const float* from, std::int64_t count, Half* to) {
+#ifdef WJ_X86_LEVELS
+  if (isa() == Isa::avx512) return store_f16_avx512(from, count, to);
+  if (isa() == Isa::avx2) return store_f16_avx2(from, count, to);
+#endif
+  for (std::int64_t i = 0; i < count; ++i) to[i].bits = f32_to_f16(from[i]);
 }
 
 }  // namespace
@@ -58,7 +80,7 @@ void store(const float* from, std::int64_t count, void* to, DType dtype) {
     if constexpr (std::is_same_v<T, float>) {
       std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
     } else if constexpr (std::is_same_v<T, Half>) {
-      store_f16(from, count, static_cast<std::uint16_t*>(to));
+      store_f16(from, count, static_cast<Half*>(to));
     } else {
       store_bf16(from, count, static_cast<std::uint16_t*>(to));
     }

@@ -97,10 +97,19 @@ struct Vector {
 
   WJ_INLINE static void load(const float* from, Float& to) { __builtin_memcpy(&to, from, sizeof to); }
   WJ_INLINE static void load(const Bfloat* from, Float& to) {
+    Words words;
+#ifdef WJ_X86_LEVELS
+    if constexpr (kIsa != Isa::any) {  // g++ 12 converts in halves
+      asm("vpmovzxwd %1, %0" : "=v"(words) : "m"(*reinterpret_cast<const char(*)[sizeof(Halves)]>(from)));
+      words <<= 16;
+      __builtin_memcpy(&to, &words, sizeof to);
+      return;
+    }
+#endif
     Halves bits;
     __builtin_memcpy(&bits, from, sizeof bits);
-    const Words placed = __builtin_convertvector(bits, Words) << 16;
-    __builtin_memcpy(&to, &placed, sizeof to);
+    words = __builtin_convertvector(bits, Words) << 16;
+    __builtin_memcpy(&to, &words, sizeof to);
   }
   WJ_INLINE static void load(const Half* from, Float& to) {
 #ifdef WJ_X86_LEVELS
@@ -116,6 +125,12 @@ struct Vector {
   WJ_INLINE static void store(const Float& from, float* to) {
     __builtin_memcpy(to, &from, sizeof from);
   }
+#ifdef WJ_X86_LEVELS
+  WJ_INLINE static void store(const Float& from, Half* to) {  // rounds to nearest even; NaN as f32_to_f16()
+    static_assert(kIsa != Isa::any, "F16C comes with avx2");
+    asm("vcvtps2ph $0, %1, %0" : "=m"(*reinterpret_cast<char(*)[sizeof(Halves)]>(to)) : "v"(from));
+  }
+#endif
 };
 
 // count elements to fp32; inside a function of that level.
