@@ -23,7 +23,10 @@ def build(
     progress is called with (bytes done, bytes in all). The directory appears whole or not at all. Raises
     FileNotFoundError, ModelFormatError, ValueError, NotImplementedError or OSError."""
     config = BuildConfig(device=device, scheme=scheme, kv_cache_dtype=kv_cache_dtype, overwrite=overwrite)
-    return build_engine(find_model(checkpoint), out, config, progress)
+    directory = find_model(checkpoint)
+    if (directory / "engine.json").is_file():
+        raise ValueError(f"{directory} is an engine already: it opens as it is, and is built from its checkpoint")
+    return build_engine(directory, out, config, progress)
 
 
 def built_with_cuda() -> bool:

@@ -1,6 +1,5 @@
 """warpjet sim: what a load would do to so many engines, and how many it needs."""
 
-import importlib.util
 import json
 import time
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import SimConfig, simulate
+from warpjet.records import check_plot, check_writable
 from warpjet.tables import count_text, table
 
 _METRICS = {
@@ -21,8 +21,10 @@ _METRICS = {
 def sim(fields: Mapping[str, Any], as_json: bool, output: str | None, plot: str | None) -> int:
     """Prints tables or the JSON they are made from; writes the JSON and a figure where asked to."""
     config = SimConfig(**fields)
-    if plot and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'warpjet[plot]'")
+    if output:
+        check_writable(output, "--output")
+    if plot:
+        check_plot(plot)
     start = time.perf_counter()
     text = simulate(config)
     seconds = time.perf_counter() - start
