@@ -3,8 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from warpjet.flags import Parser, add_fields, advice, default_text, given, spell_out, whole_number
 
@@ -401,8 +400,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
     return configuration
 
 
-@dataclass(frozen=True)
-class _Command:
+class _Command(NamedTuple):
     help: str
     usage: str
     fill: Callable[[Parser], None]

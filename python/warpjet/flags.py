@@ -4,7 +4,6 @@ import argparse
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, NoReturn
 
 Rows = Iterable[tuple[str, str, object, str]]
@@ -235,6 +234,8 @@ _NUMBER = re.compile(r"(?P<digits>-?\d{1,18}(?:\.\d{1,9})?)(?P<unit>[kmgtKMGT](?
 
 def whole_number(text: str) -> int:
     """ "4096", "8k" (8000), "8K" (8192), "25.6k", "2GiB"."""
+    from decimal import Decimal
+
     if found := _NUMBER.fullmatch(text.strip()):
         unit = found["unit"] or ""
         base = 1 if not unit else 1024 if unit[0].isupper() or unit.endswith("iB") else 1000

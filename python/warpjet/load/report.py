@@ -111,7 +111,7 @@ def notes(run: "Run") -> list[str]:
     return lines
 
 
-def _ended_early(outcome: Outcome) -> bool:
+def _ended_early(outcome: "Outcome") -> bool:
     got, asked = outcome.output_tokens, outcome.asked_tokens
     return not outcome.error and got is not None and asked is not None and got < asked
 
