@@ -1,7 +1,6 @@
 """warpjet info: what a model is and what a step of it costs."""
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from warpjet.locate import find_model
 from warpjet.machine import cpu_count, cpu_name, cpu_rates, memory_bytes
 from warpjet.tables import bytes_text, count_text, table
 
+_GPUS = ("A100", "H100", "H200", "B200")
 _ANY_GPU = "H100"  # bytes and operations are the same on every one
 _KV_SHARE = 0.92  # of the memory, weights and KV cache together
 
@@ -31,8 +31,8 @@ def _gpu_here() -> str | None:
     status = cuda_status()
     if status.usable < 0:
         return None
-    name = re.search(r"\b[A-Z]+\d+\b", status.gpus[status.usable])
-    return name[0] if name else _ANY_GPU
+    words = status.gpus[status.usable].split()
+    return next((word for word in words if word in _GPUS), _ANY_GPU)
 
 
 def _use_cpu(facts: dict[str, Any]) -> None:
@@ -67,12 +67,13 @@ def _report(name: str, facts: dict[str, Any], every: bool) -> str:
     contexts = [(f"{row['tokens']}", bytes_text(row["kv_bytes"])) for row in facts["contexts"]]
     rows = [_row(step["name"], [step]) for step in facts["steps"]] if every else _folded(facts["steps"])
     rate = machine.get("bf16_tflops", machine.get("tflops"))
+    bound = "if every byte comes from memory, not from a cache" if kind == "cpu" else "at least"
     return "\n\n".join(
         [
             "\n".join(f"{key:<11}{value}" for key, value in head),
             table(("context", "KV memory"), contexts),
             table(("step", "bytes", "flops", "us"), rows),
-            f"{tokens} token(s) over {facts['context']} of context: at least {total:.1f} us on {machine['name']}, "
+            f"{tokens} token(s) over {facts['context']} of context: {total:.1f} us on {machine['name']} {bound}, "
             f"{tokens / total * 1e6:.0f} tok/s (roofline: {machine['gb_per_s']:.0f} GB/s, {rate:.3g} "
             f"TFLOP/s; {machine['source']})",
         ]
