@@ -161,6 +161,19 @@ nb::tuple field_rows() {
   return nb::tuple(rows);
 }
 
+// {name: the texts that it takes} of the fields where they can be listed.
+template <class C>
+nb::dict field_choices() {
+  nb::dict choices;
+  for_each_field<C>([&](const auto& field) {
+    if (field.choices.empty()) return;
+    nb::list texts;
+    for (const std::string_view text : field.choices) texts.append(nb::str(text.data(), text.size()));
+    choices[nb::str(field.name.data(), field.name.size())] = nb::tuple(texts);
+  });
+  return choices;
+}
+
 template <class C>
 void bind_properties(nb::class_<C>& type, const std::string& name) {
   for_each_field<C>([&](const auto& field) {
@@ -220,6 +233,7 @@ void bind_config(nb::module_& module, const char* class_name, const char* doc) {
       nb::sig("def __setstate__(self, state: dict[str, object], /) -> None"));
   bind_properties(type, name);
   type.attr("__fields__") = field_rows<C>();
+  type.attr("__choices__") = field_choices<C>();
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 namespace warpjet {
 namespace {
@@ -46,7 +47,7 @@ void require_token_ids(std::string_view field, const std::vector<std::int32_t>& 
   }
 }
 
-void require_one_of(std::string_view field, std::string_view value, std::initializer_list<std::string_view> names) {
+void require_one_of(std::string_view field, std::string_view value, std::span<const std::string_view> names) {
   if (std::find(names.begin(), names.end(), value) != names.end()) return;
   std::string list;
   for (const std::string_view name : names) list += cat(list.empty() ? "" : ", ", name);
@@ -154,19 +155,19 @@ void validate(const SamplingParams& params) {
   validate_numbers(params);
   validate_tokens(params);
   validate_beams(params);
-  require_one_of("output_kind", params.output_kind, {"cumulative", "delta", "final_only"});
+  require_one_of("output_kind", params.output_kind, choices::kOutputKind);
   WJ_REQUIRE(params.spaces_between_special_tokens, unsupported,
              "spaces_between_special_tokens supports only True, got False");
 }
 
 void validate(const PoolingParams& params) {
-  require_one_of("pooling", params.pooling, {"last", "mean"});
+  require_one_of("pooling", params.pooling, choices::kPooling);
   if (params.dimensions) require_at_least("dimensions", *params.dimensions, 1);
 }
 
 void validate(const EngineConfig& config) {
   require_precision("dtype", config.dtype);
-  require_one_of("load_format", config.load_format, {"auto", "safetensors", "dummy"});
+  require_one_of("load_format", config.load_format, choices::kLoadFormat);
   require_at_least("max_model_len", config.max_model_len, 0);
   require_range("max_num_seqs", config.max_num_seqs, 1, 1 << 16);
   require_range("max_num_batched_tokens", config.max_num_batched_tokens, 1, 1 << 20);
@@ -182,10 +183,10 @@ void validate(const EngineConfig& config) {
   require_at_least("max_num_queued_reqs", config.max_num_queued_reqs, 1);
   require_at_least("max_num_queued_tokens", config.max_num_queued_tokens, 1);
   require_at_least("max_logprobs", config.max_logprobs, -1);
-  require_one_of("scheduling_policy", config.scheduling_policy, {"fcfs", "priority", "fair"});
+  require_one_of("scheduling_policy", config.scheduling_policy, choices::kSchedulingPolicy);
   require_range("max_steps_in_flight", config.max_steps_in_flight, 1, 3);
   require_range("admission_quantile", config.admission_quantile, 0, 1);
-  require_one_of("preemption_mode", config.preemption_mode, {"auto", "swap", "recompute"});
+  require_one_of("preemption_mode", config.preemption_mode, choices::kPreemptionMode);
   require_range("kv_offloading_size", config.kv_offloading_size, 0, 1 << 20);
   WJ_REQUIRE(config.preemption_mode != "swap" || config.kv_offloading_size > 0, invalid_argument,
              "preemption_mode=swap needs host memory: set kv_offloading_size (GiB)");

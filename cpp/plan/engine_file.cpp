@@ -103,7 +103,7 @@ void write_engine(const Checkpoint& checkpoint, Plan plan, const fs::path& sourc
   const fs::path target = fs::absolute(out).lexically_normal();
   const fs::path clean = target.filename().empty() ? target.parent_path() : target;
   WJ_REQUIRE(overwrite || !fs::exists(clean, ignored), invalid_argument, "engine directory ", clean.string(),
-             " exists; remove it or pass overwrite");
+             " exists; remove it, or replace it with overwrite (--overwrite)");
   WJ_REQUIRE(!fs::exists(clean, ignored) || is_engine_directory(clean) || fs::is_empty(clean, ignored),
              invalid_argument, clean.string(), " is not an engine directory: refusing to overwrite it");
 

@@ -268,6 +268,7 @@ class SamplingParams:
     def length_penalty(self, value: float, /) -> None: ...
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+    __choices__: ClassVar[dict[str, tuple[str, ...]]]
 
 class PoolingParams:
     """How a prompt becomes an embedding. Raises ValueError or TypeError naming the field."""
@@ -321,6 +322,7 @@ class PoolingParams:
     def dimensions(self, value: int | None, /) -> None: ...
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+    __choices__: ClassVar[dict[str, tuple[str, ...]]]
 
 class EngineConfig:
     """How an engine runs. 0 means chosen from the model and the machine."""
@@ -588,6 +590,7 @@ class EngineConfig:
     def num_threads(self, value: int, /) -> None: ...
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+    __choices__: ClassVar[dict[str, tuple[str, ...]]]
 
 class BuildConfig:
     """How a checkpoint is compiled into an engine directory."""
@@ -657,6 +660,7 @@ class BuildConfig:
     def overwrite(self, value: bool | None, /) -> None: ...
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+    __choices__: ClassVar[dict[str, tuple[str, ...]]]
 
 class SimConfig:
     """A simulation of arrivals, a router and many engines."""
@@ -978,6 +982,7 @@ class SimConfig:
     def threads(self, value: int, /) -> None: ...
 
     __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
+    __choices__: ClassVar[dict[str, tuple[str, ...]]]
 
 class Output:
     """What happened to one sample of one request since its last output."""

@@ -22,6 +22,7 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "allowed_media_domains": ((None,), "prompts are text or token ids"),
     "async_scheduling": ((None, True), "steps overlap; max_steps_in_flight=1 runs them one after another"),
     "attention_backend": ((None, "auto"), "there is one attention kernel per device"),
+    "backend": ((None,), "there is one engine; device says where it runs"),
     "compilation_config": ((None, 0), _NO_GRAPHS),
     "config_format": (("auto", "hf"), "checkpoints are in Hugging Face format"),
     "convert": (("auto", "none"), _BOTH),
@@ -31,13 +32,13 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "disable_custom_all_reduce": ((False, True), ""),  # one device has nothing to reduce over
     "disable_log_stats": ((False, True), ""),  # statistics are always counted and never logged: get_metrics()
     "distributed_executor_backend": ((None,), _ONE_DEVICE),
-    "download_dir": ((None,), _NO_HUB),
+    "download_dir": ((None,), "HF_HUB_CACHE names another cache; nothing is fetched"),
     "enable_expert_parallel": ((False, None), _ONE_DEVICE),
     "enable_lora": ((False, None), "merge the adapter into the checkpoint"),
     "enable_sleep_mode": ((False,), "call shutdown() and open the model again"),
     "hf_config_path": ((None,), "config.json is read from the checkpoint directory"),
     "hf_token": ((None,), _NO_HUB),
-    "kv_cache_dtype": (("auto",), _CHECKPOINT_TYPE),
+    "kv_cache_dtype": (("auto",), "keys and values are kept in the type that dtype computes in"),
     "kv_transfer_config": ((None,), "each engine keeps its own KV cache"),
     "logits_processors": ((None, []), "use logit_bias, allowed_token_ids or bad_words in SamplingParams"),
     "max_lora_rank": ((None,), "merge the adapter into the checkpoint"),
@@ -67,8 +68,12 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
 # Other engines' names of what we have.
 _RENAMED = {
     "block_reuse": "enable_prefix_caching",
+    "build_config": "max_model_len, max_num_seqs and max_num_batched_tokens",
     "chunked_prefill_size": "max_num_batched_tokens",
     "context_length": "max_model_len",
+    "n_ctx": "max_model_len",
+    "n_gpu_layers": "device",
+    "n_threads": "num_threads",
     "disable_radix_cache": "enable_prefix_caching",
     "kv_cache_config": "kv_cache_memory_bytes and enable_prefix_caching",
     "max_batch_size": "max_num_seqs",
@@ -97,15 +102,16 @@ def engine_config(options: Mapping[str, Any]) -> EngineConfig:
     for name, value in options.items():
         if name == "hf_overrides":
             values[name] = overrides_text(value)
+        elif value is None and (name in names or name in _FIXED or name in _RENAMED):
+            continue
         elif name in names:
-            if value is not None:
-                values[name] = value
+            values[name] = value
         elif name in _FIXED:
             _require_fixed(name, value)
         elif name in _RENAMED:
             raise TypeError(f"{name} is not supported; closest is {_RENAMED[name]}")
         else:
-            near = difflib.get_close_matches(name, (*names, *_FIXED, *_OWN), n=1)
+            near = difflib.get_close_matches(name, (*names, *_FIXED, *_OWN), n=1, cutoff=0.8)
             raise TypeError(f"LLM has no parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return EngineConfig.from_dict(values)
 

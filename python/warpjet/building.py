@@ -33,7 +33,10 @@ def build(
         hf_overrides=overrides_text(hf_overrides),
         overwrite=overwrite,
     )
-    return build_engine(find_model(checkpoint), out, config, progress)
+    directory = find_model(checkpoint)
+    if (directory / "engine.json").is_file():
+        raise ValueError(f"{directory} is an engine already: it opens as it is, and is built from its checkpoint")
+    return build_engine(directory, out, config, progress)
 
 
 def built_with_cuda() -> bool:

@@ -2,10 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from warpjet.flags import Parser, add_fields, advice, default_text, given, spell_out, whole_number
+
+if TYPE_CHECKING:
+    from warpjet.serve.flags import Plan
 
 _FAILURE, _USAGE_ERROR, _NO_DEVICE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 3, 130, 141
+
+# Sampling fields that a checkpoint's generation_config.json may recommend.
+_RECOMMENDED = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
 
 # Sampling fields that make no sense for text on a terminal.
 _NO_FLAG = {"output_kind", "detokenize", "logprobs", "prompt_logprobs", "bad_words_token_ids"}
@@ -13,12 +21,13 @@ _NO_FLAG = {"output_kind", "detokenize", "logprobs", "prompt_logprobs", "bad_wor
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 for a failure while running, 2 for bad input, 3 without the device, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr] # a terminal that is not UTF-8 shows a "?"
+    arguments = _complete(list(sys.argv[1:] if argv is None else argv))
     parser = _parser(arguments)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
-        advice = getattr(args, "advice", lambda words: "")([word.partition("=")[0] for word in unknown[:1]])
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_advice(args.parser, unknown[0])}")
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -26,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads; without this Python complains while it exits
         return _BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        print(f"warpjet: error: {_missing(error)}", file=sys.stderr)
+        return _USAGE_ERROR
     except (ValueError, TypeError, NotImplementedError, OSError) as error:
         print(f"warpjet: error: {error}", file=sys.stderr)
         return _USAGE_ERROR
@@ -36,20 +48,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _NO_DEVICE if isinstance(error, DeviceError) else _FAILURE
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to install, for a package that only part of warpjet needs."""
+    if "pip install" in str(error):
+        return str(error)
+    extra = {"aiohttp": "bench", "matplotlib": "plot"}.get(error.name or "", "server")
+    return f"this needs the package {error.name}: pip install '.[{extra}]' in the source of warpjet"
+
+
+def _complete(words: list[str]) -> list[str]:
+    """`warpjet` alone and `warpjet help` ask for help, `warpjet version` for the version."""
+    match words:
+        case []:
+            return ["--help"]
+        case ["help", *rest]:
+            return [*rest, "--help"]
+        case ["version"]:
+            return ["--version"]
+    return spell_out(words, sampling=words[0] in ("generate", "chat"))
+
+
+def _parser(arguments: Sequence[str]) -> Parser:
+    parser = Parser(
         prog="warpjet",
+        usage="warpjet COMMAND [flags]",
         description="Runs large language models.",
         epilog="warpjet COMMAND --help tells about a command.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    for name, (help_text, fill) in _COMMANDS.items():
-        command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+    for name, command in _COMMANDS.items():
+        text = command.help[0].upper() + command.help[1:] + "."
+        added = commands.add_parser(
+            name, prog=f"warpjet {name}", help=command.help, usage=f"warpjet {name} {command.usage}", description=text
+        )
+        added.set_defaults(parser=added)
         if name == chosen:  # the others' flags are not looked at
-            (_fill_bench_serve if list(arguments[:2]) == ["bench", "serve"] else fill)(command)
+            (_fill_bench_serve if list(arguments[:2]) == ["bench", "serve"] else command.fill)(added)
     return parser
+
+
+def _advice(parser: Parser, word: str) -> str:
+    """A suggestion for a flag that the command does not have."""
+    if not word.startswith("-"):
+        return ""
+    others = {}
+    for name, command in _COMMANDS.items():
+        other = Parser(prog=name)
+        command.fill(other)
+        others[name] = set(other.flags())
+    return advice(word, parser.flags(), others)
 
 
 class _Version(argparse.Action):
@@ -63,64 +113,87 @@ class _Version(argparse.Action):
 # --- Commands --------------------------------------------------------------------------------------------------------
 
 
-def _fill_generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="*", help="text to go on from; '-' reads standard input")
-    parser.add_argument("--echo", action=argparse.BooleanOptionalAction, default=True, help="print the prompt too")
-    _add_model_flags(parser)
-    _add_sampling_flags(parser)
+def _fill_generate(parser: Parser) -> None:
+    parser.add_argument(
+        "prompt",
+        nargs="*",
+        metavar="PROMPT",
+        help="text to go on from; '-' reads standard input. The first is the model if it is the directory of one, or "
+        "org/name with a prompt behind it",
+    )
+    parser.add_argument("-p", "--prompt", dest="prompts", action="append", metavar="TEXT", help="the same")
+    parser.add_argument(
+        "--echo", action=argparse.BooleanOptionalAction, help="print the prompt too (default: on a terminal)"
+    )
+    _add_model_flags(parser, ("tokenizer", "generation_config"))
+    _add_sampling_flags(parser, {"max_tokens": "the checkpoint's, or 256"})
 
     def run(args: argparse.Namespace) -> int:
+        from warpjet.locate import is_model
         from warpjet.terminal import generate
 
-        return generate(args.model, args.prompt, args.echo, _given(args, "sampling"), _given(args, "engine"))
+        words = list(args.prompt)
+        alone = len(words) == 1 and not args.prompts
+        if words and not _names_model(args) and is_model(words[0], hub=not alone):
+            args.model_tag = words.pop(0)
+        return generate(_plan(args), words + (args.prompts or []), args.echo, given(args, "sampling"))
 
     parser.set_defaults(run=run)
 
 
-def _fill_chat(parser: argparse.ArgumentParser) -> None:
+def _fill_chat(parser: Parser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="the system message")
-    _add_model_flags(parser)
-    _add_sampling_flags(parser)
+    parser.add_argument("model_tag", nargs="?", metavar="MODEL", help=_MODEL_HELP)
+    _add_model_flags(parser, ("tokenizer", "generation_config", "chat_template", "default_chat_template_kwargs"))
+    defaults = {"temperature": "the checkpoint's, or 0.7", "top_p": "the checkpoint's, or 0.95"}
+    _add_sampling_flags(parser, defaults | {"max_tokens": "what the context holds"})
 
     def run(args: argparse.Namespace) -> int:
-        from warpjet.terminal import chat
+        from warpjet.repl import chat
 
-        return chat(args.model, args.system, _given(args, "sampling"), _given(args, "engine"))
+        return chat(_plan(args), args.system, given(args, "sampling"))
 
     parser.set_defaults(run=run)
 
 
-def _fill_build(parser: argparse.ArgumentParser) -> None:
+def _fill_build(parser: Parser) -> None:
     from warpjet._native import BuildConfig
 
-    parser.add_argument("checkpoint", help="directory of a Hugging Face checkpoint")
+    parser.add_argument("checkpoint", help="directory of a Hugging Face checkpoint, or org/name in the local cache")
     parser.add_argument("-o", "--output", required=True, metavar="ENGINE", help="engine directory to write")
-    _add_fields(parser, "build", BuildConfig.__fields__)
+    add_fields(parser, "build", BuildConfig.__fields__, BuildConfig.__choices__)
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.terminal import build_engine
 
-        return build_engine(args.checkpoint, args.output, _given(args, "build"))
+        return build_engine(args.checkpoint, args.output, given(args, "build"))
 
     parser.set_defaults(run=run)
 
 
-def _fill_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="checkpoint or engine directory (default: the embedded model)")
-    parser.add_argument("--gpu", default="H100", help="GPU whose memory and roofline to use (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=1, help="tokens in the step (default: %(default)s)")
-    parser.add_argument("--context", type=int, default=1024, help="KV tokens behind each (default: %(default)s)")
+def _fill_info(parser: Parser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)
+    parser.add_argument("--model", dest="named", metavar="MODEL", help="the same")
+    parser.add_argument(
+        "--gpu",
+        help="GPU whose memory and roofline to use: A100, H100, H200 or B200 (default: this machine's GPU, if any)",
+    )
+    parser.add_argument("--all", action="store_true", help="a row for each layer, also where layers are equal")
+    parser.add_argument("--tokens", type=whole_number, default=1, help="tokens in the step (default: %(default)s)")
+    parser.add_argument(
+        "--context", type=whole_number, default=1024, help="KV tokens behind each (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.info import info
 
-        return info(args.model, args.gpu, args.tokens, args.context, args.json)
+        return info(args.named or args.model, args.gpu, args.tokens, args.context, args.json, args.all)
 
     parser.set_defaults(run=run)
 
 
-def _fill_doctor(parser: argparse.ArgumentParser) -> None:
+def _fill_doctor(parser: Parser) -> None:
     def run(args: argparse.Namespace) -> int:
         from warpjet.doctor import doctor
 
@@ -129,30 +202,23 @@ def _fill_doctor(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def _fill_serve(parser: argparse.ArgumentParser) -> None:
-    from warpjet.serve.flags import add_flags, given_flags, near, plan, read_config
+def _fill_serve(parser: Parser) -> None:
+    from warpjet.serve.flags import plan, read_config
 
-    parser.add_argument(
-        "model_tag", nargs="?", metavar="MODEL", help="checkpoint or engine directory (default: the embedded model)"
-    )
-    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, metavar="MODEL", help="the same")
-    parser.add_argument("--config", metavar="FILE", help="settings by name, in JSON; flags come before them")
+    parser.add_argument("model_tag", nargs="?", metavar="MODEL", help=_MODEL_HELP)
+    parser.add_argument("--config", metavar="FILE", help="settings by name, in JSON or YAML; flags come before them")
     parser.add_argument("--dry-run", action="store_true", help="check the configuration and exit")
-    add_flags(parser, _add_fields)
+    _add_model_flags(parser, None)
 
     def run(args: argparse.Namespace) -> int:
-        given = read_config(args.config) if args.config else {}
-        given = {name.replace("-", "_"): value for name, value in given.items()} | given_flags(vars(args))
-        if args.model_tag is not None:
-            given["model"] = args.model_tag
-        configuration = plan(given)
-        try:
-            from warpjet.serve.launch import serve
-        except ModuleNotFoundError as error:
-            raise ValueError(f"the server needs {error.name}: pip install 'warpjet[server]'") from None
+        settings = read_config(args.config) if args.config else {}
+        settings = {name.replace("-", "_"): value for name, value in settings.items()} | _given_names(args)
+        configuration = plan(settings)
+        from warpjet.serve.launch import serve
+
         return serve(configuration, args.dry_run)
 
-    parser.set_defaults(run=run, advice=lambda words: "".join(near(w.lstrip("-").replace("-", "_")) for w in words))
+    parser.set_defaults(run=run)
 
 
 # Settings of the server that matter without one.
@@ -164,32 +230,22 @@ _BATCH_SETTINGS = (
 )
 
 
-def _fill_run_batch(parser: argparse.ArgumentParser) -> None:
-    from warpjet.serve.flags import add_flags, given_flags, near, plan
-
+def _fill_run_batch(parser: Parser) -> None:
     parser.add_argument("-i", "--input-file", "--input", dest="source", required=True, metavar="JSONL", help="requests")
     parser.add_argument("-o", "--output-file", "--output", dest="out", required=True, metavar="JSONL", help="answers")
-    parser.add_argument(
-        "model_tag", nargs="?", metavar="MODEL", help="checkpoint or engine directory (default: the embedded model)"
-    )
-    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, metavar="MODEL", help="the same")
-    add_flags(parser, _add_fields, _BATCH_SETTINGS)
+    parser.add_argument("model_tag", nargs="?", metavar="MODEL", help=_MODEL_HELP)
+    _add_model_flags(parser, _BATCH_SETTINGS)
 
     def run(args: argparse.Namespace) -> int:
-        given = given_flags(vars(args))
-        if args.model_tag is not None:
-            given["model"] = args.model_tag
-        configuration = plan(given)
-        try:
-            from warpjet.run_batch import run_batch
-        except ModuleNotFoundError as error:
-            raise ValueError(f"run-batch needs {error.name}: pip install 'warpjet[server]'") from None
+        configuration = _plan(args)
+        from warpjet.run_batch import run_batch
+
         return run_batch(configuration, args.source, args.out)
 
-    parser.set_defaults(run=run, advice=lambda words: "".join(near(w.lstrip("-").replace("-", "_")) for w in words))
+    parser.set_defaults(run=run)
 
 
-def _fill_bench(parser: argparse.ArgumentParser) -> None:
+def _fill_bench(parser: Parser) -> None:
     parser.add_argument(
         "what",
         choices=["latency", "throughput", "startup", "engine", "kernels", "serve"],
@@ -214,17 +270,19 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="kernels: every one that could be used")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     parser.add_argument("--output", metavar="FILE", help="write the JSON to this file too")
-    _add_model_flags(parser)
+    _add_model_flags(parser, ())
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.bench import Workload, bench, bench_engine, bench_kernels
+        from warpjet.records import check_writable
 
         if args.what == "serve":
             raise ValueError("serve comes first: warpjet bench serve ...")
+        if args.output:
+            check_writable(args.output, "--output")
+        model, engine = (plan := _plan(args)).model, plan.engine
         if args.what == "kernels":
-            return bench_kernels(
-                args.model, args.rows, args.context, args.all, _given(args, "engine"), args.json, args.output
-            )
+            return bench_kernels(model, args.rows, args.context, args.all, engine, args.json, args.output)
         if args.what == "engine":
             return bench_engine(args.repeats, args.json, args.output)
         if min(args.batch, args.num_prompts, args.input_len, args.repeats) < 1 or args.output_len < 2:
@@ -232,21 +290,22 @@ def _fill_bench(parser: argparse.ArgumentParser) -> None:
         if args.what == "startup":
             from warpjet.startup import bench_startup
 
-            return bench_startup(args.model, args.input_len, _given(args, "engine"), args.json, args.output)
+            return bench_startup(model, args.input_len, engine, args.json, args.output)
         requests = args.batch if args.what == "latency" else args.num_prompts
         workload = Workload(args.what, requests, args.input_len, args.output_len, args.repeats)
-        return bench(args.model, workload, _given(args, "engine"), args.json, args.output)
+        return bench(model, workload, engine, args.json, args.output)
 
     parser.set_defaults(run=run)
 
 
-def _fill_bench_serve(parser: argparse.ArgumentParser) -> None:
+def _fill_bench_serve(parser: Parser) -> None:
     """Of all that is measured, this alone needs no model here, but a server's address."""
-    try:
-        from warpjet.load.flags import add_flags
-    except ImportError as error:
-        raise SystemExit(f"warpjet: error: bench serve needs {error.name}: pip install 'warpjet[bench]'") from None
+    from warpjet.load.flags import add_flags
 
+    parser.usage, parser.description = (
+        "warpjet bench serve [flags]",
+        "Puts a load on a server that speaks OpenAI's API.",
+    )
     parser.add_argument("what", choices=["serve"], help="a server under load: any that speaks the OpenAI API")
     add_flags(parser)
 
@@ -258,7 +317,7 @@ def _fill_bench_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def _fill_sim(parser: argparse.ArgumentParser) -> None:
+def _fill_sim(parser: Parser) -> None:
     from warpjet._native import SimConfig
 
     rows = [row for row in SimConfig.__fields__ if row[0] != "replicas"]
@@ -268,93 +327,98 @@ def _fill_sim(parser: argparse.ArgumentParser) -> None:
         dest="simulation.replicas",
         default=argparse.SUPPRESS,
         metavar="N|auto",
-        help="engines; auto searches the smallest number that meets the target",
+        help="engines; auto searches the smallest number that meets the target (default: 1)",
     )
     parser.add_argument("--model", metavar="DIR", help="checkpoint or engine to take size and KV cache from")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--output", metavar="FILE", help="write that JSON to this file too")
-    parser.add_argument("--plot", metavar="PNG", help="draw latencies, queues and throughput (needs warpjet[plot])")
-    _add_fields(parser, "simulation", rows)
+    parser.add_argument("--plot", metavar="FILE", help="draw latencies, queues and throughput (needs matplotlib)")
+    add_fields(parser, "simulation", rows, SimConfig.__choices__)
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.sim import sim
 
-        return sim(_given(args, "simulation"), args.model, args.json, args.output, args.plot)
+        return sim(given(args, "simulation"), args.model, args.json, args.output, args.plot)
 
     parser.set_defaults(run=run)
 
 
 def _replicas(text: str) -> int:
-    return 0 if text == "auto" else int(text)
+    return 0 if text == "auto" else whole_number(text)
 
 
-_MODEL_HELP = "checkpoint or engine directory (default: the embedded model)"
+# --- The model's flags -----------------------------------------------------------------------------------------------
 
-_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
-    "generate": ("complete prompts", _fill_generate),
-    "chat": ("talk with a model in the terminal", _fill_chat),
-    "build": ("compile a checkpoint into an engine directory", _fill_build),
-    "info": ("show what a model is and what a step of it costs, without loading it", _fill_info),
-    "doctor": ("show what of this machine warpjet can use", _fill_doctor),
-    "serve": ("serve a model over HTTP, with OpenAI's API", _fill_serve),
-    "run-batch": ("answer a file of requests, in the form of OpenAI's batch API", _fill_run_batch),
-    "bench": ("measure", _fill_bench),
-    "sim": ("simulate a load on many engines, and how many GPUs it needs", _fill_sim),
-}
+_MODEL_HELP = (
+    "checkpoint or engine directory, or org/name[@revision] in the local Hugging Face cache (default: the embedded "
+    "model)"
+)
 
 
-# --- Flags from the native structs -----------------------------------------------------------------------------------
+def _add_model_flags(parser: Parser, settings: Collection[str] | None) -> None:
+    """--model, the engine's fields, and of the server's settings these (None: all)."""
+    from warpjet.serve.flags import add_flags
+
+    parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, metavar="MODEL", help=_MODEL_HELP)
+    # On a terminal, --seed is the request's; it has the same use.
+    add_flags(parser, settings, without=("seed",) if parser.prog.split()[-1] in ("generate", "chat") else ())
 
 
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    from warpjet._native import EngineConfig
-
-    parser.add_argument("--model", help="checkpoint or engine directory (default: the embedded model)")
-    # --seed is the request's; it has the same use on a terminal.
-    _add_fields(parser, "engine", (row for row in EngineConfig.__fields__ if row[0] != "seed"))
-
-
-def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+def _add_sampling_flags(parser: Parser, defaults: dict[str, str]) -> None:
+    """`defaults` are what help shows for this command's own."""
     from warpjet._native import SamplingParams
 
-    _add_fields(parser, "sampling", (row for row in SamplingParams.__fields__ if row[0] not in _NO_FLAG))
+    rows = [row for row in SamplingParams.__fields__ if row[0] not in _NO_FLAG]
+    recommended = {
+        name: f"the checkpoint's, or {default_text(default)}" for name, _, default, _ in rows if name in _RECOMMENDED
+    }
+    add_fields(parser, "sampling", rows, SamplingParams.__choices__, recommended | defaults)
 
 
-def _add_fields(parser: argparse.ArgumentParser, group_name: str, rows: Iterable[tuple[str, str, object, str]]) -> None:
-    """One flag a field. Flags that are not given leave no trace, so defaults stay where they are defined."""
-    group = parser.add_argument_group(group_name)
-    for name, kind, _, doc in rows:
-        group.add_argument(
-            "--" + name.replace("_", "-"),
-            dest=f"{group_name}.{name}",
-            default=argparse.SUPPRESS,
-            help=doc.replace("%", "%%"),
-            **_flag_form(kind.removesuffix(" | None")),
-        )
+def _given_names(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the model and its flags, by name."""
+    from warpjet.serve.flags import given_flags
+
+    names = given_flags(vars(args))
+    if (model := getattr(args, "model_tag", None)) is not None:
+        if names.get("model", model) != model:
+            raise ValueError(f"two models are given: {model} and --model {names['model']}")
+        names["model"] = model
+    return names
 
 
-def _flag_form(kind: str) -> dict[str, Any]:
-    if kind == "bool":
-        return {"action": argparse.BooleanOptionalAction}
-    if kind == "tuple[str, ...]":
-        return {"action": "append", "metavar": "TEXT"}
-    if kind == "tuple[int, ...]":
-        return {"nargs": "+", "type": int, "metavar": "ID"}
-    if kind == "StructuredOutputsParams":
-        return {"metavar": "JSON"}
-    if kind.startswith("Mapping"):
-        return {"nargs": "+", "type": _pair, "metavar": "ID=VALUE"}
-    return {"type": {"int": int, "float": float, "str": str}[kind], "metavar": kind.upper()}
+def _names_model(args: argparse.Namespace) -> bool:
+    return any(name in vars(args) for name in ("server.model", "other.model_path", "other.model_id"))
 
 
-def _pair(text: str) -> tuple[int, float]:
-    key, _, value = text.partition("=")
-    return int(key), float(value)
+def _plan(args: argparse.Namespace) -> "Plan":
+    """What the flags say. Other engines' names of ours are taken, with a notice."""
+    from warpjet.serve.flags import plan
+
+    configuration = plan(_given_names(args))
+    for notice in configuration.notices:
+        print(f"warpjet: {notice}", file=sys.stderr)
+    return configuration
 
 
-def _given(args: argparse.Namespace, group: str) -> dict[str, Any]:
-    """The flags of a group that were given, by field."""
-    values = {key.removeprefix(group + "."): value for key, value in vars(args).items() if key.startswith(group + ".")}
-    if pairs := values.get("logit_bias"):
-        values["logit_bias"] = dict(pairs)
-    return values
+class _Command(NamedTuple):
+    help: str
+    usage: str
+    fill: Callable[[Parser], None]
+
+
+_COMMANDS = {
+    "generate": _Command("complete prompts", "[MODEL] [PROMPT ...] [flags]", _fill_generate),
+    "chat": _Command("talk with a model in the terminal", "[MODEL] [flags]", _fill_chat),
+    "build": _Command("compile a checkpoint into an engine directory", "CHECKPOINT -o ENGINE [flags]", _fill_build),
+    "info": _Command(
+        "show what a model is and what a step of it costs, without loading it", "[MODEL] [flags]", _fill_info
+    ),
+    "doctor": _Command("show what of this machine warpjet can use", "", _fill_doctor),
+    "serve": _Command("serve a model over HTTP, with OpenAI's API", "[MODEL] [flags]", _fill_serve),
+    "run-batch": _Command(
+        "answer a file of requests, in the form of OpenAI's batch API", "[MODEL] -i IN -o OUT [flags]", _fill_run_batch
+    ),
+    "bench": _Command("measure", "WHAT [flags]", _fill_bench),
+    "sim": _Command("simulate a load on many engines, and how many GPUs it needs", "[flags]", _fill_sim),
+}

@@ -52,13 +52,13 @@ def find_directory(path: str | Path) -> Path:
     raise FileNotFoundError(f"{directory} does not exist; pass the directory of a checkpoint or an engine")
 
 
-def is_model(text: str) -> bool:
-    """True for the path of a directory that holds a model, and for org/name, in the cache or not."""
+def is_model(text: str, hub: bool) -> bool:
+    """True for the path of a directory that holds a model; with `hub` for org/name too, in the cache or not."""
     directory = Path(text).expanduser()
     try:
         if any((directory / name).is_file() for name in ("config.json", "engine.json")):
             return True
-        return "/" in text and _HUB_NAME.fullmatch(text) is not None and not directory.exists()
+        return hub and "/" in text and _HUB_NAME.fullmatch(text) is not None and not directory.exists()
     except (OSError, ValueError):  # longer than a path may be, or with a NUL in it
         return False
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import re
 import shlex
 import sys
@@ -32,6 +33,33 @@ def circumstances(device: str = "cpu") -> dict[str, object]:
         "command": "warpjet " + re.sub(r" --output[= ]\S+", "", shlex.join(sys.argv[1:])),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def check_writable(path: str | Path, name: str) -> None:
+    """Raises OSError naming the flag or keyword, for a file that could not be written when its time comes."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{name}: {path} is a directory; a file is wanted")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name}: {path.parent} does not exist, so {path} cannot be written")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{name}: {path} cannot be written: permission denied")
+
+
+def check_plot(path: str) -> None:
+    """Raises what keeps a figure from being drawn into this file: OSError, ValueError or ModuleNotFoundError."""
+    check_writable(path, "--plot")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "--plot needs matplotlib: pip install '.[plot]' in the source of warpjet", name="matplotlib"
+        ) from None
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if (suffix := Path(path).suffix.lower().removeprefix(".")) not in formats:
+        raise ValueError(
+            f"--plot: {path} must end with one of .{', .'.join(sorted(formats))}; got {suffix or 'none'!r}"
+        )
 
 
 def write_record(path: str | Path, record: Mapping[str, object]) -> None:

@@ -38,7 +38,9 @@ def run_batch(plan: Plan, source: str, out: str) -> int:
         if "://" in path:
             raise ValueError(f"{path} is no local file; nothing is fetched or sent")
     if not Path(source).is_file():
-        raise FileNotFoundError(f"{source} is no file; --input takes one of requests, in JSON lines")
+        raise FileNotFoundError(
+            f"{source} does not exist or is no file; --input-file takes a file with a request in JSON on each line"
+        )
     with open(source, "rb") as file:
         total = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
     output = Output(out)

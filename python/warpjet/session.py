@@ -16,6 +16,7 @@ from warpjet.assembly import native_params
 from warpjet.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
 from warpjet.locate import find_directory, find_model
 from warpjet.prompts import Prompt, PromptsType, parse_prompts, tokenize
+from warpjet.records import check_writable
 from warpjet.tokenizer import Tokenizer
 from warpjet.tokenizer_files import read_json
 
@@ -70,6 +71,8 @@ class Session:
         options: Mapping[str, Any],
     ) -> None:
         config = engine_config(options)
+        if config.trace:
+            check_writable(config.trace, "trace")
         self.directory = find_model(model, weights=config.device != "null" and config.load_format != "dummy")
         self.tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
@@ -114,7 +117,9 @@ class Session:
         if chat_template is not None:
             template = chat_template if isinstance(chat_template, ChatTemplate) else self._compile(chat_template)
         if template is None:
-            raise ValueError("the model has no chat template; pass chat_template=, a Jinja template or its path")
+            raise ValueError(
+                "the model has no chat template; pass chat_template (--chat-template), a Jinja template or its path"
+            )
         texts = [template.render(conversation, **options) for conversation in conversations]
         return self.prepare(texts, add_special_tokens)
 

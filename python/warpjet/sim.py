@@ -1,6 +1,5 @@
 """warpjet sim: what a load would do to so many engines, and how many it needs."""
 
-import importlib.util
 import json
 import time
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 from warpjet._native import SimConfig, describe, simulate
 from warpjet.figures import cdf, draw_figure, lines
 from warpjet.locate import find_model
+from warpjet.records import check_plot, check_writable
 from warpjet.tables import count_text, table
 
 _METRICS = {
@@ -28,8 +28,10 @@ def sim(fields: Mapping[str, Any], model: str | None, as_json: bool, output: str
 
     model: a checkpoint or an engine to take size and KV cache from; fields that are given win over it."""
     config = SimConfig(**((model_fields(model) if model else {}) | dict(fields)))
-    if plot and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'warpjet[plot]'")
+    if output:
+        check_writable(output, "--output")
+    if plot:
+        check_plot(plot)
     start = time.perf_counter()
     text = simulate(config)
     seconds = time.perf_counter() - start

@@ -227,8 +227,16 @@ def test_a_model_is_called_by_its_name_on_the_hub_or_its_directory(
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
-    [(str(TINY), True), ("acme/tiny", True), ("gpt2", False), ("Once upon a time", False), ("x" * 9000, False)],
+    ("text", "hub", "found"),
+    [
+        (str(TINY), False, True),
+        ("acme/tiny", True, True),
+        ("acme/tiny", False, False),
+        ("gpt2", True, False),
+        ("Once upon a time", True, False),
+        ("x" * 9000, True, False),
+        ("a\0b", True, False),
+    ],
 )
-def test_a_word_that_could_be_a_model_is_told_from_a_prompt(text: str, found: bool) -> None:
-    assert is_model(text) == found
+def test_a_word_that_could_be_a_model_is_told_from_a_prompt(text: str, hub: bool, found: bool) -> None:
+    assert is_model(text, hub) == found

@@ -38,7 +38,7 @@ def test_every_command_parses(line: str, capsys: pytest.CaptureFixture[str]) -> 
     words = [word for word in shlex.split(line)[1:] if word not in ("DIR", "ENGINE", "A prompt")]
     verb = words[:2] if words[:2] == ["bench", "serve"] else words[:1]
     with pytest.raises(SystemExit) as end:
-        main([*verb, "--help"])
+        main([*verb, *(["--help"] if verb[0] == "bench" and len(verb) > 1 else ["--help=all"])])
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in words if word.startswith("--"))

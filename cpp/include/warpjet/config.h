@@ -12,6 +12,19 @@
 
 namespace warpjet {
 
+// The values of fields that are texts.
+namespace choices {
+inline constexpr std::string_view kOutputKind[] = {"cumulative", "delta", "final_only"};
+inline constexpr std::string_view kPooling[] = {"last", "mean"};
+inline constexpr std::string_view kDevice[] = {"auto", "cpu", "cuda", "cuda:N", "null"};
+inline constexpr std::string_view kDtype[] = {"auto", "bfloat16", "float16", "float32"};
+inline constexpr std::string_view kLoadFormat[] = {"auto", "safetensors", "dummy"};
+inline constexpr std::string_view kSchedulingPolicy[] = {"fcfs", "priority", "fair"};
+inline constexpr std::string_view kPreemptionMode[] = {"auto", "swap", "recompute"};
+inline constexpr std::string_view kBuildDevice[] = {"auto", "cpu", "cuda", "cuda:N"};
+inline constexpr std::string_view kScheme[] = {"auto", "bf16", "fp16", "fp32"};
+}  // namespace choices
+
 // JSON that travels with a config and is read elsewhere; empty: none.
 struct JsonText {
   std::string text;
@@ -68,8 +81,7 @@ struct SamplingParams {
         Field{"top_k", &C::top_k, "keep the k most likely tokens; 0 and -1 are off"},
         Field{"min_p", &C::min_p, "drop tokens less likely than this times the most likely one, in [0, 1]"},
         Field{"seed", &C::seed, "64-bit seed; None draws one"},
-        Field{"stop", &C::stop,
-              "strings that end the text (at most 16); needs a tokenizer, so Python or the caller checks"},
+        Field{"stop", &C::stop, "strings that end the text (at most 16)"},
         Field{"stop_token_ids", &C::stop_token_ids, "token ids that end the text (at most 256)"},
         Field{"ignore_eos", &C::ignore_eos, "go on after the model's end-of-sequence token"},
         Field{"max_tokens", &C::max_tokens,
@@ -79,18 +91,19 @@ struct SamplingParams {
         Field{"prompt_logprobs", &C::prompt_logprobs, "the same for the prompt's tokens"},
         Field{"detokenize", &C::detokenize, "produce text; False returns token ids alone"},
         Field{"skip_special_tokens", &C::skip_special_tokens, "leave special tokens out of the text"},
-        Field{"spaces_between_special_tokens", &C::spaces_between_special_tokens, "only True is supported"},
+        Field{"spaces_between_special_tokens", &C::spaces_between_special_tokens,
+              "put spaces between special tokens; cannot be turned off"},
         Field{"include_stop_str_in_output", &C::include_stop_str_in_output,
               "keep the stop string or token in the text"},
-        Field{"output_kind", &C::output_kind, "what a stream yields: cumulative, delta or final_only"},
+        Field{"output_kind", &C::output_kind, "what a stream yields", choices::kOutputKind},
         Field{"logit_bias", &C::logit_bias, "token id -> value added to its logit, -100 to 100 (at most 4096)"},
         Field{"allowed_token_ids", &C::allowed_token_ids, "only these tokens can be drawn"},
-        Field{"bad_words", &C::bad_words, "strings that must not be generated (at most 128); needs a tokenizer"},
+        Field{"bad_words", &C::bad_words, "strings that must not be generated (at most 128)"},
         Field{"bad_words_token_ids", &C::bad_words_token_ids,
               "token sequences that must not be generated (at most 1024, of 4096 tokens in all)"},
         Field{"structured_outputs", &C::structured_outputs,
-              "what the text must be: a JSON schema, a regex, a choice, a grammar; needs a tokenizer, so Python guides "
-              "it"},
+              "what the text must be: {\"json\": SCHEMA}, {\"regex\": TEXT}, {\"choice\": [TEXT, ...]}, {\"grammar\": "
+              "TEXT}"},
         Field{"skip_reading_prefix_cache", &C::skip_reading_prefix_cache, "compute the whole prompt anew"},
         Field{"beam_width", &C::beam_width,
               "above 1: beam search, which returns this many completions, the best first (at most 16)"},
@@ -115,7 +128,7 @@ struct PoolingParams {
   static constexpr auto fields() {
     using C = PoolingParams;
     return std::tuple{
-        Field{"pooling", &C::pooling, "last: the last token's hidden state; mean: of all tokens'"},
+        Field{"pooling", &C::pooling, "last: the last token's hidden state; mean: of all tokens'", choices::kPooling},
         Field{"normalize", &C::normalize, "scale the embedding to a length of one"},
         Field{"dimensions", &C::dimensions,
               "keep only the first ones, before it is normalized; for models that were trained for it"},
@@ -165,12 +178,13 @@ struct EngineConfig {
     using C = EngineConfig;
     return std::tuple{
         Field{"device", &C::device,
-              "where to run: auto (the first GPU if there is one), cpu, cuda, cuda:N; or null: reads no weights, "
-              "computes nothing and makes tokens up, to measure everything else"},
-        Field{"dtype", &C::dtype,
-              "compute type: auto (the checkpoint's), bfloat16 (bf16), float16 (fp16, half) or float32 (fp32, float)"},
+              "where to run: auto is the first GPU if there is one; null reads no weights, computes nothing and makes "
+              "tokens up, to measure everything else",
+              choices::kDevice},
+        Field{"dtype", &C::dtype, "compute type; auto is the checkpoint's; bf16, fp16 and fp32 are names of them too",
+              choices::kDtype},
         Field{"load_format", &C::load_format,
-              "auto or safetensors (the model's files), or dummy: random weights, for which config.json is enough"},
+              "the model's files, or dummy: random weights, for which config.json is enough", choices::kLoadFormat},
         Field{"hf_overrides", &C::hf_overrides,
               "keys of config.json as they should be, a JSON object; null drops a key that the checkpoint has"},
         Field{"max_model_len", &C::max_model_len, "longest prompt plus output in tokens; 0 is the model's own limit"},
@@ -188,14 +202,16 @@ struct EngineConfig {
         Field{"max_num_queued_tokens", &C::max_num_queued_tokens, "prompt tokens of those requests, at most"},
         Field{"max_logprobs", &C::max_logprobs, "highest logprobs a request may ask for; -1 is the vocabulary"},
         Field{"scheduling_policy", &C::scheduling_policy,
-              "fcfs; priority (lower value first); or fair (tenants share, priorities age)"},
+              "order of requests: by arrival; by priority, lower first; or fair (tenants share, priorities age)",
+              choices::kSchedulingPolicy},
         Field{"max_steps_in_flight", &C::max_steps_in_flight,
               "steps planned ahead of their results, 1 to 3; 1 is one after another"},
         Field{
             "admission_quantile", &C::admission_quantile,
             "outputs are expected to be as long as this share of past ones; 1 never preempts, 0 admits what fits now"},
         Field{"preemption_mode", &C::preemption_mode,
-              "what becomes of a preempted sequence's KV: swap (to host memory), recompute, or auto (swap if it can)"},
+              "what becomes of a preempted sequence's KV: swap (to host memory), recompute, or auto (swap if it can)",
+              choices::kPreemptionMode},
         Field{"kv_offloading_size", &C::kv_offloading_size, "GiB of host memory for KV blocks; 0 is off"},
         Field{"itl_target_ms", &C::itl_target_ms, "prompts get only as many tokens as keep steps this short; 0 is off"},
         Field{"max_num_queued_reqs_per_tenant", &C::max_num_queued_reqs_per_tenant,
@@ -226,9 +242,10 @@ struct BuildConfig {
   static constexpr auto fields() {
     using C = BuildConfig;
     return std::tuple{
-        Field{"device", &C::device, "what the engine will run on, from this machine: auto, cpu, cuda or cuda:N"},
-        Field{"scheme", &C::scheme, "precision of the weights: auto (the checkpoint's), bf16, fp16 or fp32"},
-        Field{"kv_cache_dtype", &C::kv_cache_dtype, "precision of the KV cache: auto, bf16, fp16 or fp32"},
+        Field{"device", &C::device, "what the engine will run on, from this machine", choices::kBuildDevice},
+        Field{"scheme", &C::scheme, "precision of the weights; auto is the checkpoint's", choices::kScheme},
+        Field{"kv_cache_dtype", &C::kv_cache_dtype, "precision of the KV cache; auto is that of the weights",
+              choices::kScheme},
         Field{"hf_overrides", &C::hf_overrides,
               "keys of config.json as they should be, a JSON object; null drops a key that the checkpoint has"},
         Field{"overwrite", &C::overwrite, "replace an engine directory that is already there"},

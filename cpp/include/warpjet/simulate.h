@@ -2,6 +2,7 @@
 // blocks; only the device is replaced, by a formula for the time of a step. Answers how many GPUs a load needs.
 #pragma once
 
+#include <warpjet/config.h>
 #include <warpjet/error.h>
 #include <warpjet/fields.h>
 
@@ -120,11 +121,12 @@ struct SimConfig {
         Field{"enable_chunked_prefill", &C::enable_chunked_prefill, "let a long prompt span several steps"},
         Field{"max_num_queued_reqs", &C::max_num_queued_reqs,
               "requests that an engine has accepted and not finished, at most; more are refused"},
-        Field{"scheduling_policy", &C::scheduling_policy, "fcfs, priority or fair"},
+        Field{"scheduling_policy", &C::scheduling_policy, "order of requests", choices::kSchedulingPolicy},
         Field{"max_steps_in_flight", &C::max_steps_in_flight, "steps planned ahead of their results, 1 to 3"},
         Field{"admission_quantile", &C::admission_quantile,
               "outputs are expected to be as long as this share of past ones"},
-        Field{"preemption_mode", &C::preemption_mode, "swap, recompute or auto"},
+        Field{"preemption_mode", &C::preemption_mode, "what becomes of a preempted sequence's KV",
+              choices::kPreemptionMode},
         Field{"itl_target_ms", &C::itl_target_ms, "prompts get only as many tokens as keep steps this short; 0 is off"},
         Field{"seed", &C::seed, "of the arrivals"},
         Field{"threads", &C::threads, "threads to simulate with; 0 is one per core. Results do not depend on it"},

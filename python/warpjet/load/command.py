@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import importlib.util
 import json
 import math
 import random
@@ -20,7 +19,7 @@ from warpjet.load.report import Wanted, notes, one_table, summarise, sweep_table
 from warpjet.load.run import Run, run_load
 from warpjet.load.texts import Texts
 from warpjet.locate import find_directory
-from warpjet.records import circumstances, write_record
+from warpjet.records import check_plot, check_writable, circumstances, write_record
 from warpjet.tokenizer import Tokenizer
 
 _SECRET = ("--api-key", "--header")
@@ -47,8 +46,10 @@ class Load:
 def bench_serve(args: argparse.Namespace) -> int:
     """Prints a table or JSON; writes the JSON and a figure where asked to. Raises RuntimeError if nothing succeeded."""
     flags.check(args)
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'warpjet[plot]'")
+    if args.plot:
+        check_plot(args.plot)
+    if args.save_result:
+        check_writable(args.save_result, "--save-result")
     wanted, options = flags.wanted(args), flags.dataset_options(args)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         target, rows, runs = runner.run(_measure(args, options, wanted))

@@ -5,11 +5,13 @@ import json
 import math
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from warpjet.load.client import Target
 from warpjet.load.datasets import DATASETS
 from warpjet.load.report import METRICS, Wanted
+
+if TYPE_CHECKING:
+    from warpjet.load.client import Target
 
 # --backend: the endpoint
 _BACKENDS = {"openai": "/v1/completions", "vllm": "/v1/completions", "openai-chat": "/v1/chat/completions"}
@@ -136,7 +138,7 @@ def _add_report_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--append-result", action="store_true", help="append it there, as a line")
     group.add_argument("--save-detailed", action="store_true", help="each request in the JSON")
     group.add_argument("--metadata", nargs="+", type=_pair, default=[], metavar="NAME=VALUE", help="goes into the JSON")
-    group.add_argument("--plot", metavar="PNG", help="draw it (needs warpjet[plot])")
+    group.add_argument("--plot", metavar="PNG", help="draw it (needs matplotlib)")
     group.add_argument("--disable-tqdm", action="store_true", help="no progress bar")
 
 
@@ -214,8 +216,10 @@ def result_file(args: argparse.Namespace, model: str) -> Path | None:
     return path
 
 
-def target(args: argparse.Namespace) -> Target:
+def target(args: argparse.Namespace) -> "Target":
     """Its model is "" where the flags do not name one."""
+    from warpjet.load.client import Target
+
     base_url = (args.base_url or f"http://{args.host}:{args.port}").rstrip("/").removesuffix("/v1")
     endpoint = args.endpoint or _BACKENDS[args.backend]
     if not endpoint.startswith("/") or not endpoint.endswith("/completions"):

@@ -5,11 +5,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from warpjet.load.client import Outcome
-from warpjet.load.run import Run
 from warpjet.tables import table
+
+if TYPE_CHECKING:
+    from warpjet.load.client import Outcome
+    from warpjet.load.run import Run
 
 # name: what it is
 METRICS = {
@@ -39,7 +41,7 @@ def percentile(ascending: Sequence[float], share: float) -> float:
     return ascending[low] + (ascending[high] - ascending[low]) * (at - low)
 
 
-def samples_ms(outcomes: Sequence[Outcome], metric: str) -> list[float]:
+def samples_ms(outcomes: "Sequence[Outcome]", metric: str) -> list[float]:
     """All values of a metric, ascending."""
     if metric == "itl":
         gaps = (b - a for o in outcomes for a, b in zip(o.chunks, o.chunks[1:], strict=False))
@@ -48,7 +50,7 @@ def samples_ms(outcomes: Sequence[Outcome], metric: str) -> list[float]:
     return sorted(value * 1e3 for value in values if value is not None)
 
 
-def summarise(run: Run, wanted: Wanted) -> dict[str, Any]:
+def summarise(run: "Run", wanted: Wanted) -> dict[str, Any]:
     """Flat, rounded. A metric that no request has is None."""
     good = [outcome for outcome in run.outcomes if not outcome.error]
     seconds = max(run.seconds, 1e-9)
@@ -80,13 +82,13 @@ def summarise(run: Run, wanted: Wanted) -> dict[str, Any]:
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _is_good(outcome: Outcome, limits_ms: Mapping[str, float]) -> bool:
+def _is_good(outcome: "Outcome", limits_ms: Mapping[str, float]) -> bool:
     """What a request does not have is no fault of it."""
     values = {metric: getattr(outcome, metric) for metric in limits_ms}
     return all(value is None or value * 1e3 <= limits_ms[metric] for metric, value in values.items())
 
 
-def notes(run: Run) -> list[str]:
+def notes(run: "Run") -> list[str]:
     """What a reader of the numbers must know: failures, answers that ended early, and a client that was too slow."""
     lines = []
     errors = collections.Counter(outcome.error for outcome in run.outcomes if outcome.error)
@@ -109,7 +111,7 @@ def notes(run: Run) -> list[str]:
     return lines
 
 
-def _ended_early(outcome: Outcome) -> bool:
+def _ended_early(outcome: "Outcome") -> bool:
     got, asked = outcome.output_tokens, outcome.asked_tokens
     return not outcome.error and got is not None and asked is not None and got < asked
 

@@ -3,14 +3,15 @@
 import argparse
 import difflib
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from warpjet._native import EngineConfig
 from warpjet.arguments import engine_config, fixed_names, is_fixed
-from warpjet.serve.settings import Settings, read_setting
+from warpjet.flags import Parser, add_fields, default_text, flag_of, read_number, whole_number
+from warpjet.serve.settings import CHOICES, Settings, read_setting
 
 # Other servers' names of ours.
 ALIASES = {
@@ -35,6 +36,29 @@ ALIASES = {
     "hostname": "host",
     "max_concurrent_requests": "max_num_queued_reqs",
     "max_client_batch_size": "max_prompts",
+    "ctx_size": "max_model_len",
+    "n_ctx": "max_model_len",
+    "num_ctx": "max_model_len",
+    "max_seq_len": "max_model_len",
+    "session_len": "max_model_len",
+    "max_batch_size": "max_num_seqs",
+    "parallel": "max_num_seqs",
+    "max_num_tokens": "max_num_batched_tokens",
+    "batch_size": "max_num_batched_tokens",
+    "max_batch_prefill_tokens": "max_num_batched_tokens",
+    "threads": "num_threads",
+    "alias": "served_model_name",
+    "model_name": "served_model_name",
+    "model_id": "model",
+    "chat_template_file": "chat_template",
+    "ssl_key_file": "ssl_keyfile",
+    "ssl_cert_file": "ssl_certfile",
+    "tp": "tensor_parallel_size",
+    "num_shard": "tensor_parallel_size",
+    "quantize": "quantization",
+    "kv_cache_free_gpu_memory_fraction": "gpu_memory_utilization",
+    "cache_max_entry_count": "gpu_memory_utilization",
+    "cuda_memory_fraction": "gpu_memory_utilization",
 }
 
 _ONE_DEVICE = "one device runs the whole model; start one server per device"
@@ -57,7 +81,10 @@ FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "enable_lora": ((), _NO_LORA),
     "enable_metrics": ((True,), ""),
     "enable_prompt_tokens_details": ((True,), ""),
+    "enable_reasoning": ((True,), "reasoning_parser chooses the format"),
     "enable_request_id_headers": ((True,), ""),
+    "cont_batching": ((True,), ""),
+    "flash_attn": ((True, "auto", "on"), "there is one attention kernel per device"),
     "grammar_backend": (("llguidance",), "llguidance is what there is"),
     "guided_decoding_backend": (("auto", "guidance"), "llguidance is what there is"),
     "kv_events_config": ((), "kv_events keeps them"),
@@ -67,6 +94,8 @@ FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "master_port": ((), _ONE_DEVICE),
     "max_log_len": ((), "no text of requests is logged"),
     "middleware": ((), "put a proxy in front"),
+    "n_gpu_layers": ((), "a model runs whole on one device: device is cuda or cpu"),
+    "gpu_layers": ((), "a model runs whole on one device: device is cuda or cpu"),
     "nnodes": ((1,), _ONE_DEVICE),
     "node_rank": ((0,), _ONE_DEVICE),
     "otlp_traces_endpoint": ((), "trace writes a file for Perfetto"),
@@ -85,19 +114,6 @@ FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "uvicorn_access_log": ((), "enable_log_requests logs requests"),
 }
 
-# vLLM's short flags.
-SHORT = {
-    "-tp": "tensor_parallel_size",
-    "-pp": "pipeline_parallel_size",
-    "-dp": "data_parallel_size",
-    "-ep": "enable_expert_parallel",
-    "-q": "quantization",
-    "-sc": "speculative_config",
-    "-cc": "compilation_config",
-    "-asc": "api_server_count",
-    "-O": "compilation_config",
-}
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -113,7 +129,7 @@ def plan(given: Mapping[str, Any]) -> Plan:
     """Sorts names and values, as given by flags or a file, into a Plan. Raises ValueError, TypeError or
     NotImplementedError, naming what is wrong and what is closest."""
     own = {row.name: row for row in fields(Settings)}
-    engine_names = {row[0] for row in EngineConfig.__fields__}
+    kinds = {row[0]: row[1] for row in EngineConfig.__fields__}
     server: dict[str, Any] = {}
     engine: dict[str, Any] = {}
     model: str | None = None
@@ -121,27 +137,30 @@ def plan(given: Mapping[str, Any]) -> Plan:
     for spelled, value in given.items():
         name = spelled.replace("-", "_")
         if name in ALIASES:
-            notices.append(f"{_flag(name)} is {_flag(ALIASES[name])} here")
+            notices.append(f"{flag_of(name)} is {flag_of(ALIASES[name])} here")
             name = ALIASES[name]
         if name == "model":
             model = str(value)
         elif name in own:
             server[name] = read_setting(name, own[name].metadata["kind"], value)
-        elif name in engine_names:
-            engine[name] = value
+        elif name in kinds:
+            engine[name] = read_number(name, value) if kinds[name] == "int" and isinstance(value, str) else value
         elif name in FIXED:
             _require(name, value)
         elif is_fixed(name):
             engine[name] = _guess(value)
         else:
-            raise ValueError(f"there is no setting {spelled!r}{near(name)}")
+            raise ValueError(f"there is no setting {spelled!r}{_near(name)}")
     engine_config(engine)  # raises what is wrong with it
     return Plan(model, Settings(**server), engine, tuple(notices))
 
 
 def read_config(path: str) -> dict[str, Any]:
     """Settings by name from a JSON file, or YAML where the yaml package is there. Raises ValueError."""
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
     if path.endswith((".yaml", ".yml")):
         try:
             import yaml  # type: ignore[import-untyped, unused-ignore]
@@ -161,33 +180,31 @@ def read_config(path: str) -> dict[str, Any]:
     return values
 
 
-def known_names() -> list[str]:
-    """Every name that plan() has an answer to."""
-    own = [row.name for row in fields(Settings)]
-    return [*own, *(row[0] for row in EngineConfig.__fields__), *ALIASES, *FIXED, *fixed_names(), "model"]
+def add_flags(parser: Parser, only: Collection[str] | None = None, without: Collection[str] = ()) -> None:
+    """A flag for every name, or of the server's settings only these, and of the engine's fields all but `without`.
+    Names of other engines are not shown."""
+    settings = [row for row in fields(Settings) if only is None or row.name in only]
+    group = parser.add_argument_group("server flags")
+    for row in settings:
+        form = dict(_FORMS[row.metadata["kind"]])
+        if row.name in CHOICES:
+            form["metavar"] = "{" + ",".join(text for text in CHOICES[row.name] if text) + "}"
+        default = row.default_factory() if row.default is MISSING else row.default  # type: ignore[misc]
+        doc = row.metadata["doc"]
+        text = doc if "(default" in doc else f"{doc} (default: {default_text(default)})"
+        parser.add_flag(group, flag_of(row.name), dest=f"server.{row.name}", help=text.replace("%", "%%"), **form)
+    engine = [row for row in EngineConfig.__fields__ if row[0] not in without]
+    add_fields(parser, "engine", engine, EngineConfig.__choices__)
+    _add_other_names(parser, {"model", *(row.name for row in settings), *(row[0] for row in engine)})
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, add_fields: Callable[..., None], only: Collection[str] | None = None
-) -> None:
-    """A flag for every name, or of the server's settings only these. Flags that are not given leave no trace; those of
-    other servers are not shown."""
-    parser.allow_abbrev = False
-    group = parser.add_argument_group("server")
-    for row in fields(Settings):
-        if only is not None and row.name not in only:
-            continue
-        form = _FORMS[row.metadata["kind"]] | {"help": row.metadata["doc"], "default": argparse.SUPPRESS}
-        group.add_argument(_flag(row.name), dest=f"server.{row.name}", **form)
-    add_fields(parser, "engine", EngineConfig.__fields__)
-    shown = {row.name for row in fields(Settings)} | {row[0] for row in EngineConfig.__fields__}
-    shorts: dict[str, list[str]] = {}
-    for short, name in SHORT.items():
-        shorts.setdefault(name, []).append(short)
-    for name in sorted({*ALIASES, *FIXED, *fixed_names()} - shown - {"served_model_name"}):
+def _add_other_names(parser: Parser, known: Collection[str]) -> None:
+    """Names of other engines, for what this command knows or has no choice in."""
+    fixed = {*FIXED, *fixed_names()}
+    aliases = {name for name, ours in ALIASES.items() if ours in known or ours in fixed}
+    for name in sorted((fixed | aliases) - {*known, *(row.name for row in fields(Settings))}):
         parser.add_argument(
-            *shorts.get(name, []),
-            _flag(name),
+            flag_of(name),
             dest=f"other.{name}",
             nargs="?",
             const=True,
@@ -206,9 +223,11 @@ def given_flags(values: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def near(name: str) -> str:
+def _near(name: str) -> str:
     """A suggestion, or nothing."""
-    found = difflib.get_close_matches(name, known_names(), n=1)
+    own = [row.name for row in fields(Settings)]
+    known = [*own, *(row[0] for row in EngineConfig.__fields__), *ALIASES, *FIXED, *fixed_names(), "model"]
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
@@ -217,20 +236,16 @@ _FORMS: dict[str, dict[str, Any]] = {
     "names": {"nargs": "+", "action": "extend", "metavar": "TEXT"},
     "dict": {"metavar": "JSON"},
     "str": {"metavar": "TEXT"},
-    "int": {"type": int, "metavar": "N"},
+    "int": {"type": whole_number, "metavar": "N"},
     "float": {"type": float, "metavar": "X"},
 }
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _require(name: str, value: Any) -> None:
     accepted, advice = FIXED[name]
     if not any(_guess(value) == choice and type(_guess(value)) is type(choice) for choice in accepted):
         only = " or ".join(str(choice) for choice in accepted if choice is not True)
-        text = f"{_flag(name)} is not supported" + (f", only {only}" if only else "")
+        text = f"{flag_of(name)} is not supported" + (f", only {only}" if only else "")
         raise NotImplementedError(f"{text}; {advice}" if advice else text)
 
 

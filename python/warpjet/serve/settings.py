@@ -83,7 +83,7 @@ class Settings:
     log_level: str = _s("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
+        for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
         for name in _POSITIVE:
@@ -102,7 +102,7 @@ class Settings:
             raise ValueError("ssl_ca_certs needs ssl_certfile")
 
 
-_CHOICES = {
+CHOICES = {
     "metrics_compat": (None, "vllm", "sglang", "tgi"),
     "chat_template_content_format": CONTENT_FORMATS,
     "log_level": ("debug", "info", "warning", "error"),
