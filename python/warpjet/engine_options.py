@@ -1,5 +1,6 @@
 """The engine's keywords of LLM and AsyncLLM, for editors and type checkers; tests hold them against EngineConfig."""
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 
@@ -36,6 +37,7 @@ class EngineOptions(TypedDict, total=False):
     trace: str | None
     seed: int | None
     num_threads: int | None
+    hf_overrides: Mapping[str, Any] | str | None
 
 
 class OtherOptions(EngineOptions, total=False):
@@ -44,6 +46,7 @@ class OtherOptions(EngineOptions, total=False):
     allowed_local_media_path: Any
     allowed_media_domains: Any
     async_scheduling: Any
+    backend: Any
     attention_backend: Any
     compilation_config: Any
     config_format: Any
@@ -59,7 +62,6 @@ class OtherOptions(EngineOptions, total=False):
     enable_lora: Any
     enable_sleep_mode: Any
     hf_config_path: Any
-    hf_overrides: Any
     hf_token: Any
     kv_cache_dtype: Any
     kv_transfer_config: Any

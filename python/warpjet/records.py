@@ -35,6 +35,11 @@ def circumstances(device: str = "cpu") -> dict[str, object]:
     }
 
 
+def file_time() -> str:
+    """The local time as file names have it: 20260131-235959."""
+    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
 def check_writable(path: str | Path, name: str) -> None:
     """Raises OSError naming the flag or keyword, for a file that could not be written when its time comes."""
     path = Path(path)

@@ -172,7 +172,7 @@ def test_R8_tls(tmp_path: Path) -> None:
         ("temperature", ["--override-generation-config", '{"temperature": -1}']),
         ("JSON object", ["--override-generation-config", "{"]),
         ("is no address", ["--host", "no such host"]),
-        ("invalid int value", ["--port", "many"]),
+        ("must be a whole number", ["--port", "many"]),
     ],
 )
 def test_R8_a_wrong_flag_says_what_is_wrong(says: str, flags: list[str]) -> None:

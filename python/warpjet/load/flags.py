@@ -3,12 +3,12 @@
 import argparse
 import json
 import math
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warpjet.load.datasets import DATASETS
 from warpjet.load.report import METRICS, Wanted
+from warpjet.records import file_time
 
 if TYPE_CHECKING:
     from warpjet.load.client import Target
@@ -210,7 +210,7 @@ def result_file(args: argparse.Namespace, model: str) -> Path | None:
     name = args.save_result or args.result_filename
     if not name:
         rate = args.request_rate[0] or math.inf
-        name = f"{args.backend}-{rate:g}qps-{model.rsplit('/', 1)[-1]}-{datetime.now():%Y%m%d-%H%M%S}.json"
+        name = f"{args.backend}-{rate:g}qps-{model.rsplit('/', 1)[-1]}-{file_time()}.json"
     path = Path(args.result_dir or ".", name)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
