@@ -12,6 +12,7 @@ MAX_DEPTH = 100  # of brackets, objects and lists
 _MAX_RULES = 4000
 _MAX_CHAIN = 20_000  # $refs times the depth between them
 _MAX_PROPERTIES = 3000  # of one object
+_MAX_ENTRIES = 10_000  # of one list: native code reads a list without a pause, about 4 us an entry
 _MAX_REPEAT = 100_000  # more than any context holds
 
 # Possessive: what has matched is not looked at again. Quoted text counts too, as which quotes quote is the language's.
@@ -66,6 +67,8 @@ def check_schema(what: str, schema: Any) -> None:
         depth = max(depth, level)
         if level > MAX_DEPTH:
             raise ValueError(f"{what}: it nests more than {MAX_DEPTH} deep")
+        if isinstance(node, list) and len(node) > _MAX_ENTRIES:
+            raise ValueError(f"{what}: a list of {len(node)} entries; at most {_MAX_ENTRIES} are compiled")
         if not isinstance(node, dict):
             continue
         refs += "$ref" in node

@@ -9,7 +9,7 @@ from typing import Any
 _CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _JSON_OPTIONS = ("disable_any_whitespace", "whitespace_pattern")
 _MAX_CHOICES = 30_000  # more than is compiled
-_MAX_VALUES = 100_000  # of JSON, within one constraint
+_MAX_VALUES = 40_000  # of JSON, within one constraint
 _MAX_CHARACTERS = 1 << 20  # of text, within one constraint
 
 

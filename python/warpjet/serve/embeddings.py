@@ -10,7 +10,7 @@ from warpjet._native import SamplingParams
 from warpjet.prompts import Prompt
 from warpjet.serve.conversation import CompletionRequest, Serving
 from warpjet.serve.errors import bad_request, from_exception
-from warpjet.serve.exchange import HttpRequest, Response, json_response
+from warpjet.serve.exchange import HttpRequest, Response, json_in_pieces
 from warpjet.serve.models import check_model
 from warpjet.serve.schema import Endpoint, Field, Schema
 
@@ -58,7 +58,7 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
     data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
     tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
+    return await json_in_pieces({"object": "list", "data": data, "model": model, "usage": usage})
 
 
 async def _embed(

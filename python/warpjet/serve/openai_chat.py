@@ -11,7 +11,7 @@ from warpjet.parsing.tools import check_tools, chosen_name
 from warpjet.serve.chat_messages import MESSAGES, TOOLS
 from warpjet.serve.conversation import ChatRequest, Delta, Ended, Events, Serving, Started, each
 from warpjet.serve.errors import ServeError, bad_request
-from warpjet.serve.exchange import DONE, EventStream, HttpRequest, Response, json_response, sse
+from warpjet.serve.exchange import DONE, EventStream, HttpRequest, Response, json_in_pieces, sse
 from warpjet.serve.models import check_model
 from warpjet.serve.openai_fields import (
     COMMON_FIELDS,
@@ -67,7 +67,7 @@ async def _create(serving: Serving, request: HttpRequest) -> Response | EventStr
     events = serving.answer(chat)
     if body["stream"]:
         return EventStream(writer.stream(events, options))
-    return json_response(await writer.whole(events))
+    return await json_in_pieces(await writer.whole(events))
 
 
 def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:

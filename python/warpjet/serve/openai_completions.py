@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started, each
 from warpjet.serve.errors import bad_request
-from warpjet.serve.exchange import DONE, EventStream, HttpRequest, Response, json_response, sse
+from warpjet.serve.exchange import DONE, EventStream, HttpRequest, Response, json_in_pieces, sse
 from warpjet.serve.models import check_model
 from warpjet.serve.openai_fields import (
     COMMON_FIELDS,
@@ -53,7 +53,7 @@ async def _create(serving: Serving, request: HttpRequest) -> Response | EventStr
     writer = _Writer(serving, body, model, requests)
     if body["stream"]:
         return EventStream(writer.stream(options))
-    return json_response(await writer.whole())
+    return await json_in_pieces(await writer.whole())
 
 
 def _requests(serving: Serving, request: HttpRequest) -> list[CompletionRequest]:
@@ -146,6 +146,7 @@ class _Writer:
             self._serving.require_alive(sample.ended for sample in samples)
             for sample in _best(samples, self._wanted) if self._wanted < request.sampling.n else samples:
                 choices.append(self._whole_choice(len(choices), request, started, sample))
+                await asyncio.sleep(0)  # log-probabilities of many samples are much to write
         return {**self._head(), "choices": choices, "usage": self._usage.to_dict()}
 
     async def stream(self, options: StreamOptions) -> AsyncGenerator[bytes, None]:

@@ -1,0 +1,52 @@
+"""`warpjet serve` with a route of its own: GET /stall, how long its event loop stood still at most since the last call.
+
+In seconds of CPU time of the whole process, so that a busy machine makes it no longer: a thread that keeps the
+interpreter locked counts as the loop's own work does."""
+
+import asyncio
+import sys
+import time
+
+from warpjet.cli import main
+from warpjet.serve import health
+from warpjet.serve.conversation import Serving
+from warpjet.serve.exchange import HttpRequest, Response, json_response
+from warpjet.serve.schema import Endpoint
+
+_TICK_SECONDS = 0.002
+
+
+class Probe:
+    """Looks at the clock whenever the event loop lets it."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def answer(self, serving: Serving, request: HttpRequest) -> Response:
+        """Starts it, or reads it."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._tick())
+        longest, self._longest = self._longest, 0.0
+        return json_response({"seconds": longest})
+
+    async def block(self, serving: Serving, request: HttpRequest) -> Response:
+        """Stands still for 0.2 s of CPU time."""
+        begun = time.process_time()
+        while time.process_time() < begun + 0.2:
+            pass
+        return json_response({})
+
+    async def _tick(self) -> None:
+        while True:
+            begun, used = time.monotonic(), time.process_time()
+            await asyncio.sleep(_TICK_SECONDS)
+            stall = min(time.monotonic() - begun - _TICK_SECONDS, time.process_time() - used)
+            self._longest = max(self._longest, stall)
+
+
+if __name__ == "__main__":
+    probe = Probe()
+    health.ROUTES.append(Endpoint("GET", "/stall", probe.answer, scope="open"))
+    health.ROUTES.append(Endpoint("GET", "/block", probe.block, scope="open"))
+    sys.exit(main())
