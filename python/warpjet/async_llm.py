@@ -19,7 +19,7 @@ from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
 
-_SLICE = 2048  # outputs taken in one turn of the event loop: some ten milliseconds
+_SLICE = 256  # outputs taken in one turn of the event loop: some milliseconds, with log-probabilities some ten
 
 
 @dataclass(slots=True)
