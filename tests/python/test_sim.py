@@ -141,7 +141,7 @@ def test_draws_a_figure(tmp_path: Path) -> None:
     file = tmp_path / "figure.png"
     done = sim(*SHORT, "--plot", file)
     if importlib.util.find_spec("matplotlib") is None:
-        assert done.returncode == 2 and "warpjet[plot]" in done.stderr
+        assert done.returncode == 2 and "pip install '.[plot]'" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
         assert file.read_bytes().startswith(b"\x89PNG")
