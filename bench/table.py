@@ -13,6 +13,8 @@ BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 ROWS = [
     ("embedded model, one request: tokens a second", "latency", "tokens_per_s", "{:,.0f}"),
     ("the same, with its prompt of 32 tokens, against transformers", "compare", "ratio", "{:.1f} x"),
+    ("SmolLM2-135M in bf16, one request, against llama.cpp: output", "llama-cpp", "decode_ratio", "{:.2f} x"),
+    ("the same: prompts", "llama-cpp", "prefill_ratio", "{:.2f} x"),
     ("embedded model, queue of 64 requests: output tokens a second", "throughput", "output_tokens_per_s", "{:,.0f}"),
     ("the engine alone, a step of 32 requests, microseconds", "engine", "step_32_us", "{:.1f}"),
     ("the same, 256 requests", "engine", "step_256_us", "{:.1f}"),

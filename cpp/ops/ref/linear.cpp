@@ -41,9 +41,10 @@ constexpr Tile tile_for(int rows) {
 }
 
 // lanes[r][c][l] += a[r][i] * b[c][i] for all i with i % kLanes == l, in that order; count is a multiple of kLanes.
+// One row is bound by memory: what lies `ahead` elements further, the columns of the next tile, is fetched meanwhile.
 template <Isa kIsa, int kRows, class B>
 WJ_INLINE void accumulate(const float* const* a, const B* const* b, std::int64_t count, Lanes& lanes,
-                          std::int64_t first_row, const std::int64_t* column) {
+                          std::int64_t first_row, const std::int64_t* column, std::int64_t ahead) {
   constexpr Tile kTile = tile_for<kIsa>(kRows);
   using Vec = Vector<kIsa>;
   // The loops over sums are unrolled, or they would not live in registers.
@@ -61,7 +62,10 @@ WJ_INLINE void accumulate(const float* const* a, const B* const* b, std::int64_t
       for (int v = 0; v < kTile.vectors; ++v) {
         typename Vec::Float x, y[kTile.columns];
 #pragma GCC unroll 8
-        for (int c = 0; c < kTile.columns; ++c) Vec::load(b[c] + i + v * Vec::kWidth, y[c]);
+        for (int c = 0; c < kTile.columns; ++c) {
+          Vec::load(b[c] + i + v * Vec::kWidth, y[c]);
+          if (kRows == 1 && v == 0) __builtin_prefetch(b[c] + i + ahead);  // of an address past the end: no fault
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
           Vec::load(a[r] + i + v * Vec::kWidth, x);
@@ -80,10 +84,10 @@ WJ_INLINE void accumulate(const float* const* a, const B* const* b, std::int64_t
   }
 }
 
-// The same for kRows rows and every column of a block; b holds a pointer for each.
+// The same for kRows rows and every column of a block; b holds a pointer for each, `stride` elements apart.
 template <Isa kIsa, int kRows, class B>
 WJ_INLINE void accumulate_columns(const float* const* a, const B* const* b, std::int64_t columns, std::int64_t count,
-                                  Lanes& lanes, std::int64_t first_row) {
+                                  Lanes& lanes, std::int64_t first_row, std::int64_t stride) {
   constexpr int kColumns = tile_for<kIsa>(kRows).columns;
   for (std::int64_t c = 0; c < columns; c += kColumns) {
     const B* tile[kColumns];
@@ -92,18 +96,18 @@ WJ_INLINE void accumulate_columns(const float* const* a, const B* const* b, std:
       column[i] = std::min(c + i, columns - 1);
       tile[i] = b[column[i]];
     }
-    accumulate<kIsa, kRows>(a, tile, count, lanes, first_row, column);
+    accumulate<kIsa, kRows>(a, tile, count, lanes, first_row, column, stride * kColumns);
   }
 }
 
 static_assert(kTileRows == 4, "accumulate_rows() handles 1 to 4 rows");
 template <Isa kIsa, class B>
 WJ_INLINE void accumulate_rows(std::int64_t rows, const float* const* a, const B* const* b, std::int64_t columns,
-                               std::int64_t count, Lanes& lanes, std::int64_t first_row) {
-  if (rows == kTileRows) return accumulate_columns<kIsa, kTileRows>(a, b, columns, count, lanes, first_row);
-  if (rows >= 2) accumulate_columns<kIsa, 2>(a, b, columns, count, lanes, first_row);
+                               std::int64_t count, Lanes& lanes, std::int64_t first_row, std::int64_t stride) {
+  if (rows == kTileRows) return accumulate_columns<kIsa, kTileRows>(a, b, columns, count, lanes, first_row, stride);
+  if (rows >= 2) accumulate_columns<kIsa, 2>(a, b, columns, count, lanes, first_row, stride);
   const std::int64_t last = rows - 1;
-  if (rows % 2 == 1) accumulate_columns<kIsa, 1>(a + last, b, columns, count, lanes, first_row + last);
+  if (rows % 2 == 1) accumulate_columns<kIsa, 1>(a + last, b, columns, count, lanes, first_row + last, stride);
 }
 
 // Few rows read the weights as they are stored; more rows share weights that were widened once.
@@ -140,9 +144,10 @@ WJ_INLINE void multiply_on(const Block& block) {
         if (block.a_type != DType::f32) load(a_at(row + r, first), block.a_type, count, wide_a[r]);
       }
       if (stored)
-        accumulate_rows<kIsa, B>(rows, a, b, block.columns, count, lanes, row);
+        accumulate_rows<kIsa, B>(rows, a, b, block.columns, count, lanes, row,
+                                 block.b_stride / static_cast<std::int64_t>(sizeof(B)));
       else
-        accumulate_rows<kIsa, float>(rows, a, wide, block.columns, count, lanes, row);
+        accumulate_rows<kIsa, float>(rows, a, wide, block.columns, count, lanes, row, kPanel);
     }
   }
   for (std::int64_t r = 0; r < block.rows; ++r) {
