@@ -105,6 +105,7 @@ def main() -> None:
         "versions": {"warpjet": warpjet.__version__, "xllamacpp": xllamacpp.__version__},
         "device": "cpu",
         "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
         "threads": args.threads,
         "command": f"python bench/llama_cpp.py {args.model.name} {args.gguf.name} --rounds {args.rounds}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
