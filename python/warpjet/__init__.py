@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from warpjet.background import Generation
     from warpjet.beams import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
     from warpjet.building import build, built_with_cuda
+    from warpjet.engine_options import AsyncEngineArgs, EngineArgs
     from warpjet.llm import LLM
     from warpjet.outputs import (
         CompletionOutput,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "AsyncEngineArgs",
     "AsyncLLM",
     "BeamSearchOutput",
     "BeamSearchParams",
@@ -46,6 +48,7 @@ __all__ = [
     "DeviceError",
     "EmbeddingOutput",
     "EmbeddingRequestOutput",
+    "EngineArgs",
     "EngineConfig",
     "EngineError",
     "Generation",
@@ -66,6 +69,7 @@ __all__ = [
 
 _MODULES = {
     "LLM": "llm",
+    "AsyncEngineArgs": "engine_options",
     "AsyncLLM": "async_llm",
     "BeamSearchOutput": "beams",
     "BeamSearchParams": "beams",
@@ -76,6 +80,7 @@ _MODULES = {
     "CompletionOutput": "outputs",
     "EmbeddingOutput": "outputs",
     "EmbeddingRequestOutput": "outputs",
+    "EngineArgs": "engine_options",
     "Logprob": "outputs",
     "RequestOutput": "outputs",
     "RequestOutputKind": "outputs",
@@ -86,9 +91,7 @@ _MODULES = {
 
 # Other engines' names: what is here instead.
 _ELSEWHERE = {
-    "AsyncEngineArgs": "its fields are keywords of AsyncLLM",
     "AsyncLLMEngine": "it is AsyncLLM here",
-    "EngineArgs": "its fields are keywords of LLM",
     "GuidedDecodingParams": "it is StructuredOutputsParams here",
     "KvCacheConfig": "its fields are keywords of LLM: kv_cache_memory_bytes, enable_prefix_caching, kv_offloading_size",
     "LLMEngine": "it is LLM here",

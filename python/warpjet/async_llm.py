@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 from warpjet._native import Engine, ModelInfo, Output, OutputQueue, PoolingParams, SamplingParams
 from warpjet.assembly import Assembly
 from warpjet.batch import Answer, Collector
 from warpjet.chat import Conversation
 from warpjet.embedding import NO_SAMPLING, Embedding, check_pooling
-from warpjet.engine_options import OtherOptions
+from warpjet.engine_options import EngineArgs, OtherOptions
 from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
@@ -99,6 +99,11 @@ class AsyncLLM:
         self._hub: _Hub | None = None
         self._by_name: dict[str, _Live] = {}
         self._latest: deque[tuple[int, str]] = deque(maxlen=256)
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> Self:
+        """AsyncLLM(**engine_args), and raises as that."""
+        return cls(**engine_args)
 
     @property
     def session(self) -> Session:

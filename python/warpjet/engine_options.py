@@ -1,6 +1,7 @@
-"""The engine's keywords of LLM and AsyncLLM, for editors and type checkers; tests hold them against EngineConfig."""
+"""The keywords of LLM and AsyncLLM, for editors and type checkers; tests hold them against EngineConfig."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypedDict
 
 
@@ -85,3 +86,16 @@ class OtherOptions(EngineOptions, total=False):
     tokenizer_mode: Any
     tokenizer_revision: Any
     trust_remote_code: Any
+
+
+class EngineArgs(OtherOptions, total=False):
+    """Keywords that LLM and AsyncLLM share, as a dict: LLM(**args), AsyncLLM.from_engine_args(args)."""
+
+    model: str | Path | None
+    tokenizer: str | Path | None
+    skip_tokenizer_init: bool
+    chat_template: str | Path | None
+    generation_config: str | Path
+
+
+AsyncEngineArgs = EngineArgs

@@ -15,7 +15,7 @@ from warpjet.batch import Answer, Batch, ParamsType, Requests
 from warpjet.beams import BeamSearchOutput, BeamSearchParams, beam_search_output
 from warpjet.chat import Conversation
 from warpjet.embedding import EmbeddingBatch, PoolingType
-from warpjet.engine_options import OtherOptions
+from warpjet.engine_options import EngineArgs, OtherOptions
 from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
 from warpjet.parsing.answers import AnswerReader
 from warpjet.parsing.detection import ParserNames, find_parsers
@@ -58,6 +58,11 @@ class LLM:
         self._background = Background(self._session)
         self._session.readers.append(self._background.join)
         self._enqueued: deque[Batch] = deque()
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> Self:
+        """LLM(**engine_args), and raises as that."""
+        return cls(**engine_args)
 
     def generate(
         self,

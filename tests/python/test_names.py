@@ -1,12 +1,13 @@
 """What a user of another engine types: names, forms and keywords, and what an editor knows of them."""
 
+import inspect
 import pickle
 import typing
 
 import pytest
 
 import warpjet
-from warpjet import LLM, EngineConfig, SamplingParams, TextPrompt, TokensPrompt
+from warpjet import LLM, AsyncEngineArgs, AsyncLLM, EngineArgs, EngineConfig, SamplingParams, TextPrompt, TokensPrompt
 from warpjet.arguments import fixed_names
 from warpjet.engine_options import EngineOptions, OtherOptions
 
@@ -28,7 +29,7 @@ def test_prompts_may_be_typed_dicts(llm: LLM) -> None:
     [
         ("GuidedDecodingParams", "StructuredOutputsParams"),
         ("AsyncLLMEngine", "AsyncLLM"),
-        ("EngineArgs", "keywords of LLM"),
+        ("LLMEngine", "it is LLM here"),
         ("KvCacheConfig", "kv_cache_memory_bytes"),
         ("sampling_params", "from warpjet"),
         ("Nonsense", "no attribute 'Nonsense'"),
@@ -43,6 +44,27 @@ def test_an_editor_knows_every_keyword() -> None:
     native = {row[0] for row in EngineConfig.__fields__}
     assert set(EngineOptions.__annotations__) == native
     assert set(typing.get_type_hints(OtherOptions)) == native | set(fixed_names())
+
+
+def test_engine_args_are_the_keywords_that_both_constructors_take() -> None:
+    own = set(typing.get_type_hints(EngineArgs)) - set(typing.get_type_hints(OtherOptions))
+    for kind in (LLM, AsyncLLM):
+        assert own <= set(inspect.signature(kind).parameters), kind
+    assert own | {"options"} == set(inspect.signature(AsyncLLM).parameters)
+
+
+def test_engines_are_made_from_engine_args() -> None:
+    arguments = AsyncEngineArgs(max_model_len=64, max_num_seqs=2, enforce_eager=True, tensor_parallel_size=1)
+    for kind in (LLM, AsyncLLM):
+        engine = kind.from_engine_args(arguments)
+        assert engine.get_model_info().max_model_len == 64
+        engine.shutdown()
+    with pytest.raises(TypeError, match="max_model_length"):
+        AsyncLLM.from_engine_args({"max_model_length": 64})  # type: ignore[typeddict-unknown-key]
+    with pytest.raises(NotImplementedError, match="one device runs the whole model"):
+        AsyncLLM.from_engine_args(EngineArgs(tensor_parallel_size=2))
+    with pytest.raises(TypeError, match="must be a mapping"):
+        AsyncLLM.from_engine_args("a model")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["encode", "score", "classify", "reward"])
