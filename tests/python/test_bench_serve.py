@@ -301,7 +301,7 @@ def test_a_sweep_has_a_row_for_each_load(capsys: pytest.CaptureFixture[str], tmp
         pytest.importorskip("matplotlib")
         assert main(["bench", "serve", "--base-url", url, *map(str, flags), "--plot", str(plot)]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert len(table) == 3 and "ttft p99" in table[0] and plot.stat().st_size > 10_000
+    assert len(table) == 3 and "ttft p99 ms" in table[0] and "out tok/s" in table[0] and plot.stat().st_size > 10_000
 
 
 def test_one_run_is_a_table_and_a_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def one_table(row: Mapping[str, Any], wanted: Wanted) -> str:
 def sweep_table(rows: Sequence[Mapping[str, Any]], wanted: Wanted) -> str:
     """A line for each run: median and highest percentile of each metric."""
     columns = {
-        "rate": "request_rate",
+        "asked req/s": "request_rate",
         "at once": "max_concurrency",
         "ok": "completed",
         "failed": "failed",
@@ -164,8 +164,8 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], wanted: Wanted) -> str:
     }
     highest = f"p{max(wanted.percentiles):g}" if wanted.percentiles else "mean"
     for metric in wanted.metrics:
-        columns[f"{metric} p50"] = f"median_{metric}_ms"
-        columns[f"{metric} {highest}"] = f"{highest}_{metric}_ms"
+        columns[f"{metric} p50 ms"] = f"median_{metric}_ms"
+        columns[f"{metric} {highest} ms"] = f"{highest}_{metric}_ms"
     columns = {name: key for name, key in columns.items() if any(row.get(key) is not None for row in rows)}
     cells = [[_cell(row.get(key)) for key in columns.values()] for row in rows]
     return table(list(columns), cells)
