@@ -699,7 +699,7 @@ class SimConfig:
         block_size: int = 32,
         enable_prefix_caching: bool | None = True,
         enable_chunked_prefill: bool | None = True,
-        max_num_queued_reqs: int = 1024,
+        max_num_queued_reqs: int = 16384,
         scheduling_policy: str = "fcfs",
         max_steps_in_flight: int = 2,
         admission_quantile: float = 0.9,
@@ -810,7 +810,7 @@ class SimConfig:
     def goodput_target(self, value: float, /) -> None: ...
     @property
     def gpu(self) -> str:
-        """A100, H100, H200 or B200"""
+        """whose memory and rates engines have; 4090 is RTX 4090"""
 
     @gpu.setter
     def gpu(self, value: str, /) -> None: ...

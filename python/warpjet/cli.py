@@ -172,11 +172,14 @@ def _fill_build(parser: Parser) -> None:
 
 
 def _fill_info(parser: Parser) -> None:
+    from warpjet._native import SimConfig
+
     parser.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)
     parser.add_argument("--model", dest="named", metavar="MODEL", help="the same")
     parser.add_argument(
         "--gpu",
-        help="GPU whose memory and roofline to use: A100, H100, H200 or B200 (default: this machine's GPU, if any)",
+        metavar="{" + ",".join(SimConfig.__choices__["gpu"]) + "}",
+        help="GPU whose memory and roofline to use (default: this machine's GPU, if any)",
     )
     parser.add_argument("--all", action="store_true", help="a row for each layer, also where layers are equal")
     parser.add_argument("--tokens", type=whole_number, default=1, help="tokens in the step (default: %(default)s)")

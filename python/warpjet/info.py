@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from warpjet._native import cuda_status, describe
+from warpjet._native import SimConfig, cuda_status, describe
 from warpjet.locate import find_model
 from warpjet.machine import cpu_count, cpu_name, cpu_rates, memory_bytes
 from warpjet.tables import bytes_text, count_text, table
 
-_GPUS = ("A100", "H100", "H200", "B200")
 _ANY_GPU = "H100"  # bytes and operations are the same on every one
 _KV_SHARE = 0.92  # of the memory, weights and KV cache together
 
@@ -31,8 +30,8 @@ def _gpu_here() -> str | None:
     status = cuda_status()
     if status.usable < 0:
         return None
-    words = status.gpus[status.usable].split()
-    return next((word for word in words if word in _GPUS), _ANY_GPU)
+    words = status.gpus[status.usable].partition(",")[0].split()
+    return next((name for name in SimConfig.__choices__["gpu"] if {*name.split()} <= {*words}), _ANY_GPU)
 
 
 def _use_cpu(facts: dict[str, Any]) -> None:

@@ -188,7 +188,10 @@ TEST(Describe, CountsTheTinyModel) {
   EXPECT_EQ(json.at("gpu").at("name").as_string(), "H200");
   EXPECT_EQ(json.at("steps").as_array().size(), Opened().plan().steps.size());
   EXPECT_GT(json.at("step_us").as_double(), 0);
-  EXPECT_EQ(code_of([] { describe(kTiny, {.gpu = "Voodoo2"}); }), ErrorCode::invalid_argument);
+  for (const std::string gpu : {"4090", "rtx4090", "NVIDIA GeForce RTX 4090"})
+    EXPECT_EQ(Json::parse(describe(kTiny, {.gpu = gpu})).at("gpu").at("name").as_string(), "RTX 4090");
+  for (const std::string gpu : {"Voodoo2", "", "RTX", "L40"})
+    EXPECT_EQ(code_of([&] { describe(kTiny, {.gpu = gpu}); }), ErrorCode::invalid_argument) << gpu;
 }
 
 }  // namespace

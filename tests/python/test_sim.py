@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import warpjet
-from warpjet._native import SimConfig, arrivals, simulate
+from warpjet import info
+from warpjet._native import EngineConfig, SimConfig, arrivals, simulate
 
 SHORT = ("--duration-s", "20")
 
@@ -78,6 +80,25 @@ def test_a_model_gives_size_and_cache_and_is_named(tmp_path: Path) -> None:
     assert "no/such" in sim("--model", "/no/such").stderr
 
 
+def test_fields_of_an_engine_have_its_defaults() -> None:
+    engine = {name: default for name, _, default, _ in EngineConfig.__fields__}
+    simulated = {name: default for name, _, default, _ in SimConfig.__fields__ if name in engine and name != "trace"}
+    assert len(simulated) > 5 and simulated.items() <= engine.items()
+
+
+@pytest.mark.parametrize("name", ["l40s", "4090", "RTX 5090", "rtx-pro-6000", "GH200", "NVIDIA A10G"])
+def test_gpus_are_named_as_users_name_them(name: str) -> None:
+    report = json.loads(simulate(SimConfig(gpu=name, params_b=1, duration_s=1)))
+    assert report["kv_tokens_per_replica"] > 0
+
+
+@pytest.mark.parametrize("name", SimConfig.__choices__["gpu"])
+def test_this_machine_s_gpu_is_known_by_the_name_of_its_driver(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"NVIDIA GeForce {name} 80GB HBM3, compute capability 9.0, 132 multiprocessors, 81079 MiB"
+    monkeypatch.setattr(info, "cuda_status", lambda: SimpleNamespace(gpus=[text], usable=0))
+    assert info._gpu_here() == name
+
+
 def test_auto_searches_the_number_of_replicas() -> None:
     report = json.loads(sim(*SHORT, "--rate", 40, "--replicas", "auto", "--json").stdout)
     tried = {probe["replicas"]: probe["target_met"] for probe in report["search"]}
@@ -115,7 +136,7 @@ def test_takes_measured_steps(tmp_path: Path) -> None:
         (("--replicas", "many"), "--replicas"),
         (("--replicas", "-1"), "replicas"),
         (("--router", "random"), "round_robin, least_loaded, prefix_affinity"),
-        (("--gpu", "V100"), "A100, H100, H200, B200"),
+        (("--gpu", "V100"), "H200, B200, GH200, L4, L40S, A10G, RTX 4090, RTX 5090, RTX PRO 6000"),
         (("--params-b", "70"), "gpus_per_replica"),
         (("--scheduling-policy", "lifo"), "scheduling_policy"),
         (("--cost-model", "/no/such.json"), "/no/such.json"),

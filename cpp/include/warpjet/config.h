@@ -23,6 +23,8 @@ inline constexpr std::string_view kSchedulingPolicy[] = {"fcfs", "priority", "fa
 inline constexpr std::string_view kPreemptionMode[] = {"auto", "swap", "recompute"};
 inline constexpr std::string_view kBuildDevice[] = {"auto", "cpu", "cuda", "cuda:N"};
 inline constexpr std::string_view kScheme[] = {"auto", "bf16", "fp16", "fp32"};
+inline constexpr std::string_view kGpu[] = {"A100", "H100", "H200",     "B200",     "GH200",       "L4",
+                                            "L40S", "A10G", "RTX 4090", "RTX 5090", "RTX PRO 6000"};
 }  // namespace choices
 
 // JSON that travels with a config and is read elsewhere; empty: none.

@@ -337,8 +337,8 @@ WJ_API BuildReport build_engine(const std::filesystem::path& checkpoint, const s
 WJ_API std::int64_t build_peak_rss_bound();
 
 // What a checkpoint or an engine is, as JSON text, without loading weights: the model, its parameters, KV memory by
-// context length, and the plan step by step with bytes, flops and roofline time for `gpu` ("H100", "H200", "B200", ...)
-// at `tokens` tokens a step over `context` tokens of KV each. Throws invalid_argument for an unknown GPU name.
+// context length, and the plan step by step with bytes, flops and roofline time for `gpu` (one of choices::kGpu) at
+// `tokens` tokens a step over `context` tokens of KV each. Throws invalid_argument for an unknown GPU name.
 struct DescribeOptions {
   std::string gpu = "H100";
   int tokens = 1;

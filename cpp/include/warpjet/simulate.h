@@ -66,7 +66,7 @@ struct SimConfig {
   int block_size = 32;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
-  int max_num_queued_reqs = 1024;
+  int max_num_queued_reqs = 16384;
   std::string scheduling_policy = "fcfs";
   int max_steps_in_flight = 2;
   double admission_quantile = 0.9;
@@ -96,7 +96,7 @@ struct SimConfig {
         Field{"ttft_ms", &C::ttft_ms, "objective: a request's first token comes within this"},
         Field{"itl_ms", &C::itl_ms, "objective: and the others this far apart, in its mean"},
         Field{"goodput_target", &C::goodput_target, "objective: for this share of requests"},
-        Field{"gpu", &C::gpu, "A100, H100, H200 or B200"},
+        Field{"gpu", &C::gpu, "whose memory and rates engines have; 4090 is RTX 4090", choices::kGpu},
         Field{"gpus_per_replica", &C::gpus_per_replica,
               "GPUs of an engine; they add up, so what communication costs goes into the efficiencies"},
         Field{"params_b", &C::params_b, "the model's parameters, in billions"},
