@@ -1,8 +1,12 @@
-"""Writes the README's tables of numbers from bench/results: python bench/table.py [--check]"""
+"""Writes tables of numbers from bench/results: ten into the README, all into bench/README.md.
+
+python bench/table.py [--check]
+"""
 
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,9 @@ BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 # (what, result file's end, key, how it is shown)
 ROWS = [
     ("embedded model, one request: tokens a second", "latency", "tokens_per_s", "{:,.0f}"),
-    ("the same, with its prompt of 32 tokens, against transformers", "compare", "ratio", "{:.1f} x"),
+    ("embedded model, one request of 32 + 128 tokens, against transformers", "compare", "ratio", "{:.1f} x"),
     ("SmolLM2-135M in bf16, one request, against llama.cpp: output", "llama-cpp", "decode_ratio", "{:.2f} x"),
-    ("the same: prompts", "llama-cpp", "prefill_ratio", "{:.2f} x"),
+    ("the same: prompt", "llama-cpp", "prefill_ratio", "{:.2f} x"),
     ("embedded model, queue of 64 requests: output tokens a second", "throughput", "output_tokens_per_s", "{:,.0f}"),
     ("the engine alone, a step of 32 requests, microseconds", "engine", "step_32_us", "{:.1f}"),
     ("the same, 256 requests", "engine", "step_256_us", "{:.1f}"),
@@ -41,7 +45,7 @@ ROWS = [
 # The same for each GPU: Llama-3.1-8B in bf16 with random weights, by bench/gpu.py. What was not measured has no row.
 GPU_ROWS = [
     ("one request, 128 tokens in, 128 out: tokens a second", "latency", "batch_1_tokens_per_s", "{:,.0f}"),
-    ("the same against transformers on the same GPU", "latency", "batch_1_times_transformers", "{:.1f} x"),
+    ("the same against transformers", "latency", "batch_1_times_transformers", "{:.1f} x"),
     ("32 requests at once: tokens a second", "latency", "batch_32_tokens_per_s", "{:,.0f}"),
     ("the same against transformers", "latency", "batch_32_times_transformers", "{:.1f} x"),
     ("time without work between two steps of one request, microseconds", "latency", "batch_1_idle_us", "{:.1f}"),
@@ -68,7 +72,22 @@ GPU_ROWS = [
 ]
 
 
-def newest(kind: str, machine: str = "cpu2") -> dict[str, Any]:
+# What the README shows, and how it says it.
+HEADLINES = {
+    ("llama-cpp", "decode_ratio"): "SmolLM2-135M in bf16, one request: output tokens a second against llama.cpp's",
+    ("compare", "ratio"): "the embedded model, one request of 32 + 128 tokens: against transformers",
+    ("engine", "step_256_us"): "the engine alone, without a model: a step of 256 requests, microseconds",
+    ("serve", "one_token_requests_per_s"): "the server, without a model: requests a second",
+    ("serve", "stream_tokens_per_s"): "the same: tokens streamed a second",
+    ("startup", "first_command_s"): "`warpjet generate` with the embedded model, the whole command, milliseconds",
+    ("latency", "batch_1_tokens_per_s"): "Llama-3.1-8B in bf16, one request of 128 + 128 tokens: tokens a second",
+    ("latency", "batch_1_times_transformers"): "the same against transformers",
+    ("latency", "batch_128_tokens_per_s"): "the same, 128 requests at once: tokens a second",
+    ("startup", "total_s"): "the same model (random weights): from starting a process to its first token, seconds",
+}
+
+
+def newest(kind: str, machine: str) -> dict[str, Any]:
     """Nothing if it was not measured there."""
     paths = list((ROOT / "bench" / "results").glob(f"*-{machine}-{kind}.json"))
     record: dict[str, Any] = json.loads(max(paths).read_text()) if paths else {}
@@ -81,39 +100,49 @@ def gpus() -> list[str]:
     return sorted({match[1] for match in found if match and not match[1].startswith("cpu")})
 
 
-def gpu_table(gpu: str) -> list[str]:
-    lines, name = [], gpu
-    for what, kind, key, form in GPU_ROWS:
-        record = newest(kind, gpu)
-        if key in record.get("results", {}):
-            name = record["device"].partition(",")[0].removeprefix("NVIDIA ")
-            lines.append(f"| {what} | {form.format(record['results'][key])} | `{record['command']}` |")
-    head = ["", f"Llama-3.1-8B, bf16, random weights, on one {name}:", ""]
-    return [*head, "| what | result | command |", "| --- | --: | --- |", *lines]
+def measured() -> Iterator[tuple[str, str, str, str, str, str]]:
+    """What, result, machine, day, command and the headline, if it is one."""
+    for machine, rows in [("cpu2", ROWS), *((gpu, GPU_ROWS) for gpu in gpus())]:
+        for what, kind, key, form in rows:
+            record = newest(kind, machine)
+            if key in record.get("results", {}):
+                value = record["results"][key] * (1000 if key.endswith("_s") and "milliseconds" in what else 1)
+                on = f"{record['cores']} cores of an {record['cpu']}" if rows is ROWS else _gpu_name(record)
+                day, headline = record["date"][:10], HEADLINES.get((kind, key), "")
+                yield what, form.format(value), on, day, record["command"], headline
 
 
-def table() -> str:
-    lines = ["| what | result | machine | command |", "| --- | --: | --- | --- |"]
-    for what, kind, key, form in ROWS:
-        record = newest(kind)
-        value = record["results"][key] * (1000 if "milliseconds" in what else 1)
-        machine = f"{record['cores']} cores of an {record['cpu']}"
-        lines.append(f"| {what} | {form.format(value)} | {machine} | `{record['command']}` |")
-    for gpu in gpus():
-        lines += gpu_table(gpu)
+def _gpu_name(record: dict[str, Any]) -> str:
+    return f"one {record['device'].partition(',')[0].removeprefix('NVIDIA ')}"
+
+
+def headlines() -> str:
+    lines = ["| what | result | machine | day |", "| --- | --: | --- | --- |"]
+    lines += [f"| {headline} | {value} | {on} | {day} |" for _, value, on, day, _, headline in measured() if headline]
     return "\n".join(lines)
 
 
+def everything() -> str:
+    """A table for each command."""
+    tables: dict[tuple[str, str, str], list[str]] = {}
+    for what, value, on, day, command, _ in measured():
+        tables.setdefault((command, on, day), []).append(f"| {what} | {value} |")
+    return "\n\n".join(
+        "\n".join([f"On {on}, {day}: `{command}`", "", "| what | result |", "| --- | --: |", *lines])
+        for (command, on, day), lines in tables.items()
+    )
+
+
 def main() -> int:
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    wanted = f"{before}{BEGIN}\n{table()}\n{END}{after}"
-    if "--check" in sys.argv:
-        return int(text != wanted)
-    readme.write_text(wanted)
-    return 0
+    stale = 0
+    for path, table in ((ROOT / "README.md", headlines()), (ROOT / "bench" / "README.md", everything())):
+        text = path.read_text()
+        before, rest = text.split(BEGIN)
+        wanted = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+        stale += text != wanted
+        if "--check" not in sys.argv:
+            path.write_text(wanted)
+    return stale if "--check" in sys.argv else 0
 
 
 if __name__ == "__main__":

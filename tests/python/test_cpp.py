@@ -1,6 +1,7 @@
 """The C++ library: its own tests, and a native program that uses it as a stranger would. One build serves both."""
 
 import fcntl
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -46,15 +47,16 @@ def test_cpp(build: Path) -> None:
 
 @needs_cmake
 def test_a_native_program_generates_the_same_text(build: Path, tmp_path: Path) -> None:
-    prefix, program = tmp_path / "prefix", tmp_path / "program"
-    run("cmake", "--install", build, "--prefix", prefix, "--component", "sdk")
-    run("cmake", "-S", ROOT / "tests" / "native", "-B", program, *GENERATOR, f"-DCMAKE_PREFIX_PATH={prefix}")
-    run("cmake", "--build", program)
-    text = run(program / "generate", TINY, 24)
+    """By the lines of the README, in folders of the tests."""
+    (lines,) = re.findall(r"```bash\n(cmake .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    *steps, last = lines.replace("build/sdk", str(build)).replace("build/native", str(tmp_path / "native")).splitlines()
+    home = {"HOME": str(tmp_path)} | ({"CMAKE_GENERATOR": "Ninja"} if GENERATOR else {})
+    run("env", *(f"{name}={value}" for name, value in home.items()), "sh", "-ec", f"cd '{ROOT}'\n" + "\n".join(steps))
+    text = run("sh", "-c", f"cd '{ROOT}' && {last}")
 
     with LLM() as llm:
         bos = llm.get_tokenizer().bos_token_id
-        params = SamplingParams(temperature=0.0, max_tokens=24)
+        params = SamplingParams(temperature=0.0, max_tokens=int(last.split()[-1]))
         expected = llm.generate({"prompt_token_ids": [bos]}, params, use_tqdm=False)[0].outputs[0].text
     assert text.strip() == expected.strip() != ""
 

@@ -1,62 +1,164 @@
-"""What the README shows works as it stands, with the embedded model for the path."""
+"""What the READMEs show works as it stands, with the embedded model for DIR; and a package index can show it."""
 
+import json
 import re
-import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import TINY
+from serving import Server
 
-from warpjet import EngineConfig
+from warpjet import EngineConfig, __version__
 from warpjet.cli import main
 from warpjet.serve.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+README, DEPLOY = ROOT / "README.md", ROOT / "python" / "warpjet" / "deploy" / "README.md"
+PAGES = (README, DEPLOY, ROOT / "bench" / "README.md")
+TEXT = README.read_text()
+
+# Lines that are not run here, by how they begin, and why.
+NOT_RUN = {
+    "pip install": "CI begins with it",
+    "hf download": "needs a network",
+    "warpjet chat HuggingFaceTB/": "needs what that fetched",
+    "warpjet bench serve": "minutes of load; its flags are looked up",
+    "docker": "needs a daemon",
+    "cmake": "test_cpp.py runs it",
+    "build/native/generate": "test_cpp.py runs it",
+}
 
 
-def _lines(body: str) -> list[str]:
-    return body.replace("\\\n", " ").splitlines()
+def blocks(kind: str) -> list[str]:
+    return [body for page in PAGES for body in re.findall(rf"```{kind}\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
-COMMANDS = [line.split("#")[0].strip() for kind, body in BLOCKS if kind == "bash" for line in _lines(body)]
-VERBS = [line for line in COMMANDS if line.startswith("warpjet ")]
+def lines() -> list[str]:
+    """Commands, without the comments behind them."""
+    joined = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"\s+#.*", "", row).strip() for row in joined) if line]
 
 
-def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = [body for kind, body in BLOCKS if kind == "python"]
-    code = compile(example.replace("path/to/Llama-3.2-1B", str(TINY)), "README.md", "exec")
-    names: dict[str, object] = {}
-    exec(code, names)
-    names["llm"].shutdown()  # type: ignore[attr-defined]
+def is_run(line: str) -> bool:
+    return not any(line.startswith(start) for start in NOT_RUN)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as started:
+        yield started
+
+
+def test_the_python_example_shows_what_the_model_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = [body for body in blocks("python") if "warpjet" in body]
+    names: dict[str, Any] = {}
+    exec(compile(example, README.name, "exec"), names)
+    names["llm"].shutdown()
+    said = capsys.readouterr().out
+    assert "12" in said
+    assert json.loads(re.findall(r"^\{.*\}$", said, re.MULTILINE)[0]) == {
+        "name": "Mia",
+        "age": 7,
+        "pet": "cat",
+        "color": "red",
+    }
+    assert len(names["out"][0].outputs[0].text) > 100
+
+
+def test_the_example_of_openai_s_client_runs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = [body for body in blocks("python") if "openai" in body]
+    exec(compile(example.replace("http://127.0.0.1:8000", server.url), README.name, "exec"), {})
     assert "12" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", VERBS)
-def test_every_command_parses(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [word for word in shlex.split(line)[1:] if word not in ("DIR", "ENGINE", "A prompt")]
-    verb = words[:2] if words[:2] == ["bench", "serve"] else words[:1]
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+@pytest.mark.parametrize("line", [line for line in lines() if line.startswith("curl")])
+def test_the_requests_of_curl_are_answered(line: str, server: Server) -> None:
+    line = re.sub(r"(http://)?(127\.0\.0\.1|localhost):8000", server.url, line)
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"], done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run, one after another."""
+    folder = tmp_path_factory.mktemp("commands")
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "The", "max_tokens": 2}}
+    (folder / "in.jsonl").write_text(json.dumps(request) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("line", [line for line in lines() if is_run(line) and not line.startswith("curl")])
+def test_a_command_runs(line: str, folder: Path) -> None:
+    """A server only checks what it is given."""
+    line = re.sub(r"\bDIR\b|/models/\S+", str(TINY), line)
+    line = line.replace("warpjet serve", "warpjet serve --dry-run").replace(
+        "warpjet ", f"'{sys.executable}' -m warpjet "
+    )
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+def test_the_flags_of_the_load_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([*verb, *(["--help"] if verb[0] == "bench" and len(verb) > 1 else ["--help=all"])])
+        main(["bench", "serve", "--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in words if word.startswith("--"))
+    words = [word for line in lines() if line.startswith("warpjet bench serve") for word in line.split()]
+    assert len(words) > 10 and all(word in shown for word in words if word.startswith("--"))
 
 
-def test_files_and_folders_of_the_tour_exist() -> None:
+def test_what_is_not_run_is_shown() -> None:
+    assert all(any(line.startswith(start) for line in lines()) for start in NOT_RUN)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    heads = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.*)", text, re.M)}
+    for link in links:
+        assert link[1:] in heads if link.startswith("#") else (page.parent / link).exists(), link
+
+
+def test_folders_of_the_tour_exist() -> None:
     table = TEXT.split("## A tour of the tree")[1]
     paths = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert len(paths) > 10
-    assert all((ROOT / path).exists() for path in paths + links)
+    assert len(paths) > 10 and all((ROOT / path).exists() for path in paths)
 
 
 def test_the_table_of_limits_tells_the_defaults() -> None:
     """Flags that stand there with a number, such as `--max-connections` (16384)."""
-    told = re.findall(r"`--([a-z-]+)` \((\d+)\)", TEXT)
+    told = re.findall(r"`--([a-z-]+)` \((\d+)\)", DEPLOY.read_text())
     assert len(told) > 1
     for flag, value in told:
         name = flag.replace("-", "_")
         default = getattr(EngineConfig(), name, None) or getattr(Settings(), name)
         assert int(value) == default, flag
+
+
+# --- The package's description ---------------------------------------------------------------------------------------
+
+
+def test_a_package_index_can_show_the_readme() -> None:
+    """It has none of the files beside it."""
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    description = hooks["fancy-pypi-readme"]
+    text = "".join(part.get("text") or (ROOT / part["path"]).read_text() for part in description["fragments"])
+    for change in description["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    assert all(link.startswith("https://") for link in re.findall(r"\]\(([^)]*)\)", text)) and "![" not in text
+    assert "what works and what does not has the rest" in text and "# Changes" in text
+
+
+def test_the_newest_change_is_this_version_s() -> None:
+    changes = (ROOT / "python" / "warpjet" / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (\S+?),? ", changes, re.MULTILINE)[0] == __version__
