@@ -54,10 +54,11 @@ def test_a_native_program_generates_the_same_text(build: Path, tmp_path: Path) -
     run("env", *(f"{name}={value}" for name, value in home.items()), "sh", "-ec", f"cd '{ROOT}'\n" + "\n".join(steps))
     text = run("sh", "-c", f"cd '{ROOT}' && {last}")
 
+    tokens, *prompt = map(int, last.partition("#")[0].split()[2:])
     with LLM() as llm:
-        bos = llm.get_tokenizer().bos_token_id
-        params = SamplingParams(temperature=0.0, max_tokens=int(last.split()[-1]))
-        expected = llm.generate({"prompt_token_ids": [bos]}, params, use_tqdm=False)[0].outputs[0].text
+        assert llm.get_tokenizer().encode("Once upon a time") == prompt
+        params = SamplingParams(temperature=0.0, max_tokens=tokens)
+        expected = llm.generate({"prompt_token_ids": prompt}, params, use_tqdm=False)[0].outputs[0].text
     assert text.strip() == expected.strip() != ""
 
 
