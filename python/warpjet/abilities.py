@@ -6,7 +6,7 @@ from typing import Any
 
 from warpjet.template_values import Arguments, NoContent
 
-_SECONDS = 0.2  # for one of at most 16 renderings
+_SECONDS = 0.2  # of processor time, for one of at most 16 renderings
 _MARKS = ("warpjetfirst", "warpjetsecond", "warpjetthird")
 _SYSTEM: dict[str, Any] = {"role": "system", "content": _MARKS[0]}
 _USER: dict[str, Any] = {"role": "user", "content": "hi"}

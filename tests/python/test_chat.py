@@ -1,6 +1,8 @@
 """Chat templates: what they render, what they refuse, and what a hostile one cannot do."""
 
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,15 @@ HOSTILE = {
 def test_B22_hostile_template(name: str) -> None:
     with pytest.raises(ValueError):
         compile_template(HOSTILE[name])({"messages": HELLO}, 2)
+
+
+def test_time_on_a_busy_machine_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count(step=3600.0)
+    for clock in ("monotonic", "time", "perf_counter"):
+        monkeypatch.setattr(time, clock, lambda: next(hours))
+    assert compile_template(PLAIN)({"messages": HELLO}) == "[user]hi"
+    with pytest.raises(ValueError, match="longer than its time"):
+        compile_template("{% for i in range(99999) %}{% endfor %}")({}, 0)
 
 
 def test_what_long_conversations_need_is_within_the_limits() -> None:
