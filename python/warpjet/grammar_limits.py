@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from warpjet.json_size import read_bounded
+
 MAX_TEXT = 1 << 20  # bytes
 MAX_GBNF = 1 << 17  # GBNF is read character by character, in Python
 MAX_DEPTH = 100  # of brackets, objects and lists
@@ -55,7 +57,7 @@ def read_json(what: str, value: Any) -> Any:
         return value
     check_size(what, value)
     try:
-        return json.loads(value)
+        return read_bounded(value)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what}: not JSON: {error}") from None
 

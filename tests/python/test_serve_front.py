@@ -12,11 +12,13 @@ from serving import Server, error_of
 
 pytest.importorskip("httptools")
 
+from warpjet.json_size import memory_bytes
 from warpjet.serve.app import App, all_endpoints
 from warpjet.serve.auth import Keys, load_keys
 from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError
 from warpjet.serve.exchange import EventStream, HttpRequest, Response
+from warpjet.serve.limits import Bodies
 from warpjet.serve.router import Router
 from warpjet.serve.schema import Endpoint, Field, Schema
 from warpjet.serve.settings import Settings
@@ -259,12 +261,12 @@ def test_a_body_counts_until_its_answer_has_ended(ends: str) -> None:
 
     async def main() -> None:
         endpoint = Endpoint("POST", "/x", handler, Schema("X", [Field("a", "string")]))
-        app, _ = app_with(endpoint, max_bodies_bytes=len(body) + 10)
+        app, _ = app_with(endpoint, max_bodies_bytes=memory_bytes(body) + 10)
         json = [(b"content-type", b"application/json")]
         first = asyncio.create_task(call(app, "POST", "/x", json, body))
         for _ in range(10):
             await asyncio.sleep(0)
-        assert app._bodies.held_bytes == len(body)
+        assert app._bodies.held_bytes == memory_bytes(body)
         assert (await call(app, "POST", "/x", json, body))[0]["status"] == 503  # there is no room beside it
         if ends == "cancelled":
             first.cancel()
@@ -273,6 +275,16 @@ def test_a_body_counts_until_its_answer_has_ended(ends: str) -> None:
         assert app._bodies.held_bytes == 0
 
     asyncio.run(main())
+
+
+def test_one_large_body_is_taken_beside_none_alone() -> None:
+    bodies = Bodies(max_bytes=1000, seconds=60, total_bytes=100)
+    bodies.held_bytes = 50
+    assert bodies.weigh(50, 900) == 900
+    bodies.held_bytes += 10
+    with pytest.raises(ServeError, match="too many large requests"):
+        bodies.weigh(10, 20)
+    assert bodies.held_bytes == 910
 
 
 def test_the_page_and_its_feed_are_served_to_itself(server: Server) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+from warpjet.json_size import read_bounded
 from warpjet.parsing.reader import SPACE, Emit, Reader, Reading
 
 MAX_DEPTH = 128
@@ -151,9 +152,9 @@ def read_string(reader: Reader) -> Reading[str | None]:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON text's value; None when it is malformed, as for null."""
+    """A JSON text's value; None when it is malformed, or larger than what is read, as for null."""
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return read_bounded(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
 

@@ -7,10 +7,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+from warpjet.json_size import memory_bytes
 from warpjet.serve.asgi import Receive, Scope, Send
 from warpjet.serve.auth import Keys
 from warpjet.serve.conversation import Serving
@@ -20,7 +21,7 @@ from warpjet.serve.exchange import EventStream, HttpRequest, Response, sse, to_j
 from warpjet.serve.json_body import parse_json
 from warpjet.serve.limits import Bodies, RateLimit
 from warpjet.serve.router import Router
-from warpjet.serve.schema import Endpoint, Schema
+from warpjet.serve.schema import Endpoint
 from warpjet.serve.sites import Sites
 
 _log = logging.getLogger("warpjet.serve")
@@ -30,7 +31,8 @@ _MODULES = (
     *("openai_chat", "openai_completions", "models", "tokenization", "health", "metrics", "documents", "admin"),
     *("responses", "embeddings", "anthropic_messages", "tgi", "live"),
 )
-_LARGE_BODY = 64 << 10  # a body that a thread parses
+_LARGE_BODY = 64 << 10  # a body that a thread reads
+T = TypeVar("T")
 # Headers that mean one thing: a request that gives one twice is refused.
 _SINGLE = frozenset(("authorization", "x-api-key", "host", "origin", "content-type", "content-encoding"))
 _MAX_SITES = 64  # whose refused preflights are logged
@@ -108,21 +110,21 @@ class App:
             await answer.send(await endpoint.handler(self.serving, request))
             return
         _check_content(request.headers)
-        raw = await self._bodies.read(request.headers, receive)
-        held = len(raw)
+        body = [await self._bodies.read(request.headers, receive)]
+        request.body_bytes = held = len(body[0])
         try:  # the body lives in the handler's answer, so it counts until that has ended
-            request.body = await self._parse(endpoint.request_schema, raw, request.tenant)
-            del raw
-            request.body_bytes = held
+            held = self._bodies.weigh(held, await self._read(request, lambda: memory_bytes(body[0])))
+            parse, strict = endpoint.request_schema.parse, self.serving.settings.strict
+            request.body = await self._read(request, lambda: parse(parse_json(body.pop()), strict))
             await answer.send(await endpoint.handler(self.serving, request))
         finally:
             self._bodies.release(held)
 
-    async def _parse(self, schema: Schema, raw: bytes, tenant: str) -> dict[str, Any]:
-        def parse() -> dict[str, Any]:
-            return schema.parse(parse_json(raw), self.serving.settings.strict)
-
-        return parse() if len(raw) <= _LARGE_BODY else await self.serving.workers.run(parse, tenant)
+    async def _read(self, request: HttpRequest, function: Callable[[], T]) -> T:
+        """What function() makes of a body; on a thread when that is large."""
+        if request.body_bytes <= _LARGE_BODY:
+            return function()
+        return await self.serving.workers.run(function, request.tenant)
 
     def _log_preflight(self, headers: Mapping[str, str]) -> None:
         """With --allowed-origins they are answered before they come here."""

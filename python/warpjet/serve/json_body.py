@@ -5,23 +5,24 @@ import math
 import re
 from typing import Any
 
+from warpjet.json_size import check_counts
 from warpjet.serve.errors import bad_request
+from warpjet.shown import shown
 
 MAX_DEPTH = 128
 MAX_KEYS = 16384  # of one object
 MAX_DIGITS = 512  # of one number: reading an integer takes time that grows with their square
-# Of one body. The decoder keeps the interpreter locked, for 0.1 s at these limits.
-MAX_VALUES, MAX_PAIRS, MAX_CONTAINERS, MAX_ESCAPES = 1 << 20, 1 << 18, 1 << 17, 1 << 21
-_CHUNK = 1 << 16
 _SUSPECT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")  # a surrogate or NUL, unless the backslash is itself escaped
-_OUTSIDE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|([\[{])|(:)|(,)', re.DOTALL)  # strings, and what is between them
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The object that a body holds. Raises ServeError (400) for anything else, for depth beyond MAX_DEPTH, for a key
     given twice, for numbers that are not finite or too long, for text that is not Unicode, and for more values, pairs,
     lists and objects, or escapes than the limits."""
-    _check_counts(raw)
+    try:
+        check_counts(raw)
+    except ValueError as error:
+        raise bad_request(f"the body is too large to be read: {error}") from None
     brackets = raw.count(b"[") + raw.count(b"{")
     try:
         value = _DECODER.decode(raw.decode())
@@ -38,35 +39,6 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _check_counts(raw: bytes) -> None:
-    if _exceeds(raw, b"\\", MAX_ESCAPES):
-        raise bad_request(f"the strings of the body hold more than {MAX_ESCAPES} escapes")
-    limits = ((b"[", MAX_CONTAINERS), (b"{", MAX_CONTAINERS), (b":", MAX_PAIRS), (b",", MAX_VALUES))
-    if not any(_exceeds(raw, mark, most) for mark, most in limits):
-        return
-    containers = pairs = values = 0
-    for match in _OUTSIDE.finditer(raw):  # brackets and commas within texts are no values
-        kind = match.lastindex
-        containers += kind == 1
-        pairs += kind == 2
-        values += kind == 3
-        if containers > MAX_CONTAINERS or pairs > MAX_PAIRS or values > MAX_VALUES:
-            raise bad_request(
-                f"the body holds more than {MAX_VALUES} values, {MAX_PAIRS} pairs of key and value, "
-                f"or {MAX_CONTAINERS} lists and objects"
-            )
-
-
-def _exceeds(raw: bytes, mark: bytes, most: int) -> bool:
-    """Whether it is there more often. Counting stops where that is known."""
-    count = 0
-    for start in range(0, len(raw) if len(raw) > most else 0, _CHUNK):
-        count += raw.count(mark, start, start + _CHUNK)
-        if count > most:
-            return True
-    return False
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > MAX_KEYS:
         raise bad_request(f"an object of the body has more than {MAX_KEYS} keys")
@@ -74,7 +46,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         seen: set[str] = set()
         name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise bad_request(f"the body gives {name!r} twice")
+        raise bad_request(f"the body gives {shown(name)} twice")
     return value
 
 

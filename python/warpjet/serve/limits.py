@@ -11,7 +11,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Bodies:
-    """Reads bodies, each no longer than `max_bytes` and `seconds`, all together no more than `total_bytes`."""
+    """Reads bodies, each no longer than `max_bytes` and `seconds`, all together no more than `total_bytes`: of memory,
+    once they are parsed. One alone may take more than that."""
 
     def __init__(self, max_bytes: int, seconds: float, total_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -20,13 +21,22 @@ class Bodies:
         self.held_bytes = 0
 
     async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The whole body; release() its length when nothing of it lives any more. Raises ServeError 400, 408, 413 or
-        503; ConnectionError when the client has gone."""
+        """The whole body, which counts as its length; release() that, or what weigh() made of it, when nothing of it
+        lives any more. Raises ServeError 400, 408, 413 or 503; ConnectionError when the client has gone."""
         declared = headers.get("content-length")
         if declared is not None and int(declared) > self._max_bytes:
             raise self._too_large()
         async with _within(self._seconds, "the body did not arrive"):
             return await self._read(receive)
+
+    def weigh(self, held: int, size: int) -> int:
+        """Counts a body, of which `held` bytes count so far, as `size` bytes, which is returned. Raises ServeError 503
+        when that is too much beside the others."""
+        others = self.held_bytes - held
+        if others and others + size > self._total_bytes:
+            raise self._too_many()
+        self.held_bytes = others + size
+        return size
 
     def release(self, size: int) -> None:
         """So many bytes are free again."""
@@ -46,12 +56,15 @@ class Bodies:
                 if size > self._max_bytes:
                     raise self._too_large()
                 if self.held_bytes > self._total_bytes:
-                    raise ServeError(503, "too many large requests at once", code="overloaded", retry_after=1)
+                    raise self._too_many()
                 if not message.get("more_body"):
                     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         except BaseException:
             self.held_bytes -= size
             raise
+
+    def _too_many(self) -> ServeError:
+        return ServeError(503, "too many large requests at once", code="overloaded", retry_after=1)
 
     def _too_large(self) -> ServeError:
         return ServeError(413, f"the body is longer than {self._max_bytes} bytes", code="request_too_large")

@@ -42,7 +42,7 @@ class Settings:
     ssl_ca_certs: str | None = _s(None, "TLS: ask clients for a certificate of these authorities", "str")
     root_path: str = _s("", "path prefix that a proxy in front strips")
     max_body_bytes: int = _s(32 << 20, "longest body of a request")
-    max_bodies_bytes: int = _s(512 << 20, "all bodies held at one time, until their answers have ended")
+    max_bodies_bytes: int = _s(512 << 20, "memory of all bodies held at one time, until their answers have ended")
     header_timeout: float = _s(60.0, "seconds in which a request's head must arrive")
     body_timeout: float = _s(60.0, "seconds in which a request's body must arrive")
     keep_alive_timeout: float = _s(75.0, "seconds that an idle connection is kept")
