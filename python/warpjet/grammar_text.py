@@ -15,6 +15,7 @@ from warpjet.grammar_limits import (
     schema_text,
 )
 from warpjet.schemas import WHITESPACE, prepared
+from warpjet.shown import shown
 from warpjet.structured import Constraint, Framed, StructuredOutputsParams
 from warpjet.tokenizer import Tokenizer
 
@@ -147,7 +148,7 @@ def _from_tags(given: dict[str, Any] | str | None, params: StructuredOutputsPara
     if not isinstance(triggers, list) or not all(isinstance(t, str) and t for t in triggers):
         raise ValueError("structural_tag needs triggers, a list of strings")
     if unknown := set(tag) - {"type", "structures", "triggers"}:
-        raise ValueError(f"structural_tag has no field {min(unknown)!r:.50}")
+        raise ValueError(f"structural_tag has no field {shown(min(unknown))}")
     literal = _Literals(tokenizer)
     rules, names = [], []
     for index, structure in enumerate(tag["structures"]):

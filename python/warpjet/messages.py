@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warpjet.parsing.json_text import parse_json
+from warpjet.shown import shown
 from warpjet.template_values import Arguments
+
+_MOST_IDS = 8  # that a message quotes
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
@@ -94,7 +97,7 @@ def _checked_call(call: Any, where: str) -> dict[str, Any]:
     arguments = parse_json(given) if isinstance(given, str) and given else given or {}
     if not isinstance(arguments, Mapping):
         if not isinstance(given, str):
-            raise ValueError(f"{where}.function.arguments must be the JSON text of an object, got {given!r:.200}")
+            raise ValueError(f"{where}.function.arguments must be the JSON text of an object, got {shown(given)}")
         arguments = {"partial_json": given}  # of a call that was cut off: the conversation goes on
     try:
         text = given if isinstance(given, str) and given else json.dumps(arguments, ensure_ascii=False)
@@ -114,8 +117,8 @@ def _check_order(messages: Sequence[dict[str, Any]], answered: bool) -> None:
                 raise ValueError(f"{where}: a tool's message must follow the assistant's message with its call")
             call_id = message.get("tool_call_id")
             if not (isinstance(call_id, (str, type(None))) and waiting[call_id]):
-                wanted = " or ".join(repr(one) for one in +waiting if one) or "no more results"
-                raise ValueError(f"{where}: tool_call_id is {call_id!r:.200}, expected {wanted:.400}")
+                wanted = _ids(waiting) or "no more results"
+                raise ValueError(f"{where}: tool_call_id is {shown(call_id)}, expected {wanted}")
             waiting[call_id] -= 1
             continue
         _require_results(waiting, where)
@@ -129,5 +132,10 @@ def _check_order(messages: Sequence[dict[str, Any]], answered: bool) -> None:
 
 def _require_results(waiting: Counter[str | None], where: str) -> None:
     if count := waiting.total():
-        missing = ", ".join(repr(one) for one in +waiting if one) or f"{count} calls"
-        raise ValueError(f"{where}: the tool messages of {missing:.400} are missing")
+        raise ValueError(f"{where}: the tool messages of {_ids(waiting) or f'{count} calls'} are missing")
+
+
+def _ids(waiting: Counter[str | None]) -> str:
+    """Those of calls that have no result yet; of many, the first ones."""
+    found = [one for one in +waiting if one]
+    return " or ".join(map(shown, found[:_MOST_IDS])) + (" ..." if len(found) > _MOST_IDS else "")

@@ -1,5 +1,6 @@
 """An opened model: engine, tokenizer, chat template and default sampling. LLM and AsyncLLM stand on it."""
 
+import asyncio
 import atexit
 import itertools
 import os
@@ -36,6 +37,7 @@ _GENERATION_KEYS = {
 
 
 _MAX_STOP_TOKENS = 256  # of a request
+_MAX_AT_ONCE = 4096  # characters of bad_words that an event loop tokenises
 
 
 @dataclass(slots=True)
@@ -152,7 +154,10 @@ class Session:
 
     async def native_params_async(self, params: SamplingParams) -> NativeParams:
         """The same, without blocking the event loop."""
-        native, job = self._lower(params)
+        if isinstance(params, SamplingParams) and sum(map(len, params.bad_words)) > _MAX_AT_ONCE:
+            native, job = await asyncio.to_thread(self._lower, params)
+        else:
+            native, job = self._lower(params)
         return native if job is None else Guided(native, await job.wait_async())
 
     def _lower(self, params: SamplingParams) -> "tuple[SamplingParams, Job | None]":

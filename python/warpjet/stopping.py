@@ -1,5 +1,6 @@
 """Stop strings in a text that arrives in pieces."""
 
+import functools
 from collections.abc import Sequence
 
 
@@ -50,7 +51,8 @@ class StopStrings:
         return complete
 
 
-def _borders(stop: str) -> list[int]:
+@functools.lru_cache(maxsize=256)  # the samples of a request have the same ones
+def _borders(stop: str) -> tuple[int, ...]:
     """For each prefix, the length of its longest proper prefix that is also its suffix."""
     borders = [0] * len(stop)
     length = 0
@@ -59,4 +61,4 @@ def _borders(stop: str) -> list[int]:
             length = borders[length - 1]
         length += stop[i] == stop[length]
         borders[i] = length
-    return borders
+    return tuple(borders)

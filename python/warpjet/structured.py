@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warpjet.json_size import read_bounded
+from warpjet.shown import shown
+
 _CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _JSON_OPTIONS = ("disable_any_whitespace", "whitespace_pattern")
 _MAX_CHOICES = 30_000  # more than is compiled
@@ -102,7 +105,7 @@ def to_text(value: object) -> str:
     if isinstance(value, str):
         check_volume(value)
         try:
-            value = json_module.loads(value)
+            value = read_bounded(value)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"structured_outputs is not JSON: {error}") from None
     if isinstance(value, Mapping):
@@ -161,5 +164,5 @@ def _from_dict(fields: Mapping[str, Any]) -> Constraint:
         return Framed(fields["frame"], answer, tuple((what, schema) for what, schema in fields["schemas"]))
     names = [field.name for field in dataclasses.fields(StructuredOutputsParams)]
     if unknown := [key for key in fields if key not in names]:
-        raise TypeError(f"structured_outputs has no field {unknown[0]!r:.100}; it has {', '.join(names)}")
+        raise TypeError(f"structured_outputs has no field {shown(unknown[0])}; it has {', '.join(names)}")
     return StructuredOutputsParams(**fields)

@@ -1,13 +1,24 @@
 """The bodies that are read, and those whose reading would hold the server up."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
-from warpjet.json_size import exceeds
+from warpjet.json_size import (
+    MAX_CONTAINERS,
+    MAX_ESCAPES,
+    MAX_PAIRS,
+    MAX_VALUES,
+    exceeds,
+    memory_bytes,
+    read_bounded,
+)
+from warpjet.messages import checked_messages
 from warpjet.serve.errors import ServeError
-from warpjet.serve.json_body import MAX_CONTAINERS, MAX_DIGITS, MAX_ESCAPES, MAX_PAIRS, MAX_VALUES, parse_json
+from warpjet.serve.json_body import MAX_DIGITS, parse_json
+from warpjet.shown import shown
 
 
 def refuse(raw: bytes, says: str) -> None:
@@ -73,3 +84,54 @@ def test_the_size_of_a_value(value: Any, size: int) -> None:
 
 def test_the_size_of_several_values_is_their_sum() -> None:
     assert exceeds(1500, "x" * 1000, "x" * 1000) and not exceeds(3000, "x" * 1000, None, "x" * 1000)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[] for _ in range(10_000)],
+        [{} for _ in range(10_000)],
+        [{"a": i} for i in range(10_000)],
+        {f"key{i}": "value" for i in range(10_000)},
+        [i / 7 for i in range(10_000)],
+        [f"é{i}" for i in range(10_000)],
+        "x" * 100_000 + "\U0001f600",
+        [["x"] for _ in range(10_000)],
+    ],
+)
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_body_takes_no_more_memory_than_it_is_weighed(value: Any, plain: bool) -> None:
+    raw = json.dumps({"a": value}, ensure_ascii=plain, separators=(",", ":")).encode()
+    tracemalloc.start()
+    try:
+        parsed = parse_json(raw)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert parsed == {"a": value}
+    assert peak + len(raw) <= memory_bytes(raw)
+
+
+def test_json_within_a_text_has_the_limits_of_a_body() -> None:
+    assert read_bounded("[" + "[]," * 1000 + "1]") == [*[[]] * 1000, 1]
+    with pytest.raises(ValueError, match="lists and objects"):
+        read_bounded("[" + "[]," * MAX_CONTAINERS + "1]")
+    call = {"id": "a", "function": {"name": "f", "arguments": "[" + "[]," * MAX_CONTAINERS + "1]"}}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+    checked = checked_messages(messages, answered=False, has_developer=False)
+    assert list(checked[1]["tool_calls"][0]["function"]["arguments"]) == ["partial_json"]  # nothing of it was read
+
+
+class Costly:
+    """What no message may read."""
+
+    def __repr__(self) -> str:
+        raise AssertionError("it was read")
+
+
+def test_a_quote_reads_no_more_than_it_shows() -> None:
+    assert shown([Costly()]) == "a list"
+    assert shown({"a": Costly()}) == "an object"
+    assert shown("a" * 100, 3) == "'aaa'..."
+    assert shown("abc") == "'abc'"
+    assert shown(7) == "7"

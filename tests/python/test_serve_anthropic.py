@@ -346,7 +346,7 @@ def test_failures_have_anthropics_shape(client: anthropic.Anthropic, served: tup
         ({"output_config": {"effort": "enormous"}}, "effort"),
         ({"output_config": {"format": {"type": "xml"}}}, "format"),
         ({"stop_sequences": [""]}, "stop"),
-        ({"stop_sequences": ["a"] * 5}, "stop_sequences"),
+        ({"stop_sequences": ["a"] * 17}, "stop_sequences"),
         ({"temperature": -1}, "temperature"),
         ({"top_k": -5}, "top_k"),
         ({"mcp_servers": [{"url": "http://a"}]}, "mcp_servers"),

@@ -152,6 +152,11 @@ def calls_in_reverse(count: int) -> dict[str, Any]:
     return {"messages": [*_USER, {"role": "assistant", "content": "x", "tool_calls": calls}, *results]}
 
 
+def call_with(arguments: Any) -> dict[str, Any]:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": [*_USER, {"role": "assistant", "tool_calls": [call]}]}
+
+
 _ROWS: dict[str, tuple[str, Any]] = {
     "lists": (_COMPLETIONS, {"prompt": "x", "user": [[]] * 1_900_000}),
     "lists that are allowed": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "unknown": [[]] * 130_000}),
@@ -162,6 +167,15 @@ _ROWS: dict[str, tuple[str, Any]] = {
     "an escaped text": (_COMPLETIONS, {"prompt": "\n" * 2_000_000, "max_tokens": 1}),
     "unknown fields": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, **{f"min_token{i}": 1 for i in range(16_000)}}),
     "a key given twice": (_COMPLETIONS, b'{"%s":1,"%s":2}' % (b" " * 500_000, b" " * 500_000)),
+    "JSON within a text": (_CHAT, call_with("[" + "[]," * 4_000_000 + "1]")),
+    "a part that is no text": (_CHAT, {"messages": [{"role": "user", "content": [{"text": [1] * 900_000}]}]}),
+    "a type that is no text": (_CHAT, {"messages": _USER, "response_format": {"type": [1] * 900_000}}),
+    "an item's role": (_RESPONSES, {"input": [{"role": [1] * 900_000, "content": "x"}]}),
+    "a tool's name": (_CHAT, {"messages": _USER, "tools": [{"type": "function", "function": {"name": "x" * 10**7}}]}),
+    "words to leave out": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "bad_words": ["word " * 200] * 128}),
+    "tokens to stop at": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "stop_token_ids": [1] * 1_000_000}),
+    "tokens that are allowed": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "allowed_token_ids": [1] * (1 << 18)}),
+    "stop strings of samples": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "n": 128, "stop": ["ab" * 512] * 4}),
     "calls in reverse": (_CHAT, calls_in_reverse(20_000)),
     "messages": (_CHAT, {"messages": _USER * 20_000, "max_tokens": 1}),
     "prompts": (_COMPLETIONS, {"prompt": ["x"] * 1000, "max_tokens": 1}),

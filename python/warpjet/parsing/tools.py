@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from warpjet.shown import shown
+
 Tools = Sequence[Mapping[str, Any]]
 ToolChoice = str | Mapping[str, Any]
 
@@ -29,7 +31,7 @@ def check_tools(tools: Any) -> None:
             raise ValueError(f"{where}.function must be an object with a name")
         name = function.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"{where}.function.name must match {_NAME.pattern}, got {name!r:.200}")
+            raise ValueError(f"{where}.function.name must match {_NAME.pattern}, got {shown(name)}")
         if name in names:
             raise ValueError(f"{where}.function.name {name!r} is another tool's too")
         names.add(name)
@@ -46,9 +48,9 @@ def check_tool_choice(tools: Tools | None, tool_choice: Any) -> None:
         if name is None:
             raise ValueError('tool_choice must be {"type": "function", "function": {"name": ...}}')
         if name not in {tool["function"]["name"] for tool in tools or ()}:
-            raise ValueError(f"tool_choice names {name!r}, which is not in tools")
+            raise ValueError(f"tool_choice names {shown(name, 128)}, which is not in tools")
     elif tool_choice not in _CHOICES:
-        raise ValueError(f"tool_choice must be {', '.join(_CHOICES)} or a function's name, got {tool_choice!r:.200}")
+        raise ValueError(f"tool_choice must be {', '.join(_CHOICES)} or a function's name, got {shown(tool_choice)}")
     elif tool_choice == "required" and not tools:
         raise ValueError("tool_choice 'required' needs tools")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from warpjet.serve.errors import bad_request
+from warpjet.shown import shown
 
 _Placed = tuple[Mapping[str, Any], str]  # a block, and where it stands
 _KINDS = {"user": ("text", "tool_result"), "assistant": ("text", "thinking", "tool_use"), "system": ("text",)}
@@ -50,7 +51,7 @@ def _turns(value: list[Any], where: str) -> list[tuple[str, list[_Placed]]]:
             raise bad_request(f"{place} must be an object with role and content", place)
         role = message.get("role")
         if not isinstance(role, str) or (kinds := _KINDS.get(role)) is None:
-            raise bad_request(f"{place}.role must be 'user' or 'assistant', got {role!r}", f"{place}.role")
+            raise bad_request(f"{place}.role must be 'user' or 'assistant', got {shown(role)}", f"{place}.role")
         blocks = _blocks(message.get("content"), f"{place}.content", kinds)
         if turns and turns[-1][0] == role:
             turns[-1][1].extend(blocks)
@@ -128,7 +129,7 @@ def _blocks(value: Any, where: str, kinds: Sequence[str]) -> list[_Placed]:
             blocks.append((block, place))
         elif not (isinstance(kind, str) and "tool_use" in kinds and _is_foreign(kind)):
             supported = ", ".join(kinds)
-            raise bad_request(f"{place}: type {kind!r:.80} is not supported here, only {supported}", place)
+            raise bad_request(f"{place}: type {shown(kind)} is not supported here, only {supported}", place)
     return blocks
 
 

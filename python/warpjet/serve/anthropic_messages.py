@@ -11,15 +11,17 @@ from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.models import check_model
-from warpjet.serve.openai_fields import MAX_STOP_STRINGS, sampling_params
+from warpjet.serve.openai_fields import sampling_params
 from warpjet.serve.parts import constrain, instruct, parse_part
 from warpjet.serve.response_items import new_id
 from warpjet.serve.schema import Endpoint, Field, Schema
+from warpjet.shown import shown
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
 
 _THINKING = ("enabled", "disabled", "adaptive", "between_tools")
+_MAX_STOP_SEQUENCES = 16  # Anthropic names no limit; the engine takes no more
 _DISPLAYS = ("omitted", "summarized", "updates")  # only the first changes the answer: thinking is shown in full
 _ERROR_TYPES = {
     401: "authentication_error",
@@ -138,7 +140,7 @@ def _template_kwargs(thinking: dict[str, Any] | None, effort: str | None) -> dic
         return kwargs
     kind, budget = thinking.get("type"), thinking.get("budget_tokens")
     if kind not in _THINKING:
-        raise bad_request(f"thinking.type must be {', '.join(_THINKING)}, got {kind!r:.80}", "thinking")
+        raise bad_request(f"thinking.type must be {', '.join(_THINKING)}, got {shown(kind)}", "thinking")
     if thinking.get("display") not in (None, *_DISPLAYS):
         raise bad_request(f"thinking.display must be one of {', '.join(_DISPLAYS)}", "thinking")
     if kind in ("enabled", "disabled"):
@@ -204,7 +206,7 @@ _CREATE = Schema(
     [
         *_CONVERSATION,
         Field("max_tokens", "integer", "tokens to generate at most; the context's length if less", required=True),
-        Field("stop_sequences", "strings", "texts that end the answer", high=MAX_STOP_STRINGS),
+        Field("stop_sequences", "strings", "texts that end the answer", high=_MAX_STOP_SEQUENCES),
         Field("stream", "boolean", "answer with events", default=False),
         Field("temperature", "number", "0 is greedy"),
         Field("top_p", "number", "above 0, at most 1"),

@@ -7,6 +7,7 @@ from typing import Any
 from warpjet.serve.errors import bad_request
 from warpjet.serve.parts import SkippedTools, check_count, parse_part
 from warpjet.serve.schema import Field, Schema
+from warpjet.shown import shown
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _skipped = SkippedTools("/v1/messages")
@@ -129,5 +130,5 @@ def to_tool_choice(value: Any, where: str = "tool_choice") -> tuple[str | dict[s
             raise bad_request(f"{where}.name must be a string", f"{where}.name")
         return {"type": "function", "function": {"name": name}}, not alone
     if not isinstance(kind, str) or kind not in _CHOICES:
-        raise bad_request(f"{where}.type must be auto, any, tool or none, got {kind!r:.80}", f"{where}.type")
+        raise bad_request(f"{where}.type must be auto, any, tool or none, got {shown(kind)}", f"{where}.type")
     return _CHOICES[kind], not alone

@@ -10,6 +10,7 @@ from warpjet.serve.errors import bad_request, from_exception
 from warpjet.serve.exchange import HttpRequest
 from warpjet.serve.response_format import FORMATS
 from warpjet.serve.schema import Field
+from warpjet.shown import shown
 
 MAX_STOP_STRINGS = 4
 _INT32 = 2**31 - 1
@@ -39,15 +40,17 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "top_k": {"minimum": -1, "maximum": _INT32},
     "min_p": {"minimum": 0, "maximum": 1},
     "seed": {"minimum": -(2**63), "maximum": 2**63 - 1},
-    "stop_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}, "maxItems": 256},
+    "stop_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}},
     "max_tokens": {"minimum": 1, "maximum": _INT32},
     "min_tokens": {"minimum": 0, "maximum": _INT32},
     "prompt_logprobs": {"minimum": -1, "maximum": _INT32},
     "spaces_between_special_tokens": {"enum": [True]},
     "allowed_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}, "minItems": 1},
-    "bad_words": {"items": {"type": "string", "minLength": 1, "maxLength": 1024}, "maxItems": 128},
+    "bad_words": {"items": {"type": "string", "minLength": 1, "maxLength": 1024}},
     "length_penalty": {"minimum": -100, "maximum": 100},
 }
+# Entries of lists, which are looked at before anything is made of them.
+_MOST = {"stop_token_ids": 256, "bad_words": 128, "allowed_token_ids": 1 << 18}
 _STOP = {
     "anyOf": [
         {"type": "string", "minLength": 1, "maxLength": 1024},
@@ -62,7 +65,7 @@ _LOGIT_BIAS = {
 
 SAMPLING_FIELDS = [
     *(
-        Field(name, _KINDS[kind], doc, shape=_SHAPES.get(name))
+        Field(name, _KINDS[kind], doc, high=_MOST.get(name), shape=_SHAPES.get(name))
         for name, kind, _, doc in SamplingParams.__fields__
         if name not in _NOT_SAMPLING and kind in _KINDS
     ),
@@ -175,7 +178,7 @@ class StreamOptions:
             raise bad_request("stream_options needs stream to be true", "stream_options")
         for name, value in options.items():
             if name not in ("include_usage", "continuous_usage_stats", "include_obfuscation"):
-                raise bad_request(f"stream_options has no {name!r}", "stream_options")
+                raise bad_request(f"stream_options has no {shown(name)}", "stream_options")
             if not isinstance(value, (bool, type(None))):
                 raise bad_request(f"stream_options.{name} must be true or false", "stream_options")
         if options.get("include_obfuscation"):
@@ -217,5 +220,5 @@ class Usage:
 def _logit_bias(given: Mapping[str, Any]) -> dict[int, float]:
     wrong = next((key for key in given if not _TOKEN_ID.fullmatch(key)), None)
     if wrong is not None:
-        raise bad_request(f"logit_bias must have token ids for keys, got {wrong!r:.80}", "logit_bias")
+        raise bad_request(f"logit_bias must have token ids for keys, got {shown(wrong)}", "logit_bias")
     return {int(key): value for key, value in given.items()}

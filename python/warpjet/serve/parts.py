@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from warpjet.parsing.tools import MAX_TOOLS
 from warpjet.serve.errors import ServeError, bad_request
 from warpjet.serve.schema import Schema
+from warpjet.shown import shown
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
@@ -46,9 +47,9 @@ def only_allowed(
 ) -> tuple[list[dict[str, Any]], str]:
     """Function tools of these names, and the mode: auto or required. Raises ServeError 400 for names not in tools."""
     if mode not in ("auto", "required"):
-        raise bad_request(f"{param}: the mode of allowed_tools must be auto or required, got {mode!r:.80}", param)
+        raise bad_request(f"{param}: the mode of allowed_tools must be auto or required, got {shown(mode)}", param)
     if missing := names - {tool["function"]["name"] for tool in tools}:
-        raise bad_request(f"{param} allows {min(missing)!r:.200}, which is not in tools", param)
+        raise bad_request(f"{param} allows {shown(min(missing))}, which is not in tools", param)
     return [tool for tool in tools if tool["function"]["name"] in names], mode
 
 

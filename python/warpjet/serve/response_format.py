@@ -1,10 +1,11 @@
 """response_format and structured_outputs: what the text of an answer must be."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from warpjet.json_size import read_bounded
 from warpjet.serve.errors import bad_request
+from warpjet.shown import shown
 from warpjet.structured import StructuredOutputsParams, check_volume
 
 _PARAM = "response_format"
@@ -42,11 +43,11 @@ def _constraint(form: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of StructuredOutputsParams; none for text."""
     kind = form.get("type")
     if not isinstance(kind, str) or (members := FORMATS.get(kind)) is None:
-        raise bad_request(f"response_format.type must be one of {', '.join(FORMATS)}, got {kind!r:.80}", _PARAM)
+        raise bad_request(f"response_format.type must be one of {', '.join(FORMATS)}, got {shown(kind)}", _PARAM)
     given = {name: value for name, value in form.items() if value is not None and name != "type"}
     if unknown := next((name for name in given if name not in members), None):
         takes = ", ".join(members) or "no other members"
-        raise bad_request(f"response_format of type {kind} has no {unknown!r:.80}; it takes {takes}", _PARAM)
+        raise bad_request(f"response_format of type {kind} has no {shown(unknown)}; it takes {takes}", _PARAM)
     if kind in ("json_object", "json_schema", "json"):
         return _of_json(kind, given)
     if kind in ("regex", "grammar"):
@@ -80,7 +81,7 @@ def tgi_schema(value: Any, param: str) -> Any:
         if len(value) > _MAX_TEXT:
             raise bad_request(f"{param} has a schema of {len(value)} characters, more than {_MAX_TEXT}", param)
         try:
-            value = json.loads(value)
+            value = read_bounded(value)
         except (ValueError, RecursionError) as error:
             raise bad_request(f"{param}: the schema is not JSON: {error}", param) from None
     try:

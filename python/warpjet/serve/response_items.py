@@ -8,6 +8,7 @@ from typing import Any
 
 from warpjet.serve.errors import bad_request
 from warpjet.serve.response_tools import function_name
+from warpjet.shown import shown
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXT_PARTS = {"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"}
@@ -36,14 +37,14 @@ def _parse_item(item: Any, where: str) -> dict[str, Any] | None:
     if isinstance(kind, str) and kind in _FOREIGN:
         return None
     if (parse := _ITEMS.get(kind) if isinstance(kind, str) else None) is None:
-        raise bad_request(f"{where}: type {kind!r} is not supported; there are {', '.join(_ITEMS)}", where)
+        raise bad_request(f"{where}: type {shown(kind)} is not supported; there are {', '.join(_ITEMS)}", where)
     return parse(item, where)
 
 
 def _message(item: Mapping[str, Any], where: str) -> dict[str, Any]:
     role = item.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        raise bad_request(f"{where}.role must be one of {', '.join(_ROLES)}, got {role!r}", f"{where}.role")
+        raise bad_request(f"{where}.role must be one of {', '.join(_ROLES)}, got {shown(role)}", f"{where}.role")
     kind = "output_text" if role == "assistant" else "input_text"
     text = _text_of(item.get("content"), f"{where}.content")
     extra: dict[str, Any] = {"annotations": [], "logprobs": []} if role == "assistant" else {}
@@ -136,7 +137,7 @@ def _text_of(content: Any, where: str) -> str:
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if not isinstance(kind, str) or kind not in _TEXT_PARTS:
-            raise bad_request(f"{where}[{index}]: {kind or part!r} is not supported; parts must be text", where)
+            raise bad_request(f"{where}[{index}]: {shown(kind or part)} is not supported; parts must be text", where)
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):
             raise bad_request(f"{where}[{index}].text must be a string", where)

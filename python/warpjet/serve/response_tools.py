@@ -7,6 +7,7 @@ from typing import Any
 from warpjet.serve.errors import bad_request
 from warpjet.serve.parts import SkippedTools, check_count, only_allowed, parse_part
 from warpjet.serve.schema import Field, Schema
+from warpjet.shown import shown
 
 _Key = tuple[str | None, str | None]  # a name and a namespace
 _skipped = SkippedTools("/v1/responses")
@@ -153,7 +154,7 @@ def _choose(offer: Offer, choice: Any) -> None:
         names = {one for key in keys for one in named.get(key, [str(key[0])])}
         offer.functions, offer.choice = only_allowed(offer.functions, names, choice.get("mode"))
     else:
-        raise bad_request(f"tool_choice of type {kind!r:.80} is not supported, or lacks its name", "tool_choice")
+        raise bad_request(f"tool_choice of type {shown(kind)} is not supported, or lacks its name", "tool_choice")
 
 
 def _by_name(offer: Offer) -> dict[_Key, list[str]]:

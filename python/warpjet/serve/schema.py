@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from warpjet.serve.errors import ServeError, bad_request
+from warpjet.shown import shown
 
 if TYPE_CHECKING:
     from warpjet.serve.conversation import Serving
@@ -115,10 +116,10 @@ class Field:
             return
         words, test, _ = _KINDS[self.kind]
         if not test(value):
-            raise bad_request(f"{self.name} must be {words}, got {_shown(value)}", self.name)
+            raise bad_request(f"{self.name} must be {words}, got {shown(value)}", self.name)
         if self.choices and value not in self.choices:
             allowed = ", ".join(map(repr, self.choices))
-            raise bad_request(f"{self.name} must be one of {allowed}, got {_shown(value)}", self.name)
+            raise bad_request(f"{self.name} must be one of {allowed}, got {shown(value)}", self.name)
         measured = value if _is_number(value) else len(value) if isinstance(value, (str, list, dict)) else None
         if measured is None or (self.low is None and self.high is None):
             return
@@ -244,13 +245,6 @@ def _schema_of(value: Any) -> dict[str, Any]:
         properties = {key: _schema_of(inner) for key, inner in value.items()}
         return {"type": "object", "properties": properties, "required": list(value)}
     return {"type": ["string", "null"] if value is None else "string" if isinstance(value, str) else "integer"}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
-    text = repr(value[:65] if isinstance(value, str) else value)
-    return text if len(text) <= 64 else text[:64] + "..."
 
 
 __all__ = ["Endpoint", "Field", "Handler", "Schema", "ServeError", "openapi"]
