@@ -121,7 +121,7 @@ def test_the_image_serves_as_nobody_and_its_copies_exist() -> None:
     settings = settings_of(entry_point())
     assert (settings.host, settings.port) == ("0.0.0.0", 8000)
     assert re.search(r"^USER 10001", text, re.MULTILINE) and "EXPOSE 8000" in text and "127.0.0.1:8000/health" in text
-    kept = re.findall(r"^!(\S+)", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    kept = re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert {"CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "python", "cpp", "bindings"} <= set(kept)
     assert all((ROOT / name).exists() for name in kept)
     project = (ROOT / "pyproject.toml").read_text()
