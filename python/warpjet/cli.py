@@ -359,12 +359,13 @@ _MODEL_HELP = (
 
 
 def _add_model_flags(parser: Parser, settings: Collection[str] | None) -> None:
-    """--model, the engine's fields, and of the server's settings these (None: all)."""
+    """--model, the engine's fields, and of the server's settings these and --log-level (None: all)."""
     from warpjet.serve.flags import add_flags
 
     parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, metavar="MODEL", help=_MODEL_HELP)
     # On a terminal, --seed is the request's; it has the same use.
-    add_flags(parser, settings, without=("seed",) if parser.prog.split()[-1] in ("generate", "chat") else ())
+    only = None if settings is None else {*settings, "log_level"}
+    add_flags(parser, only, without=("seed",) if parser.prog.split()[-1] in ("generate", "chat") else ())
 
 
 def _add_sampling_flags(parser: Parser, defaults: dict[str, str]) -> None:
@@ -395,10 +396,12 @@ def _names_model(args: argparse.Namespace) -> bool:
 
 
 def _plan(args: argparse.Namespace) -> "Plan":
-    """What the flags say. Other engines' names of ours are taken, with a notice."""
+    """What the flags say; the log begins. Other engines' names of ours are taken, with a notice."""
+    from warpjet.log import start_log
     from warpjet.serve.flags import plan
 
     configuration = plan(_given_names(args))
+    start_log(configuration.settings.log_level, "warning")
     for notice in configuration.notices:
         print(f"warpjet: {notice}", file=sys.stderr)
     return configuration

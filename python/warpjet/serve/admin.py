@@ -1,15 +1,12 @@
 """Routes for who runs the server: on a port and with keys of their own."""
 
-import logging
-
+from warpjet.log import LEVELS, set_log_level
 from warpjet.serve.conversation import Serving
 from warpjet.serve.errors import ServeError
 from warpjet.serve.exchange import HttpRequest, Response, json_response
 from warpjet.serve.schema import Endpoint, Field, Schema
 
-_LOG_LEVEL = Schema(
-    "LogLevelRequest", [Field("level", "string", required=True, choices=("debug", "info", "warning", "error"))]
-)
+_LOG_LEVEL = Schema("LogLevelRequest", [Field("level", "string", required=True, choices=LEVELS)])
 
 
 async def _reset_prefix_cache(serving: Serving, request: HttpRequest) -> Response:
@@ -26,7 +23,7 @@ async def _cancel(serving: Serving, request: HttpRequest) -> Response:
 
 
 async def _log_level(serving: Serving, request: HttpRequest) -> Response:
-    logging.getLogger("warpjet").setLevel(request.body["level"].upper())
+    set_log_level(request.body["level"])
     return json_response(request.body)
 
 

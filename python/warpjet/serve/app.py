@@ -20,6 +20,7 @@ from warpjet.serve.errors import ServeError, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, sse, to_json
 from warpjet.serve.json_body import parse_json
 from warpjet.serve.limits import Bodies, RateLimit
+from warpjet.serve.request_log import begin_record, log_request
 from warpjet.serve.router import Router
 from warpjet.serve.schema import Endpoint
 from warpjet.serve.sites import Sites
@@ -76,6 +77,7 @@ class App:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         answer = _Answer(send, request_id, scope["method"] == "HEAD")
+        record = begin_record()
         began = time.monotonic()
         endpoint: Endpoint | None = None
         self.live += 1
@@ -94,15 +96,16 @@ class App:
             await self._serve(endpoint, request, receive, answer)
         except (asyncio.CancelledError, ConnectionError):
             answer.status = answer.status or 499  # the client has gone, or the server goes
+            record.trouble = "the connection was closed"
         except Exception as error:
-            await self._fail(error, endpoint, answer)
+            record.trouble = await self._fail(error, endpoint, answer)
         finally:
             self.live -= 1
             seconds = time.monotonic() - began
             route = "" if endpoint is None else endpoint.path
             self._metrics.count(route, answer.status, seconds)
             if self.serving.settings.enable_log_requests:
-                _log.info("%s %s %d %.3f s %s", scope["method"], route or "-", answer.status, seconds, request_id)
+                log_request(scope, route, answer.status, seconds, request_id, record)
 
     async def _serve(self, endpoint: Endpoint, request: HttpRequest, receive: Receive, answer: "_Answer") -> None:
         request.tenant = self._admit(endpoint, request)
@@ -147,13 +150,15 @@ class App:
             self._rate.take(tenant)
         return tenant
 
-    async def _fail(self, error: Exception, endpoint: Endpoint | None, answer: "_Answer") -> None:
+    async def _fail(self, error: Exception, endpoint: Endpoint | None, answer: "_Answer") -> str:
+        """Answers with the error. What the log calls it."""
         served = from_exception(error)
         body = served.envelope() if endpoint is None else endpoint.error_body(served)
         if served.status == 500:
             _log.error("a request failed: %s", type(error).__name__, exc_info=error)
         with contextlib.suppress(asyncio.CancelledError, ConnectionError):
             await answer.fail(served, body, close=served.status in (408, 413) or self.serving.draining)
+        return f"error {served.code or served.type}"
 
 
 def _read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:

@@ -24,6 +24,7 @@ from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError, bad_request, from_exception
 from warpjet.serve.exchange import HttpRequest
 from warpjet.serve.parsers import adjusted, make_parsers
+from warpjet.serve.request_log import current_record
 from warpjet.serve.response_store import ResponseStore
 from warpjet.serve.workers import Workers
 from warpjet.tokenizer import Tokenizer
@@ -363,17 +364,21 @@ class Serving:
         samples = [_Sample(index) for index in range(max(sampling.n, sampling.beam_width))]
         for sample, parser in zip(samples, parsers, strict=False):
             sample.parser = parser
-        begun = False
+        begun, record = False, current_record()
         async with contextlib.aclosing(outputs):
             while output := await _next(outputs, "messages" if isinstance(request, ChatRequest) else "prompt"):
                 events: list[ChatEvent] = []
                 if not begun:
                     begun = True
                     ids = output.prompt_token_ids
+                    record.prompt_tokens += len(ids)
                     events.append(
                         Started(len(ids), output.num_cached_tokens, ids, output.prompt, output.prompt_logprobs)
                     )
                 for piece in output.outputs:
+                    record.output_tokens += len(piece.token_ids)
+                    if piece.finish_reason in ("abort", "error"):
+                        record.trouble = f"ended by {piece.finish_reason}"
                     samples[piece.index].add(piece, output.error, events)
                 yield events
 

@@ -12,6 +12,7 @@ from warpjet.serve.conversation import CompletionRequest, Serving
 from warpjet.serve.errors import bad_request, from_exception
 from warpjet.serve.exchange import HttpRequest, Response, json_in_pieces
 from warpjet.serve.models import check_model
+from warpjet.serve.request_log import current_record
 from warpjet.serve.schema import Endpoint, Field, Schema
 
 _POOLING = ("last", "mean")
@@ -53,10 +54,11 @@ async def create(serving: Serving, request: HttpRequest) -> Response:
     model = check_model(serving, body.get("model"))
     inputs = _inputs(body["input"], serving.settings.max_prompts)
     prompts = [await serving.prepare(_request(given, request)) for given in inputs]
+    tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
+    current_record().prompt_tokens = tokens
     vectors = await _embed(serving, prompts, body, request.tenant)
     encode = _base64 if body["encoding_format"] == "base64" else list
     data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
-    tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return await json_in_pieces({"object": "list", "data": data, "model": model, "usage": usage})
 

@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from warpjet.async_llm import AsyncLLM
 from warpjet.locate import find_model, served_names
+from warpjet.log import start_log
 from warpjet.serve.auth import load_keys
 from warpjet.serve.conversation import Serving
 from warpjet.serve.flags import Plan
@@ -26,8 +27,7 @@ def serve(plan: Plan, dry_run: bool = False) -> int:
     """Runs until a signal. Exit code: 0 after a drain, 1 when the engine fails. Raises ValueError or OSError for what
     keeps it from starting."""
     settings = plan.settings
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("warpjet").setLevel(settings.log_level.upper())
+    start_log(settings.log_level, "info")
     for notice in plan.notices:
         _log.warning("%s", notice)
     if settings.ssl_certfile is not None:
@@ -48,8 +48,7 @@ def serve(plan: Plan, dry_run: bool = False) -> int:
         finally:
             ended = serving.close()
     if not ended:
-        sys.stderr.flush()
-        os._exit(code)
+        _end_process(code)
     return code
 
 
@@ -91,8 +90,8 @@ def _open_interruptibly(plan: Plan) -> Serving | None:
             result.append(error)
 
     def leave(number: int, frame: FrameType | None) -> None:
-        sys.stderr.flush()
-        os._exit(0 if number == signal.SIGTERM else 130)
+        _log.info("%s while the model loads: there is nothing to drain", signal.Signals(number).name)
+        _end_process(0 if number == signal.SIGTERM else 130)
 
     before = {number: signal.signal(number, leave) for number in DRAINING_SIGNALS}
     thread = threading.Thread(target=load, name="warpjet-load", daemon=True)
@@ -104,6 +103,14 @@ def _open_interruptibly(plan: Plan) -> Serving | None:
     if isinstance(result[0], BaseException):
         raise result[0]
     return result[0]  # type: ignore[no-any-return]
+
+
+def _end_process(code: int) -> NoReturn:
+    """At once, beside a thread in native code, which the interpreter's own end must not meet. The log is written."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _loop_factory() -> Any:

@@ -9,13 +9,16 @@ import socket
 import sys
 from types import FrameType
 
-from warpjet._native import __version__
+from warpjet._native import EngineConfig, __version__
+from warpjet.machine import cpu_name
+from warpjet.records import device_name
 from warpjet.serve.app import App, all_endpoints
 from warpjet.serve.asgi import Application
 from warpjet.serve.auth import load_keys
 from warpjet.serve.connection import Limits
 from warpjet.serve.conversation import Serving
 from warpjet.serve.listener import tls_context
+from warpjet.serve.load_log import LoadLog
 from warpjet.serve.server import HttpServer, allowed_connections
 from warpjet.serve.settings import Settings
 from warpjet.serve.sites import Sites
@@ -39,9 +42,11 @@ class Service:
         endpoints = all_endpoints()
         keys = load_keys(self._settings)
         self._keyed = keys.needed
+        self._loopback = _is_loopback(sockets[0])
         sites = None if keys.needed and not self._settings.allowed_hosts else self._make_sites()
         self._user = App(serving, endpoints, keys, serving.http_metrics, sites=sites)
         self._admin = App(serving, endpoints, keys, serving.http_metrics, scope="admin")
+        self._load_log = LoadLog(serving.llm.get_metrics)
         serving.live_requests = lambda: self._user.live
 
     async def run(self) -> int:
@@ -50,36 +55,41 @@ class Service:
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends already
-                loop.call_soon_threadsafe(self._on_signal)
+                loop.call_soon_threadsafe(self._on_signal, number)
 
         for number in DRAINING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants SIGHUP ignored
                 signal.signal(number, on_signal)
-        if self._settings.uds is None and not self._keyed and self._settings.host in ("0.0.0.0", "::"):
-            _log.warning("everybody who reaches this machine may ask: set --api-key or --api-key-file")
+        if self._settings.uds is None and not self._keyed and not self._loopback:
+            _log.warning(
+                "no key is needed, and other machines can reach %s (in a container, those that its published ports let "
+                "in): set --api-key-file or --api-key",
+                self._settings.host,
+            )
         self._log_engine()
         servers = self._start()
-        watching = asyncio.create_task(self._watch())
+        beside = [asyncio.create_task(one) for one in (self._watch(), self._load_log.run())]
         print(_greeting(self._settings, self._sockets, self._serving.model_names[0]), file=sys.stderr, flush=True)
         await self._drain()
         await asyncio.gather(*(server.close(at_once=self._signals > 1) for server in servers))
-        watching.cancel()
+        for task in beside:
+            task.cancel()
         return self._exit_code
 
     def _log_engine(self) -> None:
         config = self._serving.llm.session.engine.config
-        kv_tokens = config.num_gpu_blocks_override * config.block_size
+        blocks = config.num_gpu_blocks_override
+        tokens = blocks * config.block_size
         _log.info(
-            "warpjet %s on %s, %s, context %d tokens, KV cache %d tokens = %.1f full requests",
-            *(__version__, config.device, config.dtype, config.max_model_len),
-            *(kv_tokens, kv_tokens / config.max_model_len),
+            "warpjet %s on %s, %s, context %d tokens, KV cache %d tokens in %d blocks = %.1f full requests",
+            *(__version__, _device_text(config), config.dtype, config.max_model_len),
+            *(tokens, blocks, tokens / config.max_model_len),
         )
 
     def _make_sites(self) -> Sites:
         """A browser takes no page of another name for this server's where TLS proves names."""
-        settings, one = self._settings, self._sockets[0]
-        loopback = one.family != socket.AF_UNIX and ipaddress.ip_address(one.getsockname()[0]).is_loopback
-        check_host = bool(settings.allowed_hosts) or (loopback and settings.ssl_certfile is None)
+        settings = self._settings
+        check_host = bool(settings.allowed_hosts) or (self._loopback and settings.ssl_certfile is None)
         return Sites(check_host, (*settings.allowed_hosts, settings.host), settings.allowed_origins)
 
     def _start(self) -> list[HttpServer]:
@@ -103,20 +113,21 @@ class Service:
         await self._stop.wait()
         self._serving.draining = True
         deadline = asyncio.get_running_loop().time() + self._settings.shutdown_timeout
-        if self._user.live:
-            _log.info("draining: %d requests have %g s to finish", self._user.live, self._settings.shutdown_timeout)
+        number = self._user.live
+        _log.info("draining %d requests, up to %g s", number, self._settings.shutdown_timeout)
         while self._user.live and self._signals < 2 and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-        if self._user.live:
-            _log.warning("ending %d requests that have not finished", self._user.live)
+        left = self._user.live
+        _log.info("drained: %d requests have finished, %d are cut off", max(number - left, 0), left)
         await asyncio.to_thread(self._serving.llm.session.engine.close)  # their streams end with "abort"
         for _ in range(20):
             if not self._user.live or self._signals > 1:
                 return
             await asyncio.sleep(0.05)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
         self._signals += 1
+        _log.info("%s%s", signal.Signals(number).name, " again: the server ends at once" if self._signals > 1 else "")
         self._stop.set()
 
     async def _watch(self) -> None:
@@ -127,6 +138,17 @@ class Service:
         self._exit_code = 1
         await asyncio.sleep(_FAILED_SECONDS)
         self._stop.set()
+
+
+def _is_loopback(one: socket.socket) -> bool:
+    return one.family != socket.AF_UNIX and ipaddress.ip_address(one.getsockname()[0]).is_loopback
+
+
+def _device_text(config: EngineConfig) -> str:
+    """What the engine runs on, by its own name."""
+    if config.device == "cpu":
+        return f"{cpu_name()}, {config.num_threads} threads"
+    return config.device if config.device == "null" else f"{device_name(config.device)} ({config.device})"
 
 
 def _with_cors(app: App, settings: Settings) -> Application:

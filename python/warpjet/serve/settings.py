@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warpjet.chat import CONTENT_FORMATS
+from warpjet.log import LEVELS
 
 
 def _s(default: Any, doc: str, kind: str = "") -> Any:
@@ -79,8 +80,15 @@ class Settings:
     enable_force_include_usage: bool = _s(False, "end every stream with usage")
     metrics_compat: str | None = _s(None, "also give /metrics the names of vllm, sglang or tgi", "str")
     disable_openapi: bool = _s(False, "serve no /openapi.json")
-    enable_log_requests: bool = _s(False, "log a line for each request: no text of it")
-    log_level: str = _s("info", "debug, info, warning or error")
+    enable_log_requests: bool = _s(
+        False, "log a line for each request at its end: its client, route, status, seconds and tokens; no text"
+    )
+    log_level: str | None = _s(
+        None,
+        "how much is logged, by the native code too (default: the variable WARPJET_LOG, or info of serve and warning "
+        "of other commands)",
+        "str",
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -105,7 +113,7 @@ class Settings:
 CHOICES = {
     "metrics_compat": (None, "vllm", "sglang", "tgi"),
     "chat_template_content_format": CONTENT_FORMATS,
-    "log_level": ("debug", "info", "warning", "error"),
+    "log_level": (None, *LEVELS),
 }
 _POSITIVE = (
     *("max_body_bytes", "max_bodies_bytes", "header_timeout", "body_timeout", "keep_alive_timeout", "send_timeout"),
