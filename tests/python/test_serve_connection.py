@@ -363,6 +363,28 @@ def test_a_client_that_is_gone_ends_its_request(run: Any) -> None:
     run(main())
 
 
+def test_over_tls_a_client_that_ends_its_half_is_gone(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"peername": ("192.0.2.1", 5), "ssl_object": object()}
+    monkeypatch.setattr(Transport, "get_extra_info", lambda self, name, default=None: facts.get(name, default))
+    ended: list[str] = []
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(scope["path"])
+
+    async def main() -> None:
+        transport = connect(waits)
+        transport.send(GET)
+        await clock().settle()
+        transport.send(b"")
+        await clock().settle()
+        assert transport.ended and ended == ["/a"] and not transport.got
+
+    run(main())
+
+
 def test_an_old_client_gets_a_stream_that_ends_with_the_connection(run: Any) -> None:
     async def main() -> None:
         transport = connect(streams)

@@ -1,6 +1,7 @@
 """`warpjet serve`: binds, loads, serves, drains."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -109,7 +110,8 @@ def _end_process(code: int) -> NoReturn:
     """At once, beside a thread in native code, which the interpreter's own end must not meet. The log is written."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            stream.flush()
     os._exit(code)
 
 

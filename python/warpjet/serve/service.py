@@ -60,7 +60,7 @@ class Service:
         for number in DRAINING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants SIGHUP ignored
                 signal.signal(number, on_signal)
-        if self._settings.uds is None and not self._keyed and not self._loopback:
+        if self._is_open_to_all():
             _log.warning(
                 "no key is needed, and other machines can reach %s (in a container, those that its published ports let "
                 "in): set --api-key-file or --api-key",
@@ -75,6 +75,11 @@ class Service:
         for task in beside:
             task.cancel()
         return self._exit_code
+
+    def _is_open_to_all(self) -> bool:
+        """Whether another machine needs no more than the address."""
+        settings = self._settings
+        return not (self._keyed or self._loopback or settings.uds is not None or settings.ssl_ca_certs is not None)
 
     def _log_engine(self) -> None:
         config = self._serving.llm.session.engine.config
