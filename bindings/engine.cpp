@@ -3,6 +3,7 @@
 
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 #include <unistd.h>
 
@@ -412,6 +413,8 @@ void bind_backend(nb::module_& module) {
 }
 
 void bind_functions(nb::module_& module) {
+  module.def("set_log_level", &set_log_level, nb::arg("level"), nb::sig("def set_log_level(level: str) -> None"),
+             "The native log's level from now on: error, warning, info or debug. Raises ValueError.");
   nb::class_<BuildReport>(module, "BuildReport", "What a build did.")
       .def_ro("scheme", &BuildReport::scheme)
       .def_ro("weight_bytes", &BuildReport::weight_bytes)

@@ -1,11 +1,15 @@
-#include "core/core.h"
+#include <warpjet/log.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <numeric>
+#include <optional>
+
+#include "core/core.h"
 
 namespace warpjet {
 namespace {
@@ -17,20 +21,26 @@ void write_to_stderr(LogLevel level, std::string_view line) {
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 
-// The environment's wish. An unknown word must not be ignored, so it is reported once, here.
+std::optional<LogLevel> level_named(std::string_view name) {
+  if (name == "warning") return LogLevel::warn;  // Python's word
+  const auto found = std::find(kLevelNames.begin(), kLevelNames.end(), name);
+  if (found == kLevelNames.end()) return std::nullopt;
+  return static_cast<LogLevel>(found - kLevelNames.begin());
+}
+
+// An unknown word must not be ignored, so it is reported once, here.
 LogLevel level_from_environment() {
-  const char* wish = std::getenv("WARPJET_LOG");
-  if (wish == nullptr || *wish == '\0') return LogLevel::warn;
-  const auto found = std::find(kLevelNames.begin(), kLevelNames.end(), std::string_view(wish));
-  if (found != kLevelNames.end()) return static_cast<LogLevel>(found - kLevelNames.begin());
-  write_to_stderr(LogLevel::warn, cat("WARPJET_LOG=", wish, " is not one of error, warn, info, debug; using warn"));
+  const char* given = std::getenv("WARPJET_LOG");
+  if (given == nullptr || *given == '\0') return LogLevel::warn;
+  if (const auto level = level_named(given)) return *level;
+  write_to_stderr(LogLevel::warn, cat("WARPJET_LOG=", given, " is not one of error, warn, info, debug; using warn"));
   return LogLevel::warn;
 }
 
 struct Log {
   std::mutex mutex;
   LogSink sink = write_to_stderr;
-  const LogLevel level = level_from_environment();
+  std::atomic<LogLevel> level = level_from_environment();
 };
 
 // The process has one log, made when it is first used. Never destroyed: threads may log while statics go away.
@@ -89,7 +99,13 @@ void set_log_sink(LogSink sink) {
 }
 
 bool log_enabled(LogLevel level) {
-  return level <= the_log().level;
+  return level <= the_log().level.load(std::memory_order_relaxed);
+}
+
+void set_log_level(std::string_view level) {
+  const auto named = level_named(level);
+  WJ_REQUIRE(named, invalid_argument, "the log level must be error, warn, info or debug, got ", quote(level));
+  the_log().level.store(*named, std::memory_order_relaxed);
 }
 
 void log_line(LogLevel level, std::string_view line) {

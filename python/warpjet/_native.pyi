@@ -1249,3 +1249,8 @@ def cuda_architectures() -> str:
     """
     What this build holds GPU kernels for, such as '80 90a'; empty without the CUDA backend.
     """
+
+def set_log_level(level: str) -> None:
+    """
+    The native log's level from now on: error, warning, info or debug. Raises ValueError.
+    """

@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+from warpjet import _native
+
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -17,7 +19,7 @@ def start_log(level: str | None, otherwise: str) -> None:
 def set_log_level(level: str) -> None:
     """One of LEVELS, from now on."""
     logging.getLogger("warpjet").setLevel(level.upper())
-    os.environ["WARPJET_LOG"] = "warn" if level == "warning" else level  # the native log reads it at its first line
+    _native.set_log_level(level)
 
 
 def _level_of_environment() -> str | None:

@@ -64,6 +64,23 @@ TEST(Log, GoesToTheSinkAboveItsLevelOnly) {
   EXPECT_EQ(lines, std::vector<std::string>{"a=1"});
 }
 
+TEST(Log, TheLevelCanBeSet) {
+  std::vector<std::string> lines;
+  set_log_sink([&](LogLevel, std::string_view line) { lines.emplace_back(line); });
+  for (const std::string_view level : {"error", "warn", "info", "debug", "warning"}) {
+    set_log_level(level);
+    WJ_LOG(error, level, " e");
+    WJ_LOG(warn, level, " w");
+    WJ_LOG(info, level, " i");
+    WJ_LOG(debug, level, " d");
+  }
+  set_log_sink({});
+  EXPECT_EQ(lines, (std::vector<std::string>{"error e", "warn e", "warn w", "info e", "info w", "info i", "debug e",
+                                             "debug w", "debug i", "debug d", "warning e", "warning w"}));
+  expect_error(invalid_argument, "the log level must be error, warn, info or debug, got \"loud\"",
+               [] { set_log_level("loud"); });
+}
+
 TEST(Log, SurvivesASinkThatThrows) {
   set_log_sink([](LogLevel, std::string_view) { throw std::runtime_error("broken sink"); });
   EXPECT_NO_THROW(WJ_LOG(error, "still here"));

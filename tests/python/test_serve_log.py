@@ -4,6 +4,8 @@ import asyncio
 import logging
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +33,63 @@ from warpjet.serve.service import _device_text
 from warpjet.serve.settings import Settings
 
 LONG = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True}
+
+# --- The level --------------------------------------------------------------------------------------------------------
+
+READY = "engine ready"  # the native code says so at the level info
+
+
+@pytest.mark.parametrize(
+    ("variable", "flags", "said"),
+    [
+        (None, (), False),
+        (None, ("--log-level", "info"), True),
+        ("info", (), True),
+        ("info", ("--log-level", "warning"), False),
+        ("error", ("--log-level", "debug"), True),
+        ("warn", (), False),
+        ("warning", (), False),
+    ],
+)
+def test_one_switch_is_for_both_logs(
+    variable: str | None, flags: tuple[str, ...], said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WARPJET_LOG", raising=False)
+    if variable:
+        monkeypatch.setenv("WARPJET_LOG", variable)
+    command = [sys.executable, "-m", "warpjet", "generate", "x", "--max-tokens", "1", "--device", "cpu", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (READY in done.stderr) is said and "WARPJET_LOG" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("generate", "x"), ("serve",)])
+def test_an_unknown_level_is_refused(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARPJET_LOG", "loud")
+    done = subprocess.run([sys.executable, "-m", "warpjet", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "WARPJET_LOG must be one of debug, info, warning, error, got 'loud'" in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "said"), [((), True), (("--log-level", "warning"), False)])
+def test_a_server_logs_the_native_side_too(flags: tuple[str, ...], said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WARPJET_LOG", raising=False)
+    with Server(*flags) as server:
+        assert (READY in "".join(server.lines)) is said
+
+
+def test_the_level_can_change_while_the_process_runs() -> None:
+    code = """if True:
+        import logging
+        from warpjet import LLM
+        from warpjet.log import set_log_level
+        for level in ("info", "error", "debug"):
+            set_log_level(level)
+            assert logging.getLogger("warpjet").level == getattr(logging, level.upper())
+            LLM(device="cpu").shutdown()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count(READY) == 2
+
 
 # --- The load ---------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@
 #include <warpjet/engine.h>
 #include <warpjet/error.h>
 #include <warpjet/fields.h>
+#include <warpjet/log.h>
 #include <warpjet/measure.h>
 #include <warpjet/simulate.h>
 #include <warpjet/snapshot.h>
