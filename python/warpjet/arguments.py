@@ -30,7 +30,7 @@ _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "cudagraph_capture_sizes": ((None,), _NO_GRAPHS),
     "data_parallel_size": ((1, None), _ONE_DEVICE),
     "disable_custom_all_reduce": ((False, True), ""),  # one device has nothing to reduce over
-    "disable_log_stats": ((False, True), ""),  # statistics are always counted and never logged: get_metrics()
+    "disable_log_stats": ((False, True), ""),  # always counted, and logged by `warpjet serve` alone: get_metrics()
     "distributed_executor_backend": ((None,), _ONE_DEVICE),
     "download_dir": ((None,), "HF_HUB_CACHE names another cache; nothing is fetched"),
     "enable_expert_parallel": ((False, None), _ONE_DEVICE),

@@ -359,12 +359,12 @@ _MODEL_HELP = (
 
 
 def _add_model_flags(parser: Parser, settings: Collection[str] | None) -> None:
-    """--model, the engine's fields, and of the server's settings these and --log-level (None: all)."""
+    """--model, the engine's fields, and of the server's settings these and those of the log (None: all)."""
     from warpjet.serve.flags import add_flags
 
     parser.add_argument("--model", dest="server.model", default=argparse.SUPPRESS, metavar="MODEL", help=_MODEL_HELP)
     # On a terminal, --seed is the request's; it has the same use.
-    only = None if settings is None else {*settings, "log_level"}
+    only = None if settings is None else {*settings, "log_level", "disable_log_stats"}
     add_flags(parser, only, without=("seed",) if parser.prog.split()[-1] in ("generate", "chat") else ())
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -21,16 +22,19 @@ from serving import Server, until
 from warpjet import records
 from warpjet._native import EngineConfig
 from warpjet.machine import cpu_name
+from warpjet.serve import launch
 from warpjet.serve.app import App
 from warpjet.serve.auth import Keys
 from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.errors import ServeError
 from warpjet.serve.exchange import EventStream, HttpRequest
+from warpjet.serve.flags import plan
 from warpjet.serve.load_log import LoadLog
 from warpjet.serve.request_log import current_record
 from warpjet.serve.schema import Endpoint
-from warpjet.serve.service import _device_text
+from warpjet.serve.service import Service, _device_text
 from warpjet.serve.settings import Settings
+from warpjet.serve.sockets import listening
 
 LONG = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True}
 
@@ -139,9 +143,12 @@ def test_work_between_two_looks_is_logged() -> None:
     assert engine.after(10) is None
 
 
-def test_the_counters_are_the_engines() -> None:
-    with api_server() as (_, serving):
-        assert LoadLog(serving.llm.get_metrics).line() is None
+@pytest.mark.parametrize("disabled", [False, True])
+def test_a_server_logs_the_load_unless_told_not_to(disabled: bool) -> None:
+    with api_server(disable_log_stats=disabled) as (_, serving), listening(serving.settings) as (sockets, _):
+        log = Service(serving, sockets, [])._load_log
+        assert (log is None) is disabled
+        assert log is None or log.line() is None, "nothing has run"
 
 
 # --- Requests ---------------------------------------------------------------------------------------------------------
@@ -364,6 +371,54 @@ def test_a_drain_says_how_many_requests_have_finished() -> None:
         assert '"finish_reason":"length"' in "\n".join(lines)
         said = after_the_end(server)
     assert "draining 1 requests" in said and "drained: 1 requests have finished, 0 are cut off" in said
+
+
+class Ended(BaseException):
+    """Takes the place of the process's end."""
+
+
+def load_under(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What comes of a load during which this signal arrives."""
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    def load(plan: object) -> str:
+        os.kill(os.getpid(), number)
+        return "loaded"
+
+    monkeypatch.setattr(launch, "_end_process", end)
+    monkeypatch.setattr(launch, "open_serving", load)
+    return launch._open_interruptibly(plan({}))
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Puts back what the test changed."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 130)])
+def test_a_signal_during_the_load_is_logged(
+    number: signal.Signals,
+    code: int,
+    signals: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", "warpjet.serve"), pytest.raises(Ended) as ended:
+        load_under(number, monkeypatch)
+    assert ended.value.args == (code,)
+    assert f"{number.name} while the model loads: there is nothing to drain" in caplog.text
+
+
+def test_nohup_is_honoured_during_the_load(signals: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert load_under(signal.SIGHUP, monkeypatch) == "loaded"
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 # A job waits in native code for a lock that nobody opens: the interpreter cannot end it.

@@ -18,7 +18,7 @@ from warpjet.serve.conversation import Serving
 from warpjet.serve.flags import Plan
 from warpjet.serve.listener import tls_context
 from warpjet.serve.parsers import find_parser_names
-from warpjet.serve.service import DRAINING_SIGNALS, Service
+from warpjet.serve.service import Service, draining_signals
 from warpjet.serve.sockets import listening
 
 _log = logging.getLogger("warpjet.serve")
@@ -94,7 +94,7 @@ def _open_interruptibly(plan: Plan) -> Serving | None:
         _log.info("%s while the model loads: there is nothing to drain", signal.Signals(number).name)
         _end_process(0 if number == signal.SIGTERM else 130)
 
-    before = {number: signal.signal(number, leave) for number in DRAINING_SIGNALS}
+    before = {number: signal.signal(number, leave) for number in draining_signals()}
     thread = threading.Thread(target=load, name="warpjet-load", daemon=True)
     thread.start()
     while thread.is_alive():

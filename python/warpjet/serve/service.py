@@ -25,7 +25,6 @@ from warpjet.serve.sites import Sites
 
 _log = logging.getLogger("warpjet.serve")
 
-DRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FAILED_SECONDS = 5.0  # a failed engine's server still tells why for so long
 
 
@@ -46,7 +45,7 @@ class Service:
         sites = None if keys.needed and not self._settings.allowed_hosts else self._make_sites()
         self._user = App(serving, endpoints, keys, serving.http_metrics, sites=sites)
         self._admin = App(serving, endpoints, keys, serving.http_metrics, scope="admin")
-        self._load_log = LoadLog(serving.llm.get_metrics)
+        self._load_log = None if self._settings.disable_log_stats else LoadLog(serving.llm.get_metrics)
         serving.live_requests = lambda: self._user.live
 
     async def run(self) -> int:
@@ -57,9 +56,8 @@ class Service:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends already
                 loop.call_soon_threadsafe(self._on_signal, number)
 
-        for number in DRAINING_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants SIGHUP ignored
-                signal.signal(number, on_signal)
+        for number in draining_signals():
+            signal.signal(number, on_signal)
         if self._is_open_to_all():
             _log.warning(
                 "no key is needed, and other machines can reach %s (in a container, those that its published ports let "
@@ -68,7 +66,9 @@ class Service:
             )
         self._log_engine()
         servers = self._start()
-        beside = [asyncio.create_task(one) for one in (self._watch(), self._load_log.run())]
+        beside = [asyncio.create_task(self._watch())]
+        if self._load_log is not None:
+            beside.append(asyncio.create_task(self._load_log.run()))
         print(_greeting(self._settings, self._sockets, self._serving.model_names[0]), file=sys.stderr, flush=True)
         await self._drain()
         await asyncio.gather(*(server.close(at_once=self._signals > 1) for server in servers))
@@ -143,6 +143,12 @@ class Service:
         self._exit_code = 1
         await asyncio.sleep(_FAILED_SECONDS)
         self._stop.set()
+
+
+def draining_signals() -> list[signal.Signals]:
+    """The signals that end the server: not SIGHUP under nohup, which wants it ignored."""
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _is_loopback(one: socket.socket) -> bool:

@@ -83,6 +83,7 @@ class Settings:
     enable_log_requests: bool = _s(
         False, "log a line for each request at its end: its client, route, status, seconds and tokens; no text"
     )
+    disable_log_stats: bool = _s(False, "log no line of the load every 10 s; serve alone has one")
     log_level: str | None = _s(
         None,
         "how much is logged, by the native code too (default: the variable WARPJET_LOG, or info of serve and warning "
