@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -12,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,8 +51,13 @@ class ProcessBound {
   std::unique_ptr<T> object_;
   pid_t process_;
 };
+// A queue, and the batches that were taken from it and are not Python's yet: memory may be short in between.
+struct PolledQueue {
+  OutputQueue queue;
+  std::list<std::vector<Output>> taken;
+};
 using EngineHandle = ProcessBound<Engine>;
-using QueueHandle = ProcessBound<OutputQueue>;
+using QueueHandle = ProcessBound<PolledQueue>;
 
 // Token ids of a prompt. A wrong one is a bad value, whatever its type: bool, float or out of range.
 std::vector<std::int32_t> to_tokens(nb::handle prompt) {
@@ -134,15 +141,54 @@ RequestId submit(const EngineHandle& engine, nb::handle prompt, const SamplingPa
                   .cache_priority = cache_priority,
                   .deadline = deadline_after(timeout)};
   if (!mask.is_none()) request.mask = to_words(mask);
-  if (guide_queue) request.guide = &guide_queue->get();
+  if (guide_queue) request.guide = &guide_queue->get().queue;
   const nb::gil_scoped_release release;
-  return engine.get().submit(std::move(request), queue.get());
+  return engine.get().submit(std::move(request), queue.get().queue);
 }
 
-std::vector<Output> poll(const QueueHandle& queue, double timeout) {
+// All of a batch or none: what became an object before memory ran out is moved back.
+nb::list to_list(std::vector<Output>& outputs) {
+  const nb::object list = nb::steal(PyList_New(static_cast<Py_ssize_t>(outputs.size())));
+  if (!list.is_valid()) throw nb::python_error();
+  std::size_t done = 0;
+  try {
+    for (; done < outputs.size(); ++done) {
+      nb::object item = nb::inst_alloc(nb::type<Output>());
+      new (nb::inst_ptr<Output>(item)) Output(std::move(outputs[done]));
+      nb::inst_mark_ready(item);
+      PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(done), item.release().ptr());
+    }
+  } catch (...) {
+    while (done-- > 0) {
+      const nb::handle item = PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(done));
+      outputs[done] = std::move(*nb::inst_ptr<Output>(item));
+    }
+    throw;
+  }
+  return nb::borrow<nb::list>(list);
+}
+
+nb::list poll(const QueueHandle& handle, double timeout) {
   const std::chrono::nanoseconds wait = to_duration(timeout, 0, "0 or more");
-  const nb::gil_scoped_release release;
-  return queue.get().poll(wait);
+  PolledQueue& polled = handle.get();
+  if (polled.taken.empty()) {
+    std::list<std::vector<Output>> batch(1);
+    {
+      const nb::gil_scoped_release release;
+      batch.front() = polled.queue.poll(wait);
+    }
+    polled.taken.splice(polled.taken.end(), batch);
+  }
+  const auto wake = [&polled] { ::eventfd_write(polled.queue.wait_fd(), 1); };
+  try {
+    nb::list outputs = to_list(polled.taken.front());
+    polled.taken.pop_front();
+    if (!polled.taken.empty()) wake();
+    return outputs;
+  } catch (...) {
+    wake();  // event loops come again
+    throw;
+  }
 }
 
 nb::list logprob_rows(const std::vector<std::vector<TokenLogprob>>& rows) {
@@ -267,11 +313,11 @@ void bind_model_info(nb::module_& module) {
 
 void bind_engine_class(nb::module_& module) {
   nb::class_<QueueHandle>(module, "OutputQueue", "Where outputs arrive; any number of requests may share one.")
-      .def("__init__", [](QueueHandle* self) { new (self) QueueHandle(std::make_unique<OutputQueue>()); })
+      .def("__init__", [](QueueHandle* self) { new (self) QueueHandle(std::make_unique<PolledQueue>()); })
       .def("poll", &poll, nb::arg("timeout") = 0.0, nb::sig("def poll(self, timeout: float = 0.0) -> list[Output]"),
            "Waits up to this many seconds until there is something; returns everything there is.")
       .def(
-          "wait_fd", [](const QueueHandle& self) { return self.get().wait_fd(); },
+          "wait_fd", [](const QueueHandle& self) { return self.get().queue.wait_fd(); },
           "A file descriptor that is readable while outputs wait.");
 
   nb::class_<EngineHandle>(module, "Engine",

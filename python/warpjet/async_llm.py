@@ -50,8 +50,13 @@ class _Hub:
             self.loop.remove_reader(self.queue.wait_fd())
 
     def _on_ready(self) -> None:
-        if not self._slicing:
-            self._take_slice(self.queue.poll(), 0)
+        if self._slicing:
+            return
+        try:
+            outputs = self.queue.poll()
+        except MemoryError:  # they wait there, and the loop comes again
+            return
+        self._take_slice(outputs, 0)
 
     def _take_slice(self, outputs: list[Output], start: int) -> None:
         end = start + _SLICE

@@ -139,7 +139,10 @@ class Background:
 
     def _read(self) -> None:
         while True:
-            outputs = self._queue.poll(_POLL_SECONDS)
+            try:
+                outputs = self._queue.poll(_POLL_SECONDS)
+            except MemoryError:  # they wait there until there is some
+                continue
             with self._lock:
                 for output in outputs:
                     generation = self._live.get(output.id)

@@ -95,7 +95,10 @@ class Guides:
         with self._lock:
             self._running = True
         while True:
-            outputs = self._queue.poll(_LINGER_SECONDS)
+            try:
+                outputs = self._queue.poll(_LINGER_SECONDS)
+            except MemoryError:  # they wait there until there is some
+                continue
             with self._lock:
                 if not outputs and not self._live:
                     self._running = False

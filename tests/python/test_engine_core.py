@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import select
 import subprocess
 import sys
 import time
@@ -263,3 +264,25 @@ def test_the_model_below_the_head_embeds_and_does_not_generate(tmp_path: Path) -
                 with pytest.raises(ValueError, match="no output head"):
                     llm.generate([[5, 6, 7]], use_tqdm=False)
     assert vectors[0] == vectors[1]
+
+
+def test_no_output_is_lost_where_memory_is_short(llm: LLM) -> None:
+    testcapi = pytest.importorskip("_testcapi")
+    queue, engine = OutputQueue(), llm._session.engine
+    failures = 0
+    for allocation in range(8):  # of poll(), that fails
+        ids = {engine.submit([5, 6], SamplingParams(max_tokens=1, temperature=0), queue) for _ in range(4)}
+        select.select([queue.wait_fd()], [], [], 60)
+        outputs = []
+        testcapi.set_nomemory(allocation, allocation + 1)
+        try:
+            outputs = queue.poll()
+        except MemoryError:
+            failures += 1
+        finally:
+            testcapi.remove_mem_hooks()
+        assert outputs or select.select([queue.wait_fd()], [], [], 0)[0]  # it wakes its reader again
+        while len(outputs) < 4 and (more := queue.poll(60)):
+            outputs += more
+        assert {output.id for output in outputs} == ids
+    assert failures
