@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 _VALUE_CHARS = 8  # of a value with its share of brackets, commas and spaces
@@ -16,8 +15,6 @@ _OUTSIDE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|([\[{])|(:)|(,)', re.DOTA
 # What decoding a value takes in memory for each of these marks, on average at most; and for any text.
 _MARK_BYTES = {b",": 72, b":": 256, b"[": 256, b"{": 256}
 _LEAST_BYTES = 4096
-# What begins a character of four bytes, plain and escaped.
-_WIDE = (*(bytes([byte]) for byte in range(0xF0, 0xF5)), *(b"\\u%c%c" % pair for pair in product(b"dD", b"89abAB")))
 
 
 def exceeds(most: int, *values: Any) -> bool:
@@ -72,7 +69,7 @@ def read_bounded(text: str, **options: Any) -> Any:
 def memory_bytes(raw: bytes) -> int:
     """What decoding a JSON text takes at most: the text twice, and its values, those of JSON within its strings
     included. A character takes as many bytes as the widest one of its string."""
-    width = 4 if any(mark in raw for mark in _WIDE) else 1 if raw.isascii() and b"\\u" not in raw else 2
+    width = 1 if raw.isascii() and b"\\u" not in raw else 4
     marks = sum(size * _count(raw, mark) for mark, size in _MARK_BYTES.items())
     return _LEAST_BYTES + (1 + 2 * width) * len(raw) + marks
 

@@ -173,7 +173,7 @@ class Tokenizer:
     def decode(self, token_ids: int | Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids; ids outside the vocabulary add nothing."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        return str(self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
+        return str(self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0])  # other threads run
 
     def batch_decode(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         """decode() of many."""

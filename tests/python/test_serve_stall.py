@@ -171,6 +171,8 @@ _ROWS: dict[str, tuple[str, Any]] = {
     "a part that is no text": (_CHAT, {"messages": [{"role": "user", "content": [{"text": [1] * 900_000}]}]}),
     "a type that is no text": (_CHAT, {"messages": _USER, "response_format": {"type": [1] * 900_000}}),
     "an item's role": (_RESPONSES, {"input": [{"role": [1] * 900_000, "content": "x"}]}),
+    "sealed reasoning": (_RESPONSES, {"input": [{"type": "reasoning", "encrypted_content": "A" * 30_000_000}]}),
+    "tokens to text": ("/detokenize", {"tokens": [5] * 1_000_000}),
     "a tool's name": (_CHAT, {"messages": _USER, "tools": [{"type": "function", "function": {"name": "x" * 10**7}}]}),
     "words to leave out": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "bad_words": ["word " * 200] * 128}),
     "tokens to stop at": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "stop_token_ids": [1] * 1_000_000}),

@@ -11,6 +11,7 @@ from warpjet.serve.response_tools import function_name
 from warpjet.shown import shown
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_MAX_SEALED = 1 << 22  # characters
 _TEXT_PARTS = {"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"}
 
 
@@ -152,7 +153,9 @@ def seal(text: str) -> str:
 
 
 def unseal(sealed: Any, where: str) -> str:
-    """The inverse. Raises ServeError for what another server sealed."""
+    """The inverse. Raises ServeError for what another server sealed, or is longer than any reasoning."""
+    if isinstance(sealed, str) and len(sealed) > _MAX_SEALED:
+        raise bad_request(f"{where} has {len(sealed)} characters, more than {_MAX_SEALED}", where)
     try:
         return base64.b64decode(sealed, validate=True).decode()
     except (TypeError, ValueError):

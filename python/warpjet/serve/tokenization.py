@@ -4,7 +4,7 @@ from warpjet._native import SamplingParams
 from warpjet.serve.chat_messages import MESSAGES, TOOLS
 from warpjet.serve.conversation import ChatRequest, CompletionRequest, Serving
 from warpjet.serve.errors import bad_request
-from warpjet.serve.exchange import HttpRequest, Response, json_response
+from warpjet.serve.exchange import HttpRequest, Response, json_in_pieces, json_response
 from warpjet.serve.models import check_model
 from warpjet.serve.schema import Endpoint, Field, Schema
 
@@ -60,24 +60,24 @@ async def _tokenize(serving: Serving, request: HttpRequest) -> Response:
         )
         prompt = await serving.prepare_chat(chat)
     tokens = prompt.token_ids or []
-    piece = serving.tokenizer.piece
-    return json_response(
-        {
-            "count": len(tokens),
-            "max_model_len": serving.max_model_len,
-            "tokens": tokens,
-            "token_strs": [piece(token) for token in tokens] if body.get("return_token_strs") else None,
-        }
-    )
+    texts = None
+    if body.get("return_token_strs"):
+        piece = serving.tokenizer.piece
+        texts = await serving.read(request, lambda: [piece(token) for token in tokens])
+    counts = {"count": len(tokens), "max_model_len": serving.max_model_len}
+    return await json_in_pieces({**counts, "tokens": tokens, "token_strs": texts})
 
 
 async def _detokenize(serving: Serving, request: HttpRequest) -> Response:
     check_model(serving, request.body.get("model"))
-    tokens = request.body["tokens"]
+    return json_response({"prompt": await serving.read(request, lambda: _decoded(serving, request.body["tokens"]))})
+
+
+def _decoded(serving: Serving, tokens: list[int]) -> str:
     size = serving.llm.session.engine.model.vocab_size
     if wrong := next((token for token in tokens if not 0 <= token < size), None):
         raise bad_request(f"tokens must be in [0, {size}), got {wrong}", "tokens")
-    return json_response({"prompt": serving.tokenizer.decode(tokens, skip_special_tokens=False)})
+    return serving.tokenizer.decode(tokens, skip_special_tokens=False)
 
 
 _ANY = SamplingParams(max_tokens=1)
