@@ -86,8 +86,8 @@ class Settings:
     disable_log_stats: bool = _s(False, "log no line of the load every 10 s; serve alone has one")
     log_level: str | None = _s(
         None,
-        "how much is logged, by the native code too (default: the variable WARPJET_LOG, or info of serve and warning "
-        "of other commands)",
+        "how much is logged, by the native code too (default: the variable WARPJET_LOG, or else info for serve and "
+        "warning for other commands)",
         "str",
     )
 
