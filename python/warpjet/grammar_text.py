@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from warpjet.tokenizer import Tokenizer
 _JSON_OBJECT = {"type": "object"}
 _MAX_TAG = 1024  # characters
 _GBNF_RULE = re.compile(r"(?m)^[ \t]*+[\w-]++[ \t]*+::=")
+_GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([-/^'{}()|*+?.$])|.)", re.DOTALL)
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
 
 Part = dict[str, Any]  # a grammar of llguidance's: json_schema or lark_grammar
 
@@ -84,7 +87,10 @@ def _from_schema(what: str, schema: Any, params: StructuredOutputsParams) -> Par
 def _schema(what: str, schema: dict[str, Any], closed: bool, options: dict[str, Any]) -> dict[str, Any]:
     """oneOf is taken for anyOf: a grammar cannot say that exactly one holds."""
     check_schema(what, schema)
-    schema = prepared(schema, closed)
+    try:
+        schema = prepared(schema, closed)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
     given = schema.get("x-guidance")
     options = {**(given if isinstance(given, dict) else {}), **options, "coerce_one_of": True}
     schema_text(what, schema)
@@ -96,6 +102,7 @@ def _from_regex(what: str, regex: str) -> Part:
 
     check_size(what, regex)
     check_repeats(what, regex)
+    regex = _ESCAPED.sub(lambda found: r"\z" if found[0] == r"\Z" else found[0], regex)  # Python's spelling
     part: Part = json.loads(LLMatcher.grammar_from_regex(regex))["grammars"][0]
     return {"lark_grammar": part["lark_grammar"]}
 
@@ -113,16 +120,18 @@ def _from_grammar(grammar: str) -> Part:
 
 def _from_gbnf(grammar: str) -> str:
     """As Lark. The rules get names of their own, as Lark gives meaning to start and to the case of a name."""
-    from llguidance.gbnf_to_lark import GrammarParser, RuleRefNode, resolve
+    from llguidance.gbnf_to_lark import GrammarParser, RegexNode, RuleRefNode, resolve
 
     check_size("grammar", grammar, MAX_GBNF)
     try:
-        rules = GrammarParser().parse(grammar)
+        rules = GrammarParser().parse(_GBNF_ESCAPE.sub(_escape, grammar))
         names = {name: "root" if name == "root" else f"rule_{index}" for index, name in enumerate(rules)}
         nodes: list[Any] = list(rules.values())
         while nodes:
             node = nodes.pop()
             nodes.extend(node.children())
+            if isinstance(node, RegexNode):  # && and ~~ are operators in the classes of its language
+                node.rx = node.rx.replace("&", r"\x26").replace("~", r"\x7e")
             if isinstance(node, RuleRefNode):
                 if node.name not in names:
                     raise ValueError(f"there is no rule {node.name!r}")
@@ -137,6 +146,18 @@ def _from_gbnf(grammar: str) -> str:
     except Exception as error:  # the parser raises whatever it likes
         raise ValueError(f"grammar: {error}") from None
     return "\n".join(map(str, renamed.values()))
+
+
+def _escape(found: re.Match[str]) -> str:
+    """As the parser and the language behind it both take it: \\xHH, or the character itself."""
+    if found[3]:
+        return f"\\x{ord(found[3]):02x}"
+    if not (digits := found[1] or found[2]):
+        return found[0]
+    code = int(digits, 16)
+    if code > sys.maxunicode or 0xD800 <= code < 0xE000:
+        raise ValueError(f"{found[0]} is no character")
+    return f"\\x{code:02x}" if code < 0x100 else chr(code)
 
 
 def _from_tags(given: dict[str, Any] | str | None, params: StructuredOutputsParams, tokenizer: Tokenizer) -> Part:

@@ -242,10 +242,15 @@ def _require_room() -> None:
 def reason_of(text: str) -> str:
     """A compiler's or matcher's error in a line or two, without what it says of itself."""
     text = re.split(r"<state>|<non-verbose/>|: Regex is empty", text)[0].strip()
+    if text.startswith("at 1(8): invalid regex "):  # the grammar around a regex is not the user's
+        text = text.partition("(in regex): ")[2].rpartition("\n   1 | start: ")[0].strip() or text
     if text in ("", "NoExtension", "NoExtensionBias"):
         return "nothing in the vocabulary can follow"
     if text.startswith("Unimplemented keys: "):
         return f"{text.removeprefix('Unimplemented keys: ')} cannot be enforced; leave it out of the schema"
+    if text.startswith("lookarounds not supported yet"):
+        regex = text.partition(" in regex ")[2]
+        return f"word boundaries, look-around and anchors within a text cannot be enforced, in {regex:.200}"
     return text if len(text) <= 300 else text[:300] + "..."
 
 

@@ -1,4 +1,5 @@
-"""JSON schemas as the compiler takes them: objects closed, and formats that it cannot enforce left out."""
+"""JSON schemas as the compiler takes them: objects closed, formats that it cannot enforce left out, and no integers
+that it would round."""
 
 import copy
 from collections.abc import Iterator
@@ -14,13 +15,17 @@ ENFORCED_FORMATS = frozenset(
 # Between tokens of JSON: a line break and its indent. With more, some models write nothing else.
 WHITESPACE = r"\r?\n[ \t]{0,64}|[ \t]{1,64}"
 
+_EXACT = 2**53  # the compiler has integers as doubles
+_BOUNDS = {"minimum": -1, "exclusiveMinimum": -1, "maximum": 1, "exclusiveMaximum": 1}
+
 _VALUES = ("const", "enum", "default", "examples")  # no schemas in these
 _NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
 def prepared(schema: dict[str, Any], closed: bool) -> dict[str, Any]:
     """A copy for the compiler. closed: objects take no properties but those that they list, unless they say otherwise;
-    an object that lists none stays any object, and one that several schemas describe together stays open."""
+    an object that lists none stays any object, and one that several schemas describe together stays open. Raises
+    ValueError for integers that would be rounded."""
     schema = copy.deepcopy(schema)
     together = _together(schema) if closed else set()
     for node in _schemas(schema):
@@ -28,7 +33,31 @@ def prepared(schema: dict[str, Any], closed: bool) -> dict[str, Any]:
             del node["format"]
         if closed and "properties" in node and "unevaluatedProperties" not in node and id(node) not in together:
             node.setdefault("additionalProperties", False)
+        _check_values([node.get("const"), node.get("enum")])
+        _narrow_bounds(node)
     return schema
+
+
+def _check_values(values: list[Any]) -> None:
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        if isinstance(value, int) and abs(value) > _EXACT:
+            raise ValueError(f"{value!s:.25} in const or enum is beyond 2^53, where integers are rounded; use a string")
+        stack.extend(value if isinstance(value, list) else value.values() if isinstance(value, dict) else ())
+
+
+def _narrow_bounds(node: dict[str, Any]) -> None:
+    """A range that goes beyond 2^53, as those of int64 and double do, ends there. Raises ValueError for one that begins
+    beyond it."""
+    for name, outward in _BOUNDS.items():
+        bound = node.get(name)
+        if not isinstance(bound, int | float) or abs(bound) <= _EXACT:
+            continue
+        if (bound > 0) == (outward > 0):
+            node[name] = outward * _EXACT
+        elif isinstance(bound, int):
+            raise ValueError(f"{name} {bound!s:.25} is beyond 2^53, where integers are rounded")
 
 
 def _schemas(schema: Any) -> Iterator[dict[str, Any]]:

@@ -103,8 +103,9 @@ def test_what_is_constrained_alone_is_left_as_it_is() -> None:
     assert isinstance(forced, Framed) and forced.answer is None
 
 
-def test_an_error_names_the_tool_at_fault_and_shows_no_grammar(llm: LLM) -> None:
-    bad = {"type": "function", "function": {"name": "bad", "parameters": {"type": "object", "not": {}}}}
+@pytest.mark.parametrize("fault", [{"not": {}}, {"properties": {"a": {"const": 2**60}}}])
+def test_an_error_names_the_tool_at_fault_and_shows_no_grammar(llm: LLM, fault: dict[str, Any]) -> None:
+    bad = {"type": "function", "function": {"name": "bad", "parameters": {"type": "object", **fault}}}
     with pytest.raises(ValueError, match="tools: the parameters of 'bad'") as caught:
         llm.chat(ASK, SamplingParams(max_tokens=4), tools=[TOOL, bad], tool_choice="required")
     assert "start:" not in str(caught.value) and "%json" not in str(caught.value)

@@ -1,6 +1,7 @@
 """What happens before a grammar guides a text: threads, limits, and constraints made into what the compiler takes."""
 
 import _thread
+import json
 import mmap
 import threading
 from collections.abc import Callable
@@ -179,6 +180,26 @@ def test_a_grammar_is_of_the_language_of_its_rules(llm: LLM, grammar: str, text:
     assert llm.generate("A: ", params, use_tqdm=False)[0].outputs[0].text == text
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (r'"\u00e9\x41\U0001f600"', "\u00e9A\U0001f600"),
+        (r'"\u0022\u005c\u000a" "\\u0041"', '"\\\n\\u0041'),
+        (r"[\u0061] [\-] [\x5d] [\u005d] [\]]", "a-]]]"),
+        (r'"a\/b\.c"', "a/b.c"),
+        ("[&&] [~~]", "&~"),
+    ],
+)
+def test_escapes_in_gbnf_are_characters(llm: LLM, body: str, text: str) -> None:
+    params = SamplingParams(max_tokens=20, structured_outputs=StructuredOutputsParams(grammar=f"root ::= {body}"))
+    assert llm.generate("A: ", params, use_tqdm=False)[0].outputs[0].text == text
+
+
+def test_half_a_surrogate_pair_is_no_character_of_a_grammar(llm: LLM) -> None:
+    with pytest.raises(ValueError, match=r"grammar: \\ud83d is no character"):
+        llm.generate("A: ", SamplingParams(structured_outputs=StructuredOutputsParams(grammar=r'root ::= "\ud83d"')))
+
+
 def test_a_gbnf_rule_that_is_missing_is_named(llm: LLM) -> None:
     with pytest.raises(ValueError, match="grammar: there is no rule 'b'"):
         llm.generate("A: ", SamplingParams(structured_outputs=StructuredOutputsParams(grammar="root ::= b")))
@@ -260,6 +281,42 @@ def test_one_of_two_open_objects_is_any_of_them(llm: LLM) -> None:
     params = SamplingParams(max_tokens=200, seed=1, structured_outputs=StructuredOutputsParams(json=schema))
     text = llm.generate("A: ", params, use_tqdm=False)[0].outputs[0].text
     assert '"a"' in text or '"b"' in text
+
+
+@pytest.mark.parametrize("bound", [2**63 - 1, 2**64, 10**400, 1.7976931348623157e308])
+@pytest.mark.parametrize("kind", ["integer", "number"])
+def test_ranges_end_where_integers_are_exact(llm: LLM, kind: str, bound: float) -> None:
+    schema = {"type": kind, "minimum": -bound, "exclusiveMaximum": bound}
+    assert prepared(schema, closed=True) == {"type": kind, "minimum": -(2**53), "exclusiveMaximum": 2**53}
+    params = SamplingParams(max_tokens=20, structured_outputs=StructuredOutputsParams(json=schema))
+    json.loads(llm.generate("A: ", params, use_tqdm=False)[0].outputs[0].text)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": 2**53 + 1},
+        {"enum": ["a", 10**400]},
+        {"properties": {"a": {"const": {"b": [-(2**60)]}}}},
+        {"type": "integer", "minimum": 2**53 + 1},
+    ],
+)
+def test_integers_that_would_be_rounded_are_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"beyond 2\^53"):
+        prepared(schema, closed=True)
+    assert prepared({"properties": {"enum": {"enum": [2**53, True]}}, "default": 2**60}, closed=False)
+
+
+def test_the_end_of_a_text_is_an_anchor_in_the_spelling_of_python_too(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=9, structured_outputs=StructuredOutputsParams(regex=r"\Aab\Z"))
+    assert llm.generate("A: ", params, use_tqdm=False)[0].outputs[0].text == "ab"
+
+
+@pytest.mark.parametrize("regex", [r"\bfoo", "(?=a)b", r"(a)\1", "a^b", "(", r"\h"])
+def test_an_error_in_a_regex_shows_the_regex_alone(llm: LLM, regex: str) -> None:
+    with pytest.raises(ValueError, match=r"^regex: (regex parse error|word boundaries)") as caught:
+        llm.generate("A: ", SamplingParams(structured_outputs=StructuredOutputsParams(regex=regex)))
+    assert regex in str(caught.value) and "start:" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,10 @@ def test_B7_unknown_field_is_refused_when_strict() -> None:
         *(
             ("repetition_detection", {}),
             ("guided_json", {}),
+            ("json_schema", {}),
+            ("regex", "a"),
+            ("ebnf", 'root ::= "a"'),
+            ("grammar", 'root ::= "a"'),
             ("guided_regex", "a"),
             ("suffix", "x"),
             ("service_tier", "flex"),

@@ -525,7 +525,6 @@ PROPERTIES = {f"p{i}": {"type": "string"} for i in range(100_000)}
         ({"type": 5}, "json: "),
         ({"type": "integer", "minimum": 5, "maximum": 1}, "Unsatisfiable"),
         ({"type": "string", "minLength": 5, "maxLength": 1}, "Unsatisfiable"),
-        ({"type": "integer", "minimum": -(10**300)}, "json"),
         (False, "a schema is an object"),
         ("{", "not JSON"),
         ("5", "a schema is an object"),

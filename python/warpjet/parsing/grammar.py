@@ -97,7 +97,10 @@ def _schema_of(function: Mapping[str, Any]) -> dict[str, Any]:
     """Of a tool's arguments. As in OpenAI's strict mode, its objects are closed unless they say otherwise; strict:
     false leaves them open."""
     given = {"type": "object", **(function.get("parameters") or {})}
-    return prepared(given, closed=function.get("strict") is not False)
+    try:
+        return prepared(given, closed=function.get("strict") is not False)
+    except ValueError as error:
+        raise ValueError(f"tools: the parameters of {function['name']!r}: {error}") from None
 
 
 class _Writer:

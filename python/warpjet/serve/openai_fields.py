@@ -130,6 +130,11 @@ COMMON_FIELDS = [
     Field("guided_choice", "strings", "use structured_outputs", only=()),
     Field("guided_grammar", "string", "use structured_outputs", only=()),
     Field("guided_decoding_backend", "string", "llguidance is what there is", only=()),
+    Field("guided_whitespace_pattern", "string", "use structured_outputs", only=()),
+    Field("json_schema", "any", "use response_format, or structured_outputs", only=()),
+    Field("regex", "string", "use structured_outputs", only=()),
+    Field("ebnf", "string", "use structured_outputs, which has it as grammar", only=()),
+    Field("grammar", "any", "use structured_outputs", only=()),
 ]
 
 
