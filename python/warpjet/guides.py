@@ -3,10 +3,10 @@ may follow. It runs beside the device, so what it costs shows only where it is s
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from warpjet._native import Engine, Output, OutputQueue, QueueFullError
+from warpjet._native import Engine, Output, OutputQueue, QueueFullError, SamplingParams
 from warpjet.grammars import Compiler, Grammar, Job, reason_of
 from warpjet.structured import Constraint
 from warpjet.threads import Crew
@@ -21,14 +21,15 @@ _Answer = tuple[int, int, int, bytes | str | None]
 
 
 class _Guided:
-    """One sample."""
+    """One sample. The request's own stop tokens may come where the text may end, and nowhere else."""
 
-    __slots__ = ("matcher", "position", "slow")
+    __slots__ = ("matcher", "position", "slow", "stops")
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: Any, stops: Sequence[int]) -> None:
         self.matcher = matcher
         self.position = 0
         self.slow = False
+        self.stops = sum(1 << token for token in set(stops))
 
     def advance(self, tokens: list[int], mask_bytes: int) -> bytes | str | None:
         """What may follow: a mask, None when the text is complete, or why nothing can."""
@@ -40,10 +41,18 @@ class _Guided:
         if not matcher.is_stopped():
             mask: bytes = matcher.compute_bitmask()[:mask_bytes]
             if not matcher.is_error():
-                return mask
+                return self.gated(mask)
         if matcher.is_error():
             return f"the grammar came to a dead end after {self.position} tokens: {reason_of(matcher.get_error())}"
         return None
+
+    def gated(self, mask: bytes) -> bytes | str:
+        """The mask with the stop tokens, or without them."""
+        if not self.stops:
+            return mask
+        bits = int.from_bytes(mask, "little")
+        bits = bits | self.stops if self.matcher.is_accepting() else bits & ~self.stops
+        return bits.to_bytes(len(mask), "little") if bits else "nothing but stop_token_ids can follow, before the end"
 
 
 class Guides:
@@ -63,15 +72,19 @@ class Guides:
         """Starts that: wait() or wait_async() gives the grammar."""
         return self._compiler.job(params)
 
-    def submit(self, grammar: Grammar, samples: int, submit: Callable[[bytes, OutputQueue], int]) -> int:
+    def submit(self, grammar: Grammar, params: SamplingParams, submit: Callable[[bytes, OutputQueue], int]) -> int:
         """Calls submit(first mask, guide queue), and guides the request that it returns. Raises QueueFullError when no
-        thread can be started."""
-        guided = {index: _Guided(grammar.start()) for index in range(samples)}
+        thread can be started, ValueError where no text can begin."""
+        stops = [token for token in params.stop_token_ids if token < 8 * len(grammar.mask)]  # the engine refuses others
+        guided = {index: _Guided(grammar.start(), stops) for index in range(params.n)}
+        mask = guided[0].gated(grammar.mask)
+        if isinstance(mask, str):
+            raise ValueError(f"structured_outputs: {mask}")
         with self._lock:  # no token of it is looked at before it is known
             if not self._running:  # or it was started and did not begin
                 self._crew.discard(self._run)
                 self._crew.submit(self._run)
-            native_id = submit(grammar.mask, self._queue)
+            native_id = submit(mask, self._queue)
             self._live[native_id] = guided
         return native_id
 

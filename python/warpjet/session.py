@@ -142,7 +142,7 @@ class Session:
         sampling = params.params
         return self._open_guides().submit(
             params.grammar,
-            sampling.n,
+            sampling,
             lambda mask, guide: self.engine.submit(token_ids, sampling, queue, mask=mask, guide_queue=guide, **options),
         )
 

@@ -222,6 +222,26 @@ def test_the_end_comes_where_the_grammar_allows_it_and_only_there(llm: LLM) -> N
         assert not eos & set(completion.token_ids[:-1])
 
 
+def test_a_stop_token_ends_a_text_where_the_grammar_allows_it_and_only_there(llm: LLM) -> None:
+    (start,) = llm.get_tokenizer().encode("<|system|>", add_special_tokens=False)
+    first = completions(llm, constrained(regex="[a-z]{6}", temperature=0))[0].token_ids[0]
+    stops = [first, start]
+    (whole,) = completions(llm, constrained(regex="[a-z]{6}", temperature=0, stop_token_ids=stops, ignore_eos=True))
+    assert re.fullmatch("[a-z]{6}", whole.text) and first not in whole.token_ids
+    (ended,) = completions(llm, constrained(regex="[a-z]{6,}", stop_token_ids=stops, logit_bias={start: 100.0}))
+    assert len(ended.text) >= 6 and ended.stop_reason == start
+    (at_once,) = completions(llm, constrained(regex="a*", stop_token_ids=[start], logit_bias={start: 100.0}))
+    assert at_once.text == "" and at_once.stop_reason == start
+    with pytest.raises(ValueError, match="stop_token_ids: token id 99999999"):
+        completions(llm, constrained(regex="a", stop_token_ids=[99999999]))
+
+
+def test_where_only_stop_tokens_could_follow_the_request_is_told_so(llm: LLM) -> None:
+    a = llm.get_tokenizer().encode("a", add_special_tokens=False)
+    with pytest.raises(ValueError, match="nothing but stop_token_ids can follow"):
+        completions(llm, constrained(regex="a", stop_token_ids=a))
+
+
 def test_a_vocabulary_that_is_padded(tmp_path: Path) -> None:
     """The model has more rows than the tokenizer has tokens: the rest are never drawn."""
     with LLM(write_checkpoint(tmp_path / "padded", tokenizer=True, vocab_size=3075), device="cpu") as llm:
