@@ -1,7 +1,6 @@
 """Grammars: constraints compiled by llguidance, a few at a time, within limits of memory and time."""
 
 import asyncio
-import mmap
 import re
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from warpjet._native import ModelInfo, QueueFullError
 from warpjet.grammar_text import Part, parts_of, schemas_of, text_of
+from warpjet.room import require_room
 from warpjet.structured import Constraint, to_text
 from warpjet.threads import Crew
 from warpjet.tokenizer import Tokenizer
@@ -45,7 +45,8 @@ class Grammar:
         self._lock = threading.Lock()
 
     def start(self) -> Any:
-        """A matcher of its own for one text."""
+        """A matcher of its own for one text. Raises MemoryError where memory is short."""
+        require_room()
         with self._lock:
             return self._matcher.deep_copy()
 
@@ -85,7 +86,10 @@ class Compiler:
     def compile(self, params: Constraint, begin: Callable[[], None]) -> Grammar:
         """On the calling thread, whose stack must be large enough; calls begin() when the vocabulary has been read.
         Raises ValueError, QueueFullError without memory."""
-        _require_room()
+        try:
+            require_room(_ROOM_BYTES)
+        except MemoryError:
+            raise QueueFullError("there is no memory for another grammar now; try again in a few seconds") from None
         trie = self._get_trie()
         begin()
         return self._compile(params, trie)
@@ -230,13 +234,6 @@ def _error_of(parts: list[tuple[str, Part]], reasons: Iterable[tuple[str, str]],
                 return ValueError(f"{what}: {reason_of(reason)}")
         return ValueError("tools: their schemas together are more than can be compiled; offer fewer, or simpler ones")
     return ValueError(f"{parts[0][0]}: {reason_of(error)}")
-
-
-def _require_room() -> None:
-    try:
-        mmap.mmap(-1, _ROOM_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except (OSError, MemoryError):
-        raise QueueFullError("there is no memory for another grammar now; try again in a few seconds") from None
 
 
 def reason_of(text: str) -> str:

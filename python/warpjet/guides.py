@@ -8,6 +8,7 @@ from typing import Any
 
 from warpjet._native import Engine, Output, OutputQueue, QueueFullError, SamplingParams
 from warpjet.grammars import Compiler, Grammar, Job, reason_of
+from warpjet.room import require_room
 from warpjet.structured import Constraint
 from warpjet.threads import Crew
 from warpjet.tokenizer import Tokenizer
@@ -170,6 +171,7 @@ class Guides:
     def _advance(self, guided: _Guided, tokens: list[int]) -> bytes | str | None:
         """Whatever goes wrong costs this sample alone."""
         try:
+            require_room()
             return guided.advance(tokens, self._mask_bytes)
         except Exception as error:
             return f"the grammar failed: {error}"

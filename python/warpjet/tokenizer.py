@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from warpjet._native import ModelFormatError
 from warpjet.detokenizer import Detokenizer, TextOffsets, stage_makers, token_bytes
+from warpjet.room import require_room
 from warpjet.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
@@ -138,9 +139,10 @@ class Tokenizer:
         return self.encode_batch([text], add_special_tokens)[0]
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """encode() of many texts, on several cores."""
+        """encode() of many texts, on several cores. Raises MemoryError where memory is short."""
         for text in texts:
             text.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
+        require_room()
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 

@@ -2,7 +2,6 @@
 
 import _thread
 import json
-import mmap
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -100,12 +99,12 @@ def test_grammars_compile_again_when_there_are_threads_again(start: Any, monkeyp
 
 
 def test_without_memory_a_grammar_is_refused_and_the_next_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(12, "Cannot allocate memory")
+    def full(*_: Any) -> None:
+        raise MemoryError
 
     with LLM(device="cpu") as llm:
         with monkeypatch.context() as patch:
-            patch.setattr(mmap, "mmap", full)
+            patch.setattr("warpjet.grammars.require_room", full)
             with pytest.raises(QueueFullError, match="no memory"):
                 say(llm, "yes")
         assert say(llm, "yes") == "yes"

@@ -1,6 +1,7 @@
 """Encoding, decoding, incremental decoding and stop strings, against the tokenizers library and naive code."""
 
 import json
+import mmap
 import random
 from pathlib import Path
 from typing import Any
@@ -326,3 +327,20 @@ def test_the_first_lines_of_a_model_card(llm: LLM) -> None:
 def test_a_tokenizer_without_a_template_says_so(tiny: Tokenizer) -> None:
     with pytest.raises(ValueError, match="chat_template="):
         tiny.apply_chat_template([{"role": "user", "content": "hi"}])
+
+
+def test_where_memory_is_short_no_native_code_is_asked(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rust ends the process when it gets no memory."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no memory")
+
+    tokenizer = llm.get_tokenizer()
+    expected = tokenizer.encode("The fox")
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", fail)
+        with pytest.raises(MemoryError):
+            tokenizer.encode("The fox")
+        with pytest.raises(MemoryError):
+            llm.generate("The fox")
+    assert tokenizer.encode("The fox") == expected
