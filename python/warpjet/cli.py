@@ -305,7 +305,8 @@ def _fill_bench_serve(parser: Parser) -> None:
     """Of all that is measured, this alone needs no model here, but a server's address."""
     from warpjet.load.flags import add_flags
 
-    parser.usage, parser.description = (
+    parser.prog, parser.usage, parser.description = (
+        "warpjet bench serve",
         "warpjet bench serve [flags]",
         "Puts a load on a server that speaks OpenAI's API.",
     )

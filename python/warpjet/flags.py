@@ -114,6 +114,15 @@ class Parser(argparse.ArgumentParser):
         """Every long flag, those of other engines included."""
         return (name for name in self._option_string_actions if name.startswith("--"))
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Names the nearest choice of a word that is none."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            if near := difflib.get_close_matches(str(value), map(str, action.choices or ()), n=1):
+                error.message += f"; did you mean {near[0]}?"
+            raise
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n{self.format_usage()}")
 

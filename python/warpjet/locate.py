@@ -1,6 +1,7 @@
 """Where a model is: a directory, or a name of the hub that the local Hugging Face cache has. Nothing is fetched."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -88,19 +89,21 @@ def _find_in_cache(name: str, revision: str | None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except HFValidationError:
-        raise FileNotFoundError(f"{name} does not exist, and is no name of the Hugging Face hub") from None
-    except LocalEntryNotFoundError:
-        cache = Path(constants.HF_HUB_CACHE)
-        has = _cached_revisions(cache / f"models--{name.replace('/', '--')}")
-        there = f"; the cache has it at {', '.join(has)}" if has else ""
-        raise FileNotFoundError(
-            f"{name} is not a directory, and the Hugging Face cache ({cache}) does not have "
-            f"{f'its revision {revision}' if revision else 'it'}{there}. Nothing is fetched here; download it with: "
-            + _download_command(name, revision)
-        ) from None
+    caches = [constants.HF_HUB_CACHE, *filter(None, [os.environ.get("TRANSFORMERS_CACHE")])]  # the latter until 5
+    for cache in caches:
+        try:
+            return Path(snapshot_download(name, revision=revision, cache_dir=cache, local_files_only=True))
+        except HFValidationError:
+            raise FileNotFoundError(f"{name} does not exist, and is no name of the Hugging Face hub") from None
+        except LocalEntryNotFoundError:
+            continue
+    has = _cached_revisions(Path(caches[0]) / f"models--{name.replace('/', '--')}")
+    what = f"its revision {revision or 'main'}" if revision or has else "it"
+    there = f", but {', '.join(f'{name}@{one}' for one in has)}" if has else ""
+    raise FileNotFoundError(
+        f"{name} is not a directory, and the Hugging Face cache ({', '.join(caches)}) does not have {what}{there}. "
+        f"Nothing is fetched here; download it with: {_download_command(name, revision)}"
+    )
 
 
 def _cached_revisions(entry: Path) -> list[str]:
@@ -140,14 +143,26 @@ def _a_file(path: Path) -> str:
     return f"{path} is a file; pass the directory that holds config.json and the weights: {path.parent}"
 
 
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
+def _is_snapshot(directory: Path) -> bool:
+    return directory.parent.name == "snapshots" and directory.parent.parent.name.startswith("models--")
+
+
 def _no_model(directory: Path) -> str:
     """What a directory without config.json is."""
     names = sorted(path.name for path in directory.iterdir())
+    if _is_snapshot(directory) and "adapter_config.json" not in names and not any(map(_is_gguf, names)):
+        return f"{directory} has no config.json: the cache has it in part. Download the rest with: " + (
+            _download_command(model_name(directory), directory.name)
+        )
     if not names:
         return f"{directory} is empty; pass the directory that holds config.json and the weights"
     if "adapter_config.json" in names:
         return f"{directory} is a LoRA adapter{_base_of(directory)}; merge it into its base first, with peft: {_MERGE}"
-    if gguf := next((name for name in names if name.lower().endswith(".gguf")), None):
+    if gguf := next(filter(_is_gguf, names), None):
         return f"{directory} holds {gguf} and no config.json. {_NO_GGUF}"
     if (directory / "snapshots").is_dir() and (found := _CACHE_ENTRY.fullmatch(directory.resolve().name)):
         return f"{directory} is an entry of the Hugging Face cache; pass its name: {found['name'].replace('--', '/')}"
@@ -181,11 +196,11 @@ def _no_weights(directory: Path) -> str:
     """What a directory with a config.json and no weights is."""
     names = sorted(path.name for path in directory.iterdir())
     missing = f"{directory} holds neither {' nor '.join(_WEIGHTS)}"
-    if directory.parent.name == "snapshots" and directory.parent.parent.name.startswith("models--"):
+    if _is_snapshot(directory):
         return f"{missing}: the cache has it in part. Download the rest with: " + _download_command(
             model_name(directory), directory.name
         )
-    if any(name.lower().endswith(".gguf") for name in names):
+    if any(map(_is_gguf, names)):
         return f"{missing}. {_NO_GGUF}"
     if any(name.endswith((".bin", ".pth", ".pt")) for name in names):
         return (

@@ -80,6 +80,9 @@ def test_sampling_flags_reach_the_request() -> None:
     ("arguments", "says"),
     [
         (("frobnicate",), "frobnicate"),
+        (("genrate", "x"), "did you mean generate?"),
+        (("bench", "latncy"), "did you mean latency?"),
+        (("bench", "serve", "--frobnicate"), "(warpjet bench serve --help)"),
         (("generate", "x", "--frobnicate"), "--frobnicate"),
         (("generate", "x", "--temperature", "-1"), "temperature"),
         (("generate", "x", "--temperature", "hot"), "temperature"),

@@ -54,7 +54,7 @@ def test_a_revision_is_a_branch_a_tag_a_pull_request_or_a_commit(cache: Path) ->
     add_to_cache(cache)
     other = add_to_cache(cache, commit=OTHER, ref="refs/pr/7")
     assert find_model("acme/tiny@refs/pr/7") == find_model(f"acme/tiny@{OTHER}") == other
-    with pytest.raises(FileNotFoundError, match=r"revision v2.*has it at main, refs/pr/7.*--revision v2"):
+    with pytest.raises(FileNotFoundError, match=r"revision v2, but acme/tiny@main, acme/tiny@refs/pr/7.*--revision v2"):
         find_model("acme/tiny@v2")
 
 
@@ -84,6 +84,18 @@ def test_a_download_that_stopped_half_way_is_named(cache: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"in part.*hf download acme/tiny --revision {COMMIT}"):
         find_model("acme/tiny")
     assert find_model("acme/tiny", weights=False) == snapshot
+    (snapshot / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"in part.*hf download acme/tiny --revision {COMMIT}"):
+        find_model("acme/tiny")
+
+
+def test_a_branch_whose_commit_is_not_there_is_told_with_those_that_are(cache: Path) -> None:
+    add_to_cache(cache, ref="dev")
+    with pytest.raises(FileNotFoundError, match=r"its revision main, but acme/tiny@dev\..*hf download acme/tiny$"):
+        find_model("acme/tiny")
+    (cache / "models--acme--tiny" / "refs" / "main").write_text(OTHER)
+    with pytest.raises(FileNotFoundError, match=r"its revision main, but acme/tiny@dev\..*hf download acme/tiny$"):
+        find_model("acme/tiny")
 
 
 def test_every_part_of_warpjet_takes_a_name_of_the_hub(
@@ -112,9 +124,10 @@ def test_every_part_of_warpjet_takes_a_name_of_the_hub(
 
 
 def test_the_cache_is_where_the_environment_says_and_no_network_is_needed(tmp_path: Path) -> None:
-    snapshot = add_to_cache(tmp_path / "hub")
+    hub = tmp_path / "hub"
+    snapshot = add_to_cache(hub)
     code = "import sys; from warpjet.locate import find_model; print(find_model(sys.argv[1]))"
-    for environment in ({"HF_HOME": str(tmp_path)}, {"HF_HUB_CACHE": str(tmp_path / "hub")}):
+    for environment in ({"HF_HOME": str(tmp_path)}, {"HF_HUB_CACHE": str(hub)}, {"TRANSFORMERS_CACHE": str(hub)}):
         unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": ":".join(sys.path)}
         done = subprocess.run(
             [sys.executable, "-c", code, "acme/tiny"], env=environment | unreachable, capture_output=True, text=True
