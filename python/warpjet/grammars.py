@@ -57,7 +57,9 @@ class Compiler:
     def __init__(self, tokenizer: Tokenizer, model: ModelInfo) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = model.vocab_size
-        self._eos = model.eos_token_ids
+        eos = tokenizer.eos_token_id  # ends texts too, where the checkpoint's configs leave it out
+        own = [eos] if eos is not None and eos < model.vocab_size else []
+        self._eos = list(dict.fromkeys([*model.eos_token_ids, *own]))
         self._mask_bytes = (model.vocab_size + 31) // 32 * 4
         self._lock = threading.Lock()
         self._grammars: OrderedDict[str, Grammar] = OrderedDict()

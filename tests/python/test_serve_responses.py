@@ -327,6 +327,22 @@ PATCH = {
 SPACE = {"type": "namespace", "name": "mcp__crm__", "description": "Customers.", "tools": [WEATHER, PATCH]}
 
 
+def test_functions_may_have_the_form_of_chat() -> None:
+    function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+    chat = {"type": "function", "function": function}
+    choices: list[Any] = [
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "function", "name": "f"},
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    ]
+    for choice in choices:
+        for tool in (chat, {"type": "function", **function}):
+            offer = offer_tools([tool], choice, strict=True)
+            assert offer.functions == [chat]
+            assert offer.shown == [{"strict": None, "type": "function", **function}]
+            assert offer.choice in ("required", {"type": "function", "function": {"name": "f"}})
+
+
 def test_custom_tools_and_namespaces_become_functions() -> None:
     offer = offer_tools([PATCH, SPACE], "auto", strict=True)
     patch, weather, other = (tool["function"] for tool in offer.functions)

@@ -95,7 +95,7 @@ def offer_tools(tools: Sequence[Mapping[str, Any]], choice: Any, strict: bool) -
             offer.shown.append(dict(tool))
         elif _add(offer, tool, where, strict):
             rest = {"strict": None, "parameters": None} if tool["type"] == "function" else {}
-            offer.shown.append({**rest, **tool})
+            offer.shown.append({**rest, **_flat(tool)})
     _choose(offer, choice)
     return offer
 
@@ -104,7 +104,7 @@ def _add(
     offer: Offer, tool: Mapping[str, Any], where: str, strict: bool, space: Mapping[str, Any] | None = None
 ) -> bool:
     """Whether the model is told of it."""
-    kind = tool.get("type")
+    tool, kind = _flat(tool), tool.get("type")
     if not isinstance(kind, str):
         raise bad_request(f"{where}.type must be a string", where)
     if kind not in ("function", "custom"):
@@ -124,6 +124,14 @@ def _add(
     return True
 
 
+def _flat(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A function in the form of chat, which many clients send here too, in this API's."""
+    inner = tool.get("function")
+    if tool.get("type") != "function" or "name" in tool or not isinstance(inner, Mapping):
+        return tool
+    return {**{key: value for key, value in tool.items() if key != "function"}, **inner, "type": "function"}
+
+
 def _format(tool: Mapping[str, Any], where: str) -> str | None:
     """What the model is told of a custom tool's input."""
     form = tool.get("format") or {"type": "text"}
@@ -140,6 +148,7 @@ def _choose(offer: Offer, choice: Any) -> None:
     if isinstance(choice, str):
         offer.choice = choice
         return
+    choice = _flat(choice)
     kind, name = choice.get("type"), choice.get("name")
     named = _by_name(offer)
     if kind in ("function", "custom") and isinstance(name, str):
@@ -168,5 +177,6 @@ def _by_name(offer: Offer) -> dict[_Key, list[str]]:
 
 def _key(tool: Mapping[str, Any]) -> _Key:
     """The name and the namespace that tool_choice gives."""
+    tool = _flat(tool)
     name, space = tool.get("name"), tool.get("namespace")
     return (name if isinstance(name, str) else None, space if isinstance(space, str) else None)

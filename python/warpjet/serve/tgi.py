@@ -88,7 +88,7 @@ async def generate(serving: Serving, request: HttpRequest) -> Response:
 
 async def generate_stream(serving: Serving, request: HttpRequest) -> EventStream:
     """One completion, an event for each token."""
-    return EventStream(_events(serving, _job(serving, request)))
+    return EventStream(_events(serving, await _job(serving, request)))
 
 
 async def compatible(serving: Serving, request: HttpRequest) -> Response | EventStream:
@@ -118,7 +118,7 @@ async def info(serving: Serving, request: HttpRequest) -> Response:
 
 
 async def _whole(serving: Serving, request: HttpRequest) -> dict[str, Any]:
-    job = _job(serving, request)
+    job = await _job(serving, request)
     job.completion.sampling = job.completion.sampling.replace(output_kind="final_only")
     answer = _Answer(job, TokenWriter(serving.tokenizer, job.top_n))
     async with aclosing(serving.complete(job.completion)) as stream:
@@ -172,7 +172,12 @@ _PARAMETERS = Schema(
 )
 
 
-def _job(serving: Serving, request: HttpRequest) -> _Job:
+async def _job(serving: Serving, request: HttpRequest) -> _Job:
+    """What the request says."""
+    return await serving.read(request, lambda: _read(serving, request))
+
+
+def _read(serving: Serving, request: HttpRequest) -> _Job:
     inputs = request.body["inputs"]
     given = parse_part(_PARAMETERS, request.body.get("parameters"), "parameters", serving.settings.strict)
     completion = CompletionRequest(
