@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pydantic
 import pytest
-from checkpoints import write_checkpoint
+from checkpoints import copy_tiny, write_checkpoint
 
 from warpjet import LLM, AsyncLLM, SamplingParams, StructuredOutputsParams
 from warpjet._native import OutputQueue
@@ -211,6 +211,19 @@ def test_other_bans_hold_beside_the_grammar(llm: LLM) -> None:
     assert text_of(llm, pushed) == "aaaaa"
     (nothing,) = completions(llm, constrained(regex="a", allowed_token_ids=[b]))
     assert nothing.finish_reason == "error" and nothing.token_ids == []
+
+
+def test_the_tokenizers_end_of_text_may_end_it_though_the_configs_name_another(tmp_path: Path) -> None:
+    directory = copy_tiny(tmp_path / "tiny")
+    for name, value in (("config", {"eos_token_id": 2}), ("tokenizer_config", {"eos_token": "<|end|>"})):
+        path = directory / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | value))
+    for name in ("generation_config", "special_tokens_map"):
+        (directory / f"{name}.json").unlink()
+    with LLM(directory, device="cpu") as llm:
+        assert llm.get_model_info().eos_token_ids == [2]
+        (ended,) = completions(llm, constrained(regex="(ab)+", max_tokens=60, logit_bias={6: 100.0}))
+    assert (ended.text, ended.finish_reason, ended.token_ids[-1]) == ("ab", "stop", 6)
 
 
 def test_the_end_comes_where_the_grammar_allows_it_and_only_there(llm: LLM) -> None:
