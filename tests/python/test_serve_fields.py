@@ -1,6 +1,7 @@
 """Fields of requests to OpenAI's routes, without a server."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from warpjet import SamplingParams
 from warpjet.serve.errors import ServeError
 from warpjet.serve.openai_chat import chosen_tools
 from warpjet.serve.openai_fields import SAMPLING_FIELDS
+from warpjet.serve.parsers import find_parser_names
 from warpjet.serve.response_format import structured_outputs, tgi_schema
+from warpjet.serve.settings import Settings
 
 
 def test_every_range_of_the_document_is_the_engines() -> None:
@@ -99,3 +102,14 @@ def test_a_response_format_that_is_wrong_is_refused(form: dict[str, Any], says: 
     with pytest.raises(ServeError, match=says) as caught:
         structured_outputs({"response_format": form})
     assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize(("parser", "warns"), [("auto", False), ("hermes", False), ("none", False), ("mistral", True)])
+def test_a_parser_that_reads_another_format_than_the_model_is_told_of_is_warned_of(
+    parser: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = SimpleNamespace(source="{{ messages }}", writes_tools=False)
+    session: Any = SimpleNamespace(chat_template=template, tokenizer=SimpleNamespace(special_texts=()))
+    with caplog.at_level("WARNING", logger="warpjet.serve"):
+        find_parser_names(session, Settings(tool_call_parser=parser))
+    assert ("format of hermes" in caplog.text and "--tool-call-parser mistral" in caplog.text) == warns

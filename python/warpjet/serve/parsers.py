@@ -1,11 +1,12 @@
 """Which parsers read the model's answers, and what tool_choice asks of the sampling."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from warpjet._native import SamplingParams
 from warpjet.parsing.chat_parser import ChatParser
 from warpjet.parsing.constraint import completion_constraint
-from warpjet.parsing.detection import ParserNames, find_parsers
+from warpjet.parsing.detection import ParserNames, default_tool_parser, find_parsers
 from warpjet.serve.errors import bad_request
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from warpjet.tokenizer import Tokenizer
 
 
+_log = logging.getLogger("warpjet.serve")
+
+
 def find_parser_names(session: "Session", settings: "Settings") -> ParserNames:
     """The parsers that the settings name, "auto" being those that fit the chat template and "none" no parser. Raises
     ValueError for a name that is unknown."""
@@ -22,7 +26,15 @@ def find_parser_names(session: "Session", settings: "Settings") -> ParserNames:
     wanted = [None if name == "none" else name for name in (settings.reasoning_parser, settings.tool_call_parser)]
     if template is None or tokenizer is None:
         return find_parsers("", (), (wanted[0], wanted[1]))
-    return find_parsers(template.source, tokenizer.special_texts, (wanted[0], wanted[1]), template.writes_tools)
+    names = find_parsers(template.source, tokenizer.special_texts, (wanted[0], wanted[1]), template.writes_tools)
+    if not template.writes_tools and names.tool not in (None, default := default_tool_parser(names.reasoning)):
+        _log.warning(
+            "the chat template writes no tools, so the model is told of them in the format of %s, but "
+            "--tool-call-parser %s reads another: leave it out, or pass a --chat-template that writes tools",
+            default,
+            names.tool,
+        )
+    return names
 
 
 def make_parsers(names: ParserNames, request: "ChatRequest", prompt: str, samples: int) -> list[ChatParser]:
