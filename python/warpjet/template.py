@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import do_round
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
@@ -31,6 +32,7 @@ _MAX_BYTES = 384 << 20  # of all values that a rendering makes
 _ITEM_BYTES = 64  # a list's slot and a small value in it
 _MAX_NUMBER = 1 << 63
 _MAX_STRFTIME = 256
+_MAX_PRECISION = 100  # digits
 
 # Filters that go through their value, and those that split a text into words.
 _ITERATING = {
@@ -62,7 +64,7 @@ _SPLITTERS = {"split", "rsplit", "splitlines"}
 _MAX_DEPTH = 200
 _MAX_TAGS = 8192  # large templates have 500
 _MAX_NODES = 32768  # of a template's syntax tree; large templates have 5000
-_PADDING_METHODS = {"center", "expandtabs", "format_map", "ljust", "rjust", "translate", "zfill"}
+_PADDING_METHODS = {"center", "expandtabs", "format_map", "ljust", "rjust", "to_bytes", "translate", "zfill"}
 
 
 class _Generation(Extension):
@@ -89,7 +91,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         )
         filters = {name: self.filters[name] for name in _FILTERS}
         filters |= {"tojson": self._to_json, "join": self._join, "replace": self._replace, "indent": self._indent}
-        filters |= {"format": self._format}
+        filters |= {"format": self._format, "round": _round}
         self.filters = {name: self._limited(name, function) for name, function in filters.items()}
         self.filters |= {"_turns": self._turns, "_charged": jinja2.pass_context(lambda context, v: self.charged(v))}
         self.tests |= {name: _told_of_no_content(TESTS[name], name != "defined") for name in _ABSENCE_TESTS}
@@ -234,7 +236,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and attr in _PADDING_METHODS:
+        if isinstance(obj, (str, bytes, int)) and attr in _PADDING_METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
 
@@ -348,6 +350,12 @@ def _strftime_now(form: str) -> str:
     if len(form) > _MAX_STRFTIME:
         raise SecurityError(f"strftime_now takes a format of at most {_MAX_STRFTIME} characters")
     return datetime.datetime.now().strftime(form)
+
+
+def _round(value: Any, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> Any:
+    if abs(precision) > _MAX_PRECISION:  # a power of ten is computed
+        raise SecurityError(f"round takes a precision of at most {_MAX_PRECISION}")
+    return do_round(value, precision, method)
 
 
 def _raise_exception(message: str) -> None:
