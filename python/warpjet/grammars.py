@@ -1,6 +1,7 @@
 """Grammars: constraints compiled by llguidance, a few at a time, within limits of memory and time."""
 
 import asyncio
+import json
 import re
 import threading
 import time
@@ -126,7 +127,14 @@ class Compiler:
                 from llguidance import LLTokenizer
 
                 size = max(self._vocab_size, self._tokenizer.vocab_size)
-                self._trie = LLTokenizer(self._tokenizer.to_json(), n_vocab=size, eos_token=self._eos or None)
+                vocabulary = _spelled_out(self._tokenizer.to_json())
+                try:
+                    self._trie = LLTokenizer(vocabulary, n_vocab=size, eos_token=self._eos or None)
+                except ValueError as error:
+                    raise ValueError(
+                        "structured_outputs: the tokens cannot be read as bytes: tokenizer.json has a decoder that the "
+                        "compiler of grammars does not know"
+                    ) from error
             return self._trie
 
     def _compile(self, params: Constraint, trie: Any) -> Grammar:
@@ -226,6 +234,17 @@ class Job:
         if self._compiler is not None:
             self._compiler.forget(self)
         raise QueueFullError("other grammars are still being compiled; try again in a few seconds")
+
+
+def _spelled_out(vocabulary: str) -> str:
+    """A tokenizer.json for the compiler, which knows the decoder Metaspace by its steps alone."""
+    fields = json.loads(vocabulary)
+    decoder = fields.get("decoder") or {}
+    if decoder.get("type") != "Metaspace":
+        return vocabulary
+    space = {"type": "Replace", "pattern": {"String": decoder["replacement"]}, "content": " "}
+    fields["decoder"] = {"type": "Sequence", "decoders": [space, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _error_of(parts: list[tuple[str, Part]], reasons: Iterable[tuple[str, str]], error: str) -> ValueError:

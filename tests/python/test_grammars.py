@@ -2,11 +2,14 @@
 
 import _thread
 import json
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import TINY
 
 from warpjet import LLM, SamplingParams, StructuredOutputsParams, threads
 from warpjet._native import QueueFullError
@@ -155,6 +158,21 @@ def test_large_constraints_are_refused_before_any_work(value: Any) -> None:
 def test_many_choices_are_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match="2000000 texts are more than the 30000"):
         StructuredOutputsParams(choice=["a"] * 2_000_000)
+
+
+@pytest.mark.parametrize("decoder", [{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"}, None])
+def test_a_vocabulary_is_read_with_metaspace_and_else_refused_in_our_words(tmp_path: Path, decoder: Any) -> None:
+    for file in TINY.iterdir():
+        shutil.copy(file, tmp_path)
+    fields = json.loads((TINY / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields | {"decoder": decoder}))
+    params = SamplingParams(max_tokens=9, structured_outputs=StructuredOutputsParams(choice=["yes"]))
+    with LLM(tmp_path, device="cpu") as llm:
+        if decoder:
+            assert llm.generate("A: ", params, use_tqdm=False)[0].outputs[0].text == "yes"
+        else:
+            with pytest.raises(ValueError, match=r"has a decoder that the compiler of grammars does not know$"):
+                llm.generate("A: ", params)
 
 
 # --- GBNF -------------------------------------------------------------------------------------------------------------
