@@ -157,8 +157,6 @@ def call_with(arguments: Any) -> dict[str, Any]:
     return {"messages": [*_USER, {"role": "assistant", "tool_calls": [call]}]}
 
 
-WIDE = {"properties": {f"p{i}": {"properties": {f"q{j}": {} for j in range(10)}} for i in range(2500)}}
-
 _ROWS: dict[str, tuple[str, Any]] = {
     "lists": (_COMPLETIONS, {"prompt": "x", "user": [[]] * 1_900_000}),
     "lists that are allowed": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "unknown": [[]] * 130_000}),
@@ -173,7 +171,6 @@ _ROWS: dict[str, tuple[str, Any]] = {
     "a part that is no text": (_CHAT, {"messages": [{"role": "user", "content": [{"text": [1] * 900_000}]}]}),
     "a type that is no text": (_CHAT, {"messages": _USER, "response_format": {"type": [1] * 900_000}}),
     "an item's role": (_RESPONSES, {"input": [{"role": [1] * 900_000, "content": "x"}]}),
-    "a schema of TGI": ("/generate", {"inputs": "x", "parameters": {"grammar": {"type": "json", "value": WIDE}}}),
     "sealed reasoning": (_RESPONSES, {"input": [{"type": "reasoning", "encrypted_content": "A" * 30_000_000}]}),
     "tokens to text": ("/detokenize", {"tokens": [5] * 1_000_000}),
     "a tool's name": (_CHAT, {"messages": _USER, "tools": [{"type": "function", "function": {"name": "x" * 10**7}}]}),
