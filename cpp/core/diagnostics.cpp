@@ -50,7 +50,7 @@ Log& the_log() {
 }
 
 // A place in our sources helps nobody whose file or argument is at fault; it helps with a bug, and in a debug build.
-std::string place(ErrorCode code, const char* file, int line) {
+std::string place([[maybe_unused]] ErrorCode code, const char* file, int line) {
 #ifdef NDEBUG
   if (code != ErrorCode::internal) return {};
 #endif
