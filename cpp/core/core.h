@@ -147,6 +147,20 @@ concept HasFields = requires {
   T::fields();
 };
 
+// An enum whose values have names: `constexpr auto names_of(E)` in its namespace is an array of them, in order.
+// Printing and JSON follow.
+template <class E>
+concept NamedEnum = std::is_enum_v<E> && requires(E e) {
+  names_of(e).size();
+};
+
+template <NamedEnum E>
+constexpr std::string_view to_string(E value) {
+  constexpr auto kNames = names_of(E{});
+  const auto index = static_cast<std::size_t>(value);
+  return index < kNames.size() ? kNames[index] : "unknown";
+}
+
 // --- JSON ------------------------------------------------------------------------------------------------------------
 
 // A JSON value. Objects keep their order. The parser is strict (RFC 8259): duplicate keys, trailing text, invalid
@@ -225,6 +239,13 @@ inline Json json_of(double v) {
 inline Json json_of(float v) {
   return Json(static_cast<double>(v));
 }
+template <NamedEnum E>
+Json json_of(E v) {
+  return Json(to_string(v));
+}
+inline Json json_of(DType v) {
+  return Json(to_string(v));
+}
 inline Json json_of(const std::string& v) {
   return Json(v);
 }
@@ -264,6 +285,23 @@ inline void from_json(const Json& json, double& v) {
 }
 inline void from_json(const Json& json, float& v) {
   v = static_cast<float>(json.as_double());
+}
+template <NamedEnum E>
+void from_json(const Json& json, E& v) {
+  constexpr auto kNames = names_of(E{});
+  for (std::size_t i = 0; i < kNames.size(); ++i) {
+    if (kNames[i] != json.as_string()) continue;
+    v = static_cast<E>(i);
+    return;
+  }
+  std::string names;
+  for (const std::string_view name : kNames) names += cat(names.empty() ? "" : ", ", name);
+  WJ_FAIL(corrupt, "unknown name ", quote(json.as_string()), "; there are ", names);
+}
+inline void from_json(const Json& json, DType& v) {
+  const std::optional<DType> dtype = dtype_from_string(json.as_string());
+  WJ_REQUIRE(dtype, corrupt, "unknown type ", quote(json.as_string()));
+  v = *dtype;
 }
 inline void from_json(const Json& json, std::string& v) {
   v = json.as_string();

@@ -3,6 +3,8 @@
 
 #include "ops/kernel.h"
 
+#include <algorithm>
+
 namespace warpjet {
 
 // cos_sin[t] = scale * {cos(p f_0) .. cos(p f_{d/2-1}), sin(p f_0) .. sin(p f_{d/2-1})} with p = positions[t] and d =
@@ -16,6 +18,12 @@ struct RopeTable {
     float scale = 1.0f;
     float ntk_factor = 0.0f;  // 0: frequencies do not depend on the length
     std::int64_t ntk_original = 0;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"tokens", &P::tokens}, Field{"dim", &P::dim}, Field{"scale", &P::scale},
+                        Field{"ntk_factor", &P::ntk_factor}, Field{"ntk_original", &P::ntk_original}};
+    }
   };
   struct Args {
     Problem problem;
@@ -26,8 +34,8 @@ struct RopeTable {
   };
   static double flops(const Problem& p) { return 2.0 * p.tokens * p.dim; }
   static double bytes(const Problem& p) { return p.tokens * (8.0 + 4.0 * p.dim); }
+  static Kernel<RopeTable> reference();
 };
-std::string to_string(const RopeTable::Problem& problem);
 
 // Splits qkv, applies the optional per-head RMS norms of q and k, rotates both (half-split pairs: element i with
 // i + dim/2), writes q back in place and appends k and v to the paged cache.
@@ -38,6 +46,20 @@ struct RopeAppendKv {
     DType qkv = DType::f32, kv = DType::f32, weight = DType::f32;
     bool qk_norm = false;
     float eps = 1e-6f;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"tokens", &P::tokens},
+                        Field{"heads", &P::heads},
+                        Field{"kv_heads", &P::kv_heads},
+                        Field{"head_dim", &P::head_dim},
+                        Field{"block_size", &P::block_size},
+                        Field{"qkv", &P::qkv},
+                        Field{"kv", &P::kv},
+                        Field{"weight", &P::weight},
+                        Field{"qk_norm", &P::qk_norm},
+                        Field{"eps", &P::eps}};
+    }
   };
   struct Args {
     Problem problem;
@@ -48,9 +70,12 @@ struct RopeAppendKv {
     TensorView k_cache, v_cache;  // [blocks, kv_heads, block_size, head_dim]
   };
   static double flops(const Problem& p) { return 3.0 * p.tokens * (p.heads + p.kv_heads) * p.head_dim; }
-  static double bytes(const Problem& p);
+  static double bytes(const Problem& p) {
+    const double q = p.heads * p.head_dim, kv = 2.0 * p.kv_heads * p.head_dim;
+    return p.tokens * ((2 * q + kv) * type_bytes(p.qkv) + kv * type_bytes(p.kv) + 4.0 * p.head_dim + 8.0);
+  }
+  static Kernel<RopeAppendKv> reference();
 };
-std::string to_string(const RopeAppendKv::Problem& problem);
 
 // Causal attention of packed query chunks over paged keys and values. Sequence b owns query rows
 // query_starts[b] .. query_starts[b+1], which are the last of its context_lengths[b] positions. A query at position p
@@ -68,6 +93,24 @@ struct Attention {
     float softcap = 0.0f;  // scores s become softcap * tanh(s / softcap); 0: they do not
     std::int64_t window = 0;
     bool sinks = false;  // a head's softmax has one more score in its denominator, without a value
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"tokens", &P::tokens},
+                        Field{"seqs", &P::seqs},
+                        Field{"heads", &P::heads},
+                        Field{"kv_heads", &P::kv_heads},
+                        Field{"head_dim", &P::head_dim},
+                        Field{"block_size", &P::block_size},
+                        Field{"max_context", &P::max_context},
+                        Field{"q", &P::q},
+                        Field{"kv", &P::kv},
+                        Field{"out", &P::out},
+                        Field{"scale", &P::scale},
+                        Field{"softcap", &P::softcap},
+                        Field{"window", &P::window},
+                        Field{"sinks", &P::sinks}};
+    }
   };
   struct Args {
     Problem problem;
@@ -82,8 +125,12 @@ struct Attention {
     TensorView workspace;         // u8, see Kernel::workspace
   };
   static double flops(const Problem& p) { return 4.0 * p.tokens * p.heads * p.head_dim * p.max_context; }
-  static double bytes(const Problem& p);
+  static double bytes(const Problem& p) {
+    const double seen = p.window > 0 ? std::min(p.window, p.max_context) : p.max_context;
+    return p.tokens * p.heads * p.head_dim * (type_bytes(p.q) + type_bytes(p.out)) +
+           p.seqs * seen * 2.0 * p.kv_heads * p.head_dim * type_bytes(p.kv);
+  }
+  static Kernel<Attention> reference();
 };
-std::string to_string(const Attention::Problem& problem);
 
 }  // namespace warpjet

@@ -1,21 +1,12 @@
 // All catalogues together, and who fills them.
 #pragma once
 
-#include "ops/attention.h"
-#include "ops/linear.h"
-#include "ops/sampling.h"
-#include "ops/step.h"
-#include "ops/token.h"
-
-#include <tuple>
+#include "ops/ops.h"
 
 namespace warpjet {
 
 struct Catalogs {
-  std::tuple<Catalog<Embed>, Catalog<Norm>, Catalog<Gather>, Catalog<Gemm>, Catalog<RopeTable>, Catalog<RopeAppendKv>,
-             Catalog<Attention>, Catalog<Penalize>, Catalog<Select>, Catalog<Logprob>, Catalog<AppendTokens>,
-             Catalog<Edit>, Catalog<PrepareRows>, Catalog<CopyBlocks>>
-      all;
+  Ops::Catalogs all;
 
   template <class Op>
   Catalog<Op>& of() {
@@ -28,6 +19,8 @@ struct Catalogs {
 };
 
 // Adds the CPU reference rows; a GPU backend adds its own before them.
-void register_reference(Catalogs& catalogs);
+inline void register_reference(Catalogs& catalogs) {
+  Ops::for_each([&]<class Op>() { catalogs.of<Op>().add(Op::reference()); });
+}
 
 }  // namespace warpjet

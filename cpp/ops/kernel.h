@@ -15,6 +15,10 @@ namespace warpjet {
 // How a weight matrix lies in memory; what packing must produce for a kernel that reads it.
 enum class WeightLayout : std::uint8_t { row_major };
 
+inline double type_bytes(DType dtype) {
+  return dtype_bytes(dtype);
+}
+
 template <class Op>
 struct Kernel {
   std::string_view name;          // stable for ever: written into engine files
@@ -28,6 +32,28 @@ struct Kernel {
   double (*cost)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
   void (*launch)(const typename Op::Args&, Stream&) = nullptr;
 };
+
+// "{m=8 n=6144 k=4096 a=bf16 b=bf16 d=bf16 bias}": the fields of a problem, less the numbers, flags and choices that
+// are zero.
+template <HasFields Problem>
+std::string to_string(const Problem& problem) {
+  std::string out;
+  for_each_field<Problem>([&](const auto& field) {
+    const auto& value = problem.*(field.member);
+    using Value = std::remove_cvref_t<decltype(value)>;
+    const std::string_view space = out.empty() ? "" : " ";
+    if constexpr (std::same_as<Value, bool>) {
+      if (value) out += cat(space, field.name);
+    } else if constexpr (std::same_as<Value, DType>) {
+      out += cat(space, field.name, "=", to_string(value));
+    } else if constexpr (NamedEnum<Value>) {
+      if (value != Value{}) out += cat(space, field.name, "=", to_string(value));
+    } else {
+      if (value != Value{}) out += cat(space, field.name, "=", value);
+    }
+  });
+  return cat("{", out, "}");
+}
 
 // The rows of one op, in order of preference. Filled by explicit calls when a backend registers; read-only afterwards.
 template <class Op>

@@ -3,11 +3,15 @@
 
 #include "ops/kernel.h"
 
+#include <array>
+
 namespace warpjet {
 
 // Gate of a gated MLP: d = gate(a·b_gateᵀ) * (a·b_upᵀ).
 enum class Gate : std::uint8_t { none, silu, gelu, gelu_tanh, relu };
-std::string_view to_string(Gate gate);
+constexpr auto names_of(Gate) {
+  return std::to_array<std::string_view>({"none", "silu", "gelu", "gelu_tanh", "relu"});
+}
 
 // d[m, n'] = epilogue(a[m, k] · b[n, k]ᵀ + bias[n]), accumulated in fp32 and rounded once.
 //   gate == none: n' = n;   d = acc (+ residual[m, n])
@@ -21,14 +25,25 @@ struct Gemm {
     Gate gate = Gate::none;
     bool bias = false;
     bool residual = false;  // not with a gate
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"m", &P::m},       Field{"n", &P::n},       Field{"k", &P::k},
+                        Field{"a", &P::a},       Field{"b", &P::b},       Field{"d", &P::d},
+                        Field{"gate", &P::gate}, Field{"bias", &P::bias}, Field{"residual", &P::residual}};
+    }
   };
   struct Args {
     Problem problem;
     TensorView a, b, bias, residual, d;  // residual may be d itself
   };
   static double flops(const Problem& p) { return 2.0 * p.m * p.n * p.k; }
-  static double bytes(const Problem& p);
+  static double bytes(const Problem& p) {
+    const double columns = p.gate == Gate::none ? p.n : p.n / 2;
+    const double outputs = columns * p.m * type_bytes(p.d) * (p.residual ? 2 : 1);
+    return 1.0 * p.m * p.k * type_bytes(p.a) + (1.0 * p.n * p.k + (p.bias ? p.n : 0)) * type_bytes(p.b) + outputs;
+  }
+  static Kernel<Gemm> reference();
 };
-std::string to_string(const Gemm::Problem& problem);
 
 }  // namespace warpjet

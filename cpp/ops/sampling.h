@@ -53,6 +53,11 @@ struct Penalize {
   static constexpr std::string_view name = "penalize";
   struct Problem {
     std::int64_t rows = 0, vocab = 0;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"rows", &P::rows}, Field{"vocab", &P::vocab}};
+    }
   };
   struct Args {
     Problem problem;
@@ -64,8 +69,8 @@ struct Penalize {
   };
   static double flops(const Problem&) { return 0; }
   static double bytes(const Problem& p) { return 8.0 * p.rows * p.vocab; }
+  static Kernel<Penalize> reference();
 };
-std::string to_string(const Penalize::Problem& problem);
 
 // Draws one token a row. temperature 0: the largest logit, lowest id first. Else logits / temperature; drop tokens with
 // p < min_p * p_max; keep the top_k largest; keep the smallest set of largest whose mass (renormalised over what
@@ -79,6 +84,11 @@ struct Select {
   static constexpr std::string_view name = "select";
   struct Problem {
     std::int64_t rows = 0, vocab = 0;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"rows", &P::rows}, Field{"vocab", &P::vocab}};
+    }
   };
   struct Args {
     Problem problem;
@@ -91,8 +101,8 @@ struct Select {
   };
   static double flops(const Problem&) { return 0; }
   static double bytes(const Problem& p) { return 4.0 * p.rows * p.vocab; }
+  static Kernel<Select> reference();
 };
-std::string to_string(const Select::Problem& problem);
 
 // Log-probabilities (natural) of the chosen token, its rank, and the `top` most likely tokens (ties by lowest id).
 // Logits that are not finite count as -inf. A row whose token is negative is skipped: nothing of it is written.
@@ -100,6 +110,11 @@ struct Logprob {
   static constexpr std::string_view name = "logprob";
   struct Problem {
     std::int64_t rows = 0, vocab = 0, top = 0;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"rows", &P::rows}, Field{"vocab", &P::vocab}, Field{"top", &P::top}};
+    }
   };
   struct Args {
     Problem problem;
@@ -113,8 +128,8 @@ struct Logprob {
   };
   static double flops(const Problem&) { return 0; }
   static double bytes(const Problem& p) { return 4.0 * p.rows * p.vocab; }
+  static Kernel<Logprob> reference();
 };
-std::string to_string(const Logprob::Problem& problem);
 
 // Appends each row's token to its slot's text and reports it: results[r] = tokens[r]. A text does not go on after a
 // negative token, nor after one of its stop ids that makes its output at least min_tokens long. The text has room.
@@ -122,6 +137,11 @@ struct AppendTokens {
   static constexpr std::string_view name = "append_tokens";
   struct Problem {
     std::int64_t rows = 0;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"rows", &P::rows}};
+    }
   };
   struct Args {
     Problem problem;
@@ -132,8 +152,8 @@ struct AppendTokens {
   };
   static double flops(const Problem&) { return 0; }
   static double bytes(const Problem& p) { return 24.0 * p.rows; }
+  static Kernel<AppendTokens> reference();
 };
-std::string to_string(const AppendTokens::Problem& problem);
 
 // The counter-based noise behind Select: Philox4x32-10 (Salmon et al. 2011) with counter {id / 4, position, 0, 0} and
 // this key (low word first); word id % 4 becomes w = min((word + 0.5) / 2^32, 1 - 2^-24) in fp32, and the noise is

@@ -11,6 +11,11 @@ struct Edit {
   static constexpr std::string_view name = "edit";
   struct Problem {
     std::int64_t count = 0;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"count", &P::count}};
+    }
   };
   struct Args {
     Problem problem;
@@ -19,8 +24,8 @@ struct Edit {
   };
   static double flops(const Problem&) { return 0; }
   static double bytes(const Problem& p) { return 20.0 * p.count; }
+  static Kernel<Edit> reference();
 };
-std::string to_string(const Edit::Problem& problem);
 
 // The rows of a step, in this order: the newest token of every decoding slot, then the tokens of every chunk. A row
 // each is a sequence of one query, a chunk one of several. A decoding slot whose text has ended keeps its row, as
@@ -32,6 +37,12 @@ struct PrepareRows {
   static constexpr std::string_view name = "prepare_rows";
   struct Problem {
     std::int64_t tokens = 0, seqs = 0, samples = 0, block_size = 0;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"tokens", &P::tokens}, Field{"seqs", &P::seqs}, Field{"samples", &P::samples},
+                        Field{"block_size", &P::block_size}};
+    }
   };
   struct Args {
     Problem problem;
@@ -54,8 +65,8 @@ struct PrepareRows {
   static constexpr std::int64_t kHeaderWords = 4, kChunkWords = 4;
   static double flops(const Problem&) { return 0; }
   static double bytes(const Problem& p) { return 28.0 * p.tokens + 12.0 * p.seqs + 8.0 * p.samples; }
+  static Kernel<PrepareRows> reference();
 };
-std::string to_string(const PrepareRows::Problem& problem);
 
 // Copies KV blocks between places of one device and of host memory that it can address. No block is written twice nor
 // written and read in one call. On the device a tensor's blocks lie together, as kernels index them; on the host a
@@ -65,6 +76,12 @@ struct CopyBlocks {
   struct Problem {
     std::int64_t count = 0, tensors = 0, block_bytes = 0;  // of one tensor; a multiple of 16
     std::int64_t blocks = 0;                               // of the device
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"count", &P::count}, Field{"tensors", &P::tensors}, Field{"block_bytes", &P::block_bytes},
+                        Field{"blocks", &P::blocks}};
+    }
   };
   struct Args {
     Problem problem;
@@ -74,7 +91,7 @@ struct CopyBlocks {
   };
   static double flops(const Problem&) { return 0; }
   static double bytes(const Problem& p) { return 2.0 * p.count * p.tensors * p.block_bytes; }
+  static Kernel<CopyBlocks> reference();
 };
-std::string to_string(const CopyBlocks::Problem& problem);
 
 }  // namespace warpjet

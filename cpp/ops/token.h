@@ -11,6 +11,12 @@ struct Embed {
   struct Problem {
     std::int64_t tokens = 0, hidden = 0, vocab = 0;
     DType table = DType::f32, out = DType::f32;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"tokens", &P::tokens}, Field{"hidden", &P::hidden}, Field{"vocab", &P::vocab},
+                        Field{"table", &P::table}, Field{"out", &P::out}};
+    }
   };
   struct Args {
     Problem problem;
@@ -19,9 +25,11 @@ struct Embed {
     TensorView out;    // [tokens, hidden]
   };
   static double flops(const Problem&) { return 0; }
-  static double bytes(const Problem& p);
+  static double bytes(const Problem& p) {
+    return p.tokens * (4.0 + p.hidden * (type_bytes(p.table) + type_bytes(p.out)));
+  }
+  static Kernel<Embed> reference();
 };
-std::string to_string(const Embed::Problem& problem);
 
 // y = x / sqrt(mean(x²) + eps) * weight, in fp32, rounded once (Zhang & Sennrich 2019).
 struct Norm {
@@ -30,6 +38,12 @@ struct Norm {
     std::int64_t tokens = 0, hidden = 0;
     DType x = DType::f32, weight = DType::f32, y = DType::f32;
     float eps = 1e-5f;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"tokens", &P::tokens}, Field{"hidden", &P::hidden}, Field{"x", &P::x},
+                        Field{"weight", &P::weight}, Field{"y", &P::y},           Field{"eps", &P::eps}};
+    }
   };
   struct Args {
     Problem problem;
@@ -38,9 +52,11 @@ struct Norm {
     TensorView y;       // [tokens, hidden], may be x
   };
   static double flops(const Problem& p) { return 4.0 * p.tokens * p.hidden; }
-  static double bytes(const Problem& p);
+  static double bytes(const Problem& p) {
+    return p.tokens * p.hidden * (type_bytes(p.x) + type_bytes(p.y)) + p.hidden * type_bytes(p.weight);
+  }
+  static Kernel<Norm> reference();
 };
-std::string to_string(const Norm::Problem& problem);
 
 // out[r] = x[rows[r]]: the hidden states of the rows that are sampled.
 struct Gather {
@@ -48,6 +64,11 @@ struct Gather {
   struct Problem {
     std::int64_t rows = 0, hidden = 0;
     DType dtype = DType::f32;
+
+    static constexpr auto fields() {
+      using P = Problem;
+      return std::tuple{Field{"rows", &P::rows}, Field{"hidden", &P::hidden}, Field{"dtype", &P::dtype}};
+    }
   };
   struct Args {
     Problem problem;
@@ -56,8 +77,8 @@ struct Gather {
     TensorView out;   // [rows, hidden]
   };
   static double flops(const Problem&) { return 0; }
-  static double bytes(const Problem& p);
+  static double bytes(const Problem& p) { return p.rows * (4.0 + 2.0 * p.hidden * type_bytes(p.dtype)); }
+  static Kernel<Gather> reference();
 };
-std::string to_string(const Gather::Problem& problem);
 
 }  // namespace warpjet

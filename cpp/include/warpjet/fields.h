@@ -12,9 +12,12 @@ template <class Class, class Member>
 struct Field {
   std::string_view name;
   Member Class::*member;
-  std::string_view doc;
+  std::string_view doc = {};
   std::span<const std::string_view> choices = {};  // the texts that it takes, where they can be listed
 };
+
+template <class Class, class Member>
+Field(const char*, Member Class::*) -> Field<Class, Member>;
 
 template <class Class, class Member>
 Field(const char*, Member Class::*, const char*) -> Field<Class, Member>;

@@ -3,8 +3,8 @@
 // Attention walks the keys in tiles of kKeys that start at absolute multiples of kKeys, with an online softmax (Milakov
 // & Gimelshein 2018), and inside a tile all arithmetic has one shape whatever is visible. So a query's result does not
 // depend on the chunk it arrives in, the queries beside it or the block size.
+#include "ops/attention.h"
 #include "ops/ref/number.h"
-#include "ops/ref/reference.h"
 
 #include <algorithm>
 #include <cmath>
@@ -316,3 +316,17 @@ void launch(const Attention::Args& args, Stream& stream) {
 }
 
 }  // namespace warpjet::ref
+
+namespace warpjet {
+
+Kernel<RopeTable> RopeTable::reference() {
+  return {.name = "ref.rope_table", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+Kernel<RopeAppendKv> RopeAppendKv::reference() {
+  return {.name = "ref.rope_append_kv", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+Kernel<Attention> Attention::reference() {
+  return {.name = "ref.attention", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+
+}  // namespace warpjet

@@ -1,7 +1,7 @@
 // Matrix products. Every output is kLanes sums over k (element i in lane i % kLanes) added as a tree, so a row never
 // depends on the rows beside it, nor on the tile, the panel or the instruction set's width.
+#include "ops/linear.h"
 #include "ops/ref/number.h"
-#include "ops/ref/reference.h"
 
 #include <algorithm>
 #include <cmath>
@@ -283,3 +283,11 @@ void launch(const Gemm::Args& args, Stream& stream) {
 }
 
 }  // namespace warpjet::ref
+
+namespace warpjet {
+
+Kernel<Gemm> Gemm::reference() {
+  return {.name = "ref.gemm", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+
+}  // namespace warpjet

@@ -1,6 +1,6 @@
 // What a slot's text and lists do to its logits, and how a text grows.
-#include "ops/ref/reference.h"
 #include "ops/ref/slot.h"
+#include "ops/sampling.h"
 
 #include <algorithm>
 #include <span>
@@ -133,3 +133,18 @@ void launch(const AppendTokens::Args& args, Stream&) {
 }
 
 }  // namespace warpjet::ref
+
+namespace warpjet {
+
+Kernel<Penalize> Penalize::reference() {
+  return {.name = "ref.penalize",
+          .sm_max = 1,
+          .supports = ref::supports,
+          .workspace = ref::workspace,
+          .launch = ref::launch};
+}
+Kernel<AppendTokens> AppendTokens::reference() {
+  return {.name = "ref.append_tokens", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+
+}  // namespace warpjet

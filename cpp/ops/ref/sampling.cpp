@@ -2,8 +2,8 @@
 //
 // Cuts (top-k, top-p) are found by descending through the bits of the logits with histograms, not by sorting: three
 // passes over a row, no memory but the histogram, and the same code for counts (top-k) and probabilities (top-p).
+#include "ops/sampling.h"
 #include "ops/ref/number.h"
-#include "ops/ref/reference.h"
 #include "ops/ref/slot.h"
 
 #include <algorithm>
@@ -331,6 +331,13 @@ std::uint64_t random_key(std::uint64_t seed, std::uint32_t sample) {
 
 float gumbel(std::uint64_t key, std::uint32_t position, std::uint32_t token) {
   return ref::noise_of_word(philox({token / 4, position, 0, 0}, key)[token % 4]);
+}
+
+Kernel<Select> Select::reference() {
+  return {.name = "ref.select", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+Kernel<Logprob> Logprob::reference() {
+  return {.name = "ref.logprob", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
 }
 
 }  // namespace warpjet

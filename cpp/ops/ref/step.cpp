@@ -1,8 +1,6 @@
 // What frames a step.
 #include "ops/step.h"
 
-#include "ops/ref/reference.h"
-
 #include <algorithm>
 
 namespace warpjet::ref {
@@ -131,3 +129,17 @@ void launch(const CopyBlocks::Args& args, Stream&) {
 }
 
 }  // namespace warpjet::ref
+
+namespace warpjet {
+
+Kernel<Edit> Edit::reference() {
+  return {.name = "ref.edit", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+Kernel<PrepareRows> PrepareRows::reference() {
+  return {.name = "ref.prepare_rows", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+Kernel<CopyBlocks> CopyBlocks::reference() {
+  return {.name = "ref.copy_blocks", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+
+}  // namespace warpjet

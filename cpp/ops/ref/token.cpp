@@ -1,6 +1,6 @@
 // Embedding, RMS norm and row gather.
+#include "ops/token.h"
 #include "ops/ref/number.h"
-#include "ops/ref/reference.h"
 
 #include <algorithm>
 #include <cmath>
@@ -92,3 +92,17 @@ void launch(const Gather::Args& args, Stream& stream) {
 }
 
 }  // namespace warpjet::ref
+
+namespace warpjet {
+
+Kernel<Embed> Embed::reference() {
+  return {.name = "ref.embed", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+Kernel<Norm> Norm::reference() {
+  return {.name = "ref.norm", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+Kernel<Gather> Gather::reference() {
+  return {.name = "ref.gather", .sm_max = 1, .supports = ref::supports, .launch = ref::launch};
+}
+
+}  // namespace warpjet
