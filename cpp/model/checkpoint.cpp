@@ -61,11 +61,11 @@ void untie_if_head_differs(const SafeTensors& tensors, ModelSpec& spec) {
 }
 
 void check_part(const WeightSlot& slot, std::size_t part, const SafeTensors& tensors, const std::string& source) {
-  const std::string& name = slot.parts[part];
+  const std::string& name = slot.parts[part].name;
   const TensorEntry* entry = tensors.find(name);
   WJ_REQUIRE(entry != nullptr, corrupt, source, ": tensor ", quote(name), " is missing");
   Shape expected = slot.shape;
-  expected[0] = slot.part_rows[part];
+  expected[0] = slot.parts[part].rows;
   WJ_REQUIRE(entry->shape == expected, corrupt, source, ": tensor ", quote(name), " has shape ",
              entry->shape.to_string(), ", but config.json asks for ", expected.to_string());
   WJ_REQUIRE(is_float(entry->dtype), unsupported, source, ": tensor ", quote(name), " is ", to_string(entry->dtype),
@@ -100,7 +100,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, std::string_view override
   for (const WeightSlot& slot : out.slots) {
     for (std::size_t part = 0; part < slot.parts.size(); ++part) {
       check_part(slot, part, out.tensors, source);
-      used.insert(out.tensors.find(slot.parts[part])->name);
+      used.insert(out.tensors.find(slot.parts[part].name)->name);
     }
   }
   check_left_over(used, out.tensors, source);

@@ -6,24 +6,19 @@ namespace warpjet {
 namespace {
 
 // THE TABLE of supported architectures.
-constexpr std::array<Family, 4> kFamilies{{
-    {"LlamaForCausalLM", "llama", llama_spec, decoder_slots},
-    {"MistralForCausalLM", "mistral", mistral_spec, decoder_slots},
-    {"Qwen2ForCausalLM", "qwen2", qwen2_spec, decoder_slots},
-    {"Qwen3ForCausalLM", "qwen3", qwen3_spec, decoder_slots},
-}};
+const std::array<const Family*, 5> kFamilies{&kLlama, &kMistral, &kQwen2, &kQwen3, &kGemma3};
 
 }  // namespace
 
-std::span<const Family> families() {
+std::span<const Family* const> families() {
   return kFamilies;
 }
 
 const Family& find_family(std::string_view architecture) {
   std::string names;
-  for (const Family& family : kFamilies) {
-    if (family.architecture == architecture) return family;
-    names += cat(names.empty() ? "" : ", ", family.architecture);
+  for (const Family* family : kFamilies) {
+    if (family->architecture == architecture) return *family;
+    names += cat(names.empty() ? "" : ", ", family->architecture);
   }
   WJ_FAIL(unsupported, "architecture ", quote(architecture), " is not supported; there are ", names);
 }

@@ -156,17 +156,17 @@ void HfConfig::read_architecture() {
     WJ_REQUIRE(listed, corrupt, source_, ": architectures: expected a list of names, got ", quote(names->dump()));
     architecture_ = names->as_array().front().as_string();
   }
-  for (const Family& family : families()) {
-    if (architecture_.empty() && family.model_type == type) architecture_ = family.architecture;
-    WJ_REQUIRE(architecture_ != family.architecture || type.empty() || type == family.model_type, corrupt, source_,
+  for (const Family* family : families()) {
+    if (architecture_.empty() && family->model_type == type) architecture_ = family->architecture;
+    WJ_REQUIRE(architecture_ != family->architecture || type.empty() || type == family->model_type, corrupt, source_,
                ": model_type: ", quote(type), " contradicts architectures, which says ", architecture_);
   }
   if (architecture_.empty()) architecture_ = type;
-  for (const Family& family : families()) {
+  for (const Family* family : families()) {
     constexpr std::string_view kHead = "ForCausalLM";
-    const std::string_view stem = family.architecture.substr(0, family.architecture.size() - kHead.size());
+    const std::string_view stem = family->architecture.substr(0, family->architecture.size() - kHead.size());
     if (architecture_ != cat(stem, "Model")) continue;
-    architecture_ = family.architecture;
+    architecture_ = family->architecture;
     headless_ = true;
   }
   WJ_REQUIRE(!architecture_.empty(), corrupt, source_, ": architectures: missing, and so is model_type");
@@ -259,6 +259,10 @@ void HfConfig::expect_number(std::string_view key, double value) {
   WJ_REQUIRE(found == value, unsupported, source_, ": ", key, ": only ", value, " is supported, got ", found);
 }
 
+void HfConfig::expect_absent(std::string_view key) {
+  WJ_REQUIRE(take(key) == nullptr, unsupported, source_, ": ", key, ": only null is supported");
+}
+
 void HfConfig::require_taken(std::span<const std::string_view> harmless) const {
   constexpr int kMostNamed = 8;
   std::string names;
@@ -277,10 +281,29 @@ bool HfConfig::taken(std::string_view key) const {
   return std::find(taken_.begin(), taken_.end(), key) != taken_.end();
 }
 
+std::vector<LayerKind> HfConfig::layer_kinds(std::size_t layers, const std::function<LayerKind(std::size_t)>& every) {
+  std::vector<LayerKind> kinds;
+  const Json* types = take("layer_types");
+  if (types == nullptr) {
+    for (std::size_t i = 0; i < layers; ++i) kinds.push_back(every(i));
+    return kinds;
+  }
+  WJ_REQUIRE(types->is_array() && types->as_array().size() == layers, corrupt, source_,
+             ": layer_types: expected a list of num_hidden_layers=", layers, " names");
+  for (const Json& type : types->as_array()) {
+    const std::string name = type.is_string() ? type.as_string() : type.dump();
+    const bool sliding = name == to_string(LayerKind::sliding_attention);
+    WJ_REQUIRE(sliding || name == to_string(LayerKind::full_attention), unsupported, source_,
+               ": layer_types: ", quote(name), " is not supported; there are full_attention and sliding_attention");
+    kinds.push_back(sliding ? LayerKind::sliding_attention : LayerKind::full_attention);
+  }
+  return kinds;
+}
+
 // What a family does not read of sliding windows must say what the family does.
 void HfConfig::expect_windows(const ModelSpec& spec) {
-  const bool sliding =
-      std::any_of(spec.layers.begin(), spec.layers.end(), [](auto& layer) { return layer.window > 0; });
+  const auto slides = [](const LayerSpec& layer) { return layer.attention().window > 0; };
+  const bool sliding = std::any_of(spec.layers.begin(), spec.layers.end(), slides);
   if (!taken("use_sliding_window")) expect_flag("use_sliding_window", sliding);
   const bool switched_off = take("use_sliding_window") != nullptr && !sliding;
   if (switched_off) {
@@ -289,8 +312,8 @@ void HfConfig::expect_windows(const ModelSpec& spec) {
   }
   const Json* types = taken("layer_types") ? nullptr : take("layer_types");
   if (types == nullptr) return;
-  const auto says = [](const Json& type, const LayerSpec& layer) {
-    return type.is_string() && type.as_string() == (layer.window > 0 ? "sliding_attention" : "full_attention");
+  const auto says = [&](const Json& type, const LayerSpec& layer) {
+    return type.is_string() && type.as_string() == (slides(layer) ? "sliding_attention" : "full_attention");
   };
   const bool agree = types->is_array() && std::equal(types->as_array().begin(), types->as_array().end(),
                                                      spec.layers.begin(), spec.layers.end(), says);

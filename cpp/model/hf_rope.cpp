@@ -13,6 +13,7 @@ constexpr double kMaxRopePositions = 1 << 30;
 constexpr HfConfig::Limits kPositions{1, kMaxRopePositions};
 constexpr HfConfig::Limits kPositive{1e-6, 1e6};
 constexpr HfConfig::Limits kNotNegative{0, 1e6};
+constexpr HfConfig::Limits kTheta{1.01, 1e15};  // 1 would rotate every pair alike and yarn divides by its logarithm
 
 // Growth of the attention logits that keeps their entropy when the context is stretched (Peng et al. 2023,
 // section 3.4).
@@ -43,14 +44,32 @@ int scaled(const HfConfig& params, double positions) {
 
 }  // namespace
 
-RopeSpec HfConfig::rope(int head_dim, int& max_positions) {
+// rope_parameters may hold an object for each kind of layer.
+HfConfig HfConfig::rope_section(std::string_view key, LayerKind kind) {
+  HfConfig all = section(key);
+  const Json* own = all.json_.find(to_string(kind));
+  if (own == nullptr || !own->is_object()) return all;
+  HfConfig section = all.section(to_string(kind));
+  all.require_taken(names_of(kind));
+  return section;
+}
+
+RopeSpec HfConfig::sliding_rope(double theta) {
+  HfConfig params = rope_section("rope_parameters", LayerKind::sliding_attention);
+  const double outer = real_or("rope_local_base_freq", theta, kTheta);
+  const std::string type = params.text_or("rope_type", "default");
+  WJ_REQUIRE(type == "default", unsupported, params.source(), ": rope type ", quote(type),
+             " of sliding layers is not supported; there is default");
+  return {.theta = params.real_or("rope_theta", outer, kTheta)};
+}
+
+RopeSpec HfConfig::rope(int head_dim, int& max_positions, double theta) {
   const Json* old = take("rope_scaling");
   const bool has_old = old != nullptr && !(old->is_object() && old->as_object().empty());
   HfConfig unused = section(has_old ? "rope_parameters" : "rope_scaling");
-  HfConfig params = section(has_old ? "rope_scaling" : "rope_parameters");
+  HfConfig params = rope_section(has_old ? "rope_scaling" : "rope_parameters", LayerKind::full_attention);
 
-  constexpr Limits kTheta{1.01, 1e15};  // 1 would rotate every pair alike and yarn divides by its logarithm
-  const double outer_theta = real_or("rope_theta", 10000, kTheta);
+  const double outer_theta = real_or("rope_theta", theta, kTheta);
   RopeSpec rope{.theta = params.real_or("rope_theta", outer_theta, kTheta), .original_max_positions = max_positions};
   const std::string old_type = params.text_or("type", "default");
   const std::string type = params.text_or("rope_type", old_type);

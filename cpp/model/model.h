@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/core.h"
+#include "model/rope.h"
 #include "quant/quant.h"
 
 #include <filesystem>
@@ -11,50 +12,51 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace warpjet {
 
 // --- The architecture as data ----------------------------------------------------------------------------------------
 
-// Rotary embedding (Su et al. 2021) and how its frequencies are stretched beyond the trained context.
-struct RopeSpec {
-  std::string scaling = "none";  // none linear dynamic yarn llama3
-  double theta = 10000.0;
-  double factor = 1.0;
-  int original_max_positions = 0;
-  double low_freq_factor = 1.0, high_freq_factor = 4.0;
-  double beta_fast = 32.0, beta_slow = 1.0;
-  double attention_factor = 1.0;  // resolved: yarn's default and mscale are already applied
-  bool truncate = true;
+// Attention with grouped heads (Ainslie et al. 2023) and rotary positions.
+struct AttentionSpec {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  int window = 0;  // tokens that a query sees, itself included; 0 is all of them
+  int rope = 0;    // of ModelSpec::ropes
+  double scale = 1;
+  bool qkv_bias = false, out_bias = false;
+  bool qk_norm = false;  // RMS norm of each query and key head, before they are rotated
 
-  static constexpr auto fields() {
-    using C = RopeSpec;
-    return std::tuple{Field{"scaling", &C::scaling, "none, linear, dynamic, yarn or llama3"},
-                      Field{"theta", &C::theta, "base of the frequencies"},
-                      Field{"factor", &C::factor, "stretch of the context"},
-                      Field{"original_max_positions", &C::original_max_positions, "context before stretching"},
-                      Field{"low_freq_factor", &C::low_freq_factor, "llama3"},
-                      Field{"high_freq_factor", &C::high_freq_factor, "llama3"},
-                      Field{"beta_fast", &C::beta_fast, "yarn"},
-                      Field{"beta_slow", &C::beta_slow, "yarn"},
-                      Field{"attention_factor", &C::attention_factor, "multiplies cos and sin"},
-                      Field{"truncate", &C::truncate, "yarn: whole-number correction range"}};
-  }
-  bool operator==(const RopeSpec&) const = default;
+  std::int64_t q_width() const { return static_cast<std::int64_t>(heads) * head_dim; }
+  std::int64_t kv_width() const { return static_cast<std::int64_t>(kv_heads) * head_dim; }
+  bool operator==(const AttentionSpec&) const = default;
 };
 
-// The rotary frequencies, [head_dim / 2] in fp32, as transformers computes them (rope.cpp). For "dynamic" these are the
-// frequencies of text within original_max_positions; longer text is adjusted when it runs (ops RopeTable).
-std::vector<float> rope_frequencies(const RopeSpec& rope, int head_dim);
+// down(activation(gate(x)) * up(x)).
+struct DenseMlp {
+  int width = 0;
+  std::string activation = "silu";  // silu gelu gelu_tanh relu
+  bool bias = false;
+  bool operator==(const DenseMlp&) const = default;
+};
+
+// THE TABLES of what a layer may be made of: the planner and the walk over weights have a case for each.
+using Mixer = std::variant<AttentionSpec>;
+using Mlp = std::variant<DenseMlp>;
+
+// Where a block's norms are. pre: x += f(norm(x)). sandwich: x += norm'(f(norm(x))).
+enum class NormOrder : std::uint8_t { pre, sandwich };
 
 struct LayerSpec {
-  int window = 0;  // sliding window in tokens; 0 is full attention
+  Mixer mixer;
+  Mlp mlp;
+  NormOrder order = NormOrder::pre;
 
-  static constexpr auto fields() {
-    using C = LayerSpec;
-    return std::tuple{Field{"window", &C::window, "sliding window in tokens, 0 is full attention"}};
-  }
+  AttentionSpec& attention() { return std::get<AttentionSpec>(mixer); }
+  const AttentionSpec& attention() const { return std::get<AttentionSpec>(mixer); }
+  DenseMlp& dense() { return std::get<DenseMlp>(mlp); }
+  const DenseMlp& dense() const { return std::get<DenseMlp>(mlp); }
   bool operator==(const LayerSpec&) const = default;
 };
 
@@ -62,60 +64,55 @@ struct ModelSpec {
   std::string architecture;  // "LlamaForCausalLM"
   int vocab_size = 0;
   int hidden_size = 0;
-  int intermediate_size = 0;
-  int num_heads = 0;
-  int num_kv_heads = 0;
-  int head_dim = 0;
   int max_positions = 0;  // longest text, scaling included
   double norm_eps = 1e-6;
-  std::string activation = "silu";  // gate of the MLP: silu gelu gelu_tanh relu
-  bool qkv_bias = false;
-  bool out_bias = false;  // attention output projection
-  bool mlp_bias = false;
-  bool qk_norm = false;
+  double embed_scale = 1;  // of the token embeddings
   bool tied_head = false;
   bool generates = true;  // false: the checkpoint has no output head, so it embeds only
-  RopeSpec rope;
+  std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;
   std::vector<std::int32_t> eos_token_ids;
   std::int32_t bos_token_id = -1;
-
-  static constexpr auto fields() {
-    using C = ModelSpec;
-    return std::tuple{Field{"architecture", &C::architecture, "name in config.json"},
-                      Field{"vocab_size", &C::vocab_size, "rows of the embedding"},
-                      Field{"hidden_size", &C::hidden_size, "model width"},
-                      Field{"intermediate_size", &C::intermediate_size, "MLP width"},
-                      Field{"num_heads", &C::num_heads, "query heads"},
-                      Field{"num_kv_heads", &C::num_kv_heads, "key and value heads"},
-                      Field{"head_dim", &C::head_dim, "width of a head"},
-                      Field{"max_positions", &C::max_positions, "longest text in tokens"},
-                      Field{"norm_eps", &C::norm_eps, "RMS norm epsilon"},
-                      Field{"activation", &C::activation, "gate of the MLP"},
-                      Field{"qkv_bias", &C::qkv_bias, "q, k and v have biases"},
-                      Field{"out_bias", &C::out_bias, "the attention output projection has a bias"},
-                      Field{"mlp_bias", &C::mlp_bias, "the MLP projections have biases"},
-                      Field{"qk_norm", &C::qk_norm, "RMS norm of each query and key head"},
-                      Field{"tied_head", &C::tied_head, "the output head is the embedding"},
-                      Field{"generates", &C::generates, "there is an output head"},
-                      Field{"rope", &C::rope, "rotary embedding"},
-                      Field{"layers", &C::layers, "per layer"},
-                      Field{"eos_token_ids", &C::eos_token_ids, "tokens that end a text"},
-                      Field{"bos_token_id", &C::bos_token_id, "token that begins a text, -1 is none"}};
-  }
   bool operator==(const ModelSpec&) const = default;
-
-  std::int64_t kv_width() const { return static_cast<std::int64_t>(num_kv_heads) * head_dim; }
-  std::int64_t q_width() const { return static_cast<std::int64_t>(num_heads) * head_dim; }
 };
+
+// --- Weights ---------------------------------------------------------------------------------------------------------
+
+// What a weight is used as: its format follows from that.
+enum class Role : std::uint8_t { matrix, table, bias, gain };
+// What is done to a part's values on the way in. add_one: a gain that the checkpoint stores as its distance from one.
+enum class PartOp : std::uint8_t { copy, add_one };
+// How the ranks of a tensor-parallel group share it: by rows of the matrix (output features), by columns, by tokens.
+enum class Split : std::uint8_t { replicated, rows, columns, vocabulary };
 
 // One packed weight: the row-wise concatenation of checkpoint tensors ("parts"), e.g. q, k and v.
 struct WeightSlot {
   std::string name;  // canonical: "embed", "layers.3.qkv", "layers.3.qkv.bias", "layers.3.norm1", "head"
+  Role role = Role::matrix;
+  Split split = Split::replicated;
   Shape shape;
-  std::vector<std::string> parts;  // checkpoint names, stacked along axis 0 in this order
-  std::vector<std::int64_t> part_rows;
+  struct Part {
+    std::string name;  // in our words, "layers.3.q.weight"; in the checkpoint's once named (names.cpp)
+    std::int64_t rows = 0;
+    PartOp op = PartOp::copy;
+  };
+  std::vector<Part> parts;  // stacked along axis 0 in this order
 };
+
+// Every weight that a spec needs, in the order in which it is packed, parts in our words: the one list that names,
+// planner and shards share. (weights.cpp)
+std::vector<WeightSlot> weight_slots(const ModelSpec& spec);
+
+// A part's name in our words and in a checkpoint's; "*" is the number of the layer. What follows the name, ".weight" or
+// ".bias", is the same in both.
+struct NameRow {
+  std::string_view ours, theirs;
+  PartOp op = PartOp::copy;
+};
+std::span<const NameRow> llama_names();  // what most checkpoints follow
+
+// The same slots, with parts named as the checkpoint does: by the family's rows, else by llama_names().
+std::vector<WeightSlot> named(std::vector<WeightSlot> slots, std::span<const NameRow> family);
 
 // --- Checkpoint files ------------------------------------------------------------------------------------------------
 
@@ -158,6 +155,11 @@ std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> head, std:
 
 // --- config.json -----------------------------------------------------------------------------------------------------
 
+enum class LayerKind : std::uint8_t { full_attention, sliding_attention };
+constexpr auto names_of(LayerKind) {
+  return std::to_array<std::string_view>({"full_attention", "sliding_attention"});
+}
+
 // A config.json (or an object in it) being read: what nobody took is reported, so that no key that changes the result
 // can be overlooked. Both spellings (transformers 4 and 5) are understood by the accessors below.
 class HfConfig {
@@ -188,15 +190,19 @@ class HfConfig {
   std::string text_or(std::string_view key, std::string fallback);
   const Json* take(std::string_view key);  // raw; nullptr when absent or null
 
-  // The rotary embedding (hf_rope.cpp). max_positions comes in as max_position_embeddings and goes out as the context
-  // that the scaling makes of it.
-  RopeSpec rope(int head_dim, int& max_positions);
+  // The rotary embedding, of full layers where kinds of layers differ (hf_rope.cpp). max_positions comes in as
+  // max_position_embeddings and goes out as the context that the scaling makes of it. `theta` is the family's default.
+  RopeSpec rope(int head_dim, int& max_positions, double theta);
+  RopeSpec sliding_rope(double theta);
+  // The kind of each layer, by layer_types or, without it, by every(i).
+  std::vector<LayerKind> layer_kinds(std::size_t layers, const std::function<LayerKind(std::size_t)>& every);
   std::vector<std::int32_t> token_ids(std::string_view key);  // an id, a list or absent
   std::optional<DType> dtype();                               // dtype or torch_dtype
 
   // A key that must have this value if present: anything else changes the result and is not supported.
   void expect_flag(std::string_view key, bool value);
   void expect_number(std::string_view key, double value);
+  void expect_absent(std::string_view key);
   // The last call of a family. Throws unsupported listing every key that was neither taken nor known to leave the
   // result alone.
   void finish(const ModelSpec& spec);
@@ -207,6 +213,7 @@ class HfConfig {
   bool taken(std::string_view key) const;
   void expect_windows(const ModelSpec& spec);
   HfConfig section(std::string_view key);  // the object under `key`; empty when absent
+  HfConfig rope_section(std::string_view key, LayerKind kind);
   void require_taken(std::span<const std::string_view> harmless) const;
 
   Json json_;
@@ -230,16 +237,17 @@ struct Family {
   std::string_view architecture;
   std::string_view model_type;
   ModelSpec (*spec)(HfConfig& config);
-  std::vector<WeightSlot> (*slots)(const ModelSpec& spec);
+  std::span<const NameRow> names = {};  // where they differ from llama_names()
+
+  std::vector<WeightSlot> slots(const ModelSpec& of) const { return named(weight_slots(of), names); }
 };
 
-std::span<const Family> families();                        // THE TABLE, families.cpp
+std::span<const Family* const> families();                 // THE TABLE, families.cpp
 const Family& find_family(std::string_view architecture);  // throws unsupported listing the names
 
-ModelSpec llama_spec(HfConfig& config);  // families/llama.cpp
-ModelSpec mistral_spec(HfConfig& config);
-ModelSpec qwen2_spec(HfConfig& config);  // families/qwen.cpp
-ModelSpec qwen3_spec(HfConfig& config);
+extern const Family kLlama, kMistral;  // families/llama.cpp
+extern const Family kQwen2, kQwen3;    // families/qwen.cpp
+extern const Family kGemma3;           // families/gemma.cpp
 
 // What a family's configuration class in transformers assumes of absent keys.
 struct DecoderDefaults {
@@ -248,12 +256,14 @@ struct DecoderDefaults {
   int head_dim = 0;      // 0 is hidden_size / num_attention_heads
   std::int32_t bos_token_id = -1;
   std::vector<std::int32_t> eos_token_ids;
+  bool tied_head = false;
+  std::string activation = "silu";
+  double rope_theta = 10000;
 };
 
-// What Llama-like models share (families/decoder.cpp): every key but biases, windows and norms of heads; and the
-// weights.
+// What Llama-like models share (families/decoder.cpp): every key but biases, windows and norms of heads. The layers are
+// alike; their rope is ropes[0].
 ModelSpec decoder_spec(HfConfig& config, const DecoderDefaults& defaults);
-std::vector<WeightSlot> decoder_slots(const ModelSpec& spec);
 
 // --- A checkpoint, opened --------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ struct RopeAppendKv {
     TensorView qkv;               // [tokens, (heads + 2 kv_heads) * head_dim]
     TensorView cos_sin;           // [tokens, head_dim] f32
     TensorView q_norm, k_norm;    // [head_dim], with qk_norm
-    TensorView slots;             // [tokens] i64: block * block_size + offset; -1 (padding) appends nothing
+    TensorView cache_rows;        // [tokens] i64: block * block_size + offset; -1 (padding) appends nothing
     TensorView k_cache, v_cache;  // [blocks, kv_heads, block_size, head_dim]
   };
   static double flops(const Problem& p) { return 3.0 * p.tokens * (p.heads + p.kv_heads) * p.head_dim; }

@@ -21,13 +21,13 @@ Plan plan_of(const std::filesystem::path& model) {
 
 Json steps_json(const Plan& plan, const GpuSpec& gpu, const DescribeOptions& options, double& total_us) {
   Json steps{Json::Array{}};
-  for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
+  for (int i = 0; i < static_cast<int>(plan.nodes.size()); ++i) {
     const StepSizes sizes{.rows = options.tokens, .seqs = options.tokens, .max_context = options.context};
-    const StepCost cost = step_cost(plan, plan.steps[i], sizes);
+    const NodeCost cost = node_cost(plan.nodes[i].op, plan.shapes(sizes));
     const double us = std::max(cost.bytes / (gpu.gb_per_s * 1e3), cost.flops / (gpu.bf16_tflops * 1e6));
     total_us += us;
-    steps.push(Json::Object{{"name", plan.steps[i].name},
-                            {"kernel", plan.steps[i].kernel_for(options.tokens)},
+    steps.push(Json::Object{{"name", plan.nodes[i].name},
+                            {"kernel", plan.nodes[i].kernel_for(options.tokens)},
                             {"bytes", cost.bytes},
                             {"flops", cost.flops},
                             {"roofline_us", us}});
@@ -60,7 +60,7 @@ std::string describe(const std::filesystem::path& model, const DescribeOptions& 
                   {"kind", is_engine_directory(model) ? "engine" : "checkpoint"},
                   {"model", json_of(plan.model)},
                   {"scheme", plan.scheme},
-                  {"kv_cache_dtype", to_string(plan.kv)},
+                  {"kv_cache_dtype", to_string(plan.caches.front().dtype)},
                   {"parameters", plan.parameters()},
                   {"weight_bytes", plan.weight_bytes()},
                   {"kv_bytes_per_token", plan.kv_bytes_per_token()},

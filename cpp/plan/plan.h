@@ -1,4 +1,4 @@
-// Plans: a model as a flat list of steps over named buffers and packed weights. ModelSpec -> Plan -> (packed weights)
+// Plans: a model as a flat list of nodes over named buffers and packed weights. ModelSpec -> Plan -> (packed weights)
 // -> run. An engine directory is a plan and its weights on disk; nothing of a checkpoint is needed after that.
 #pragma once
 
@@ -7,127 +7,37 @@
 #include "core/core.h"
 #include "device/device.h"
 #include "model/model.h"
-#include "ops/catalog.h"
+#include "plan/nodes.h"
 
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
-#include <variant>
 #include <vector>
 
 namespace warpjet {
 
-// --- The plan
-// -----------------------------------------------------------------------------------------------------------
-
-// How many rows a buffer has in a step.
-enum class Rows : std::uint8_t { tokens, sampled };
-
-// Activations. Offsets are assigned when an engine opens (lay_out), so that buffers whose lifetimes do not overlap
-// share memory; first and last are step indices.
-struct BufferSpec {
-  std::string name;
-  DType dtype = DType::f32;
-  Rows rows = Rows::tokens;
-  std::int64_t width = 0;  // elements in a row
-  int first = 0, last = 0;
-};
-
-// A packed weight: where it is in the blob and what it looks like.
-struct WeightRef {
-  std::string name;  // the slot's
-  DType dtype = DType::f32;
-  Shape shape;
-  std::int64_t offset = 0;  // bytes from the start of the blob, kWeightAlignment aligned
-  std::string checksum;     // set when packed to disk
-};
-constexpr std::int64_t kWeightAlignment = 4096;
-
-// Steps name buffers and weights by index; -1 is none.
-struct EmbedStep {
-  static constexpr std::string_view name = "embed";
-  int table = -1, out = -1;
-  static constexpr auto fields() {
-    using C = EmbedStep;
-    return std::tuple{Field{"table", &C::table, "weight"}, Field{"out", &C::out, "buffer"}};
-  }
-};
-struct RopeTableStep {
-  static constexpr std::string_view name = "rope_table";
-  int out = -1;
-  static constexpr auto fields() { return std::tuple{Field{"out", &RopeTableStep::out, "buffer"}}; }
-};
-struct NormStep {
-  static constexpr std::string_view name = "norm";
-  int x = -1, weight = -1, y = -1;
-  static constexpr auto fields() {
-    using C = NormStep;
-    return std::tuple{Field{"x", &C::x, "buffer"}, Field{"weight", &C::weight, "weight"}, Field{"y", &C::y, "buffer"}};
-  }
-};
-struct GemmStep {
-  static constexpr std::string_view name = "gemm";
-  int a = -1, b = -1, bias = -1, residual = -1, d = -1;
-  Gate gate = Gate::none;
-  static constexpr auto fields() {
-    using C = GemmStep;
-    return std::tuple{Field{"a", &C::a, "buffer"},
-                      Field{"b", &C::b, "weight"},
-                      Field{"bias", &C::bias, "weight or -1"},
-                      Field{"residual", &C::residual, "buffer or -1"},
-                      Field{"d", &C::d, "buffer"},
-                      Field{"gate", &C::gate, "gate of a gated MLP"}};
-  }
-};
-struct RopeAppendKvStep {
-  static constexpr std::string_view name = "rope_append_kv";
-  int qkv = -1, cos_sin = -1, q_norm = -1, k_norm = -1, layer = -1;
-  static constexpr auto fields() {
-    using C = RopeAppendKvStep;
-    return std::tuple{Field{"qkv", &C::qkv, "buffer"}, Field{"cos_sin", &C::cos_sin, "buffer"},
-                      Field{"q_norm", &C::q_norm, "weight or -1"}, Field{"k_norm", &C::k_norm, "weight or -1"},
-                      Field{"layer", &C::layer, "layer of the KV cache"}};
-  }
-};
-struct AttentionStep {
-  static constexpr std::string_view name = "attention";
-  int qkv = -1, out = -1, layer = -1;
-  static constexpr auto fields() {
-    using C = AttentionStep;
-    return std::tuple{Field{"qkv", &C::qkv, "buffer"}, Field{"out", &C::out, "buffer"},
-                      Field{"layer", &C::layer, "layer of the KV cache"}};
-  }
-};
-struct GatherStep {
-  static constexpr std::string_view name = "gather";
-  int x = -1, out = -1;
-  static constexpr auto fields() {
-    using C = GatherStep;
-    return std::tuple{Field{"x", &C::x, "buffer"}, Field{"out", &C::out, "buffer"}};
-  }
-};
-using StepOp = std::variant<EmbedStep, RopeTableStep, NormStep, GemmStep, RopeAppendKvStep, AttentionStep, GatherStep>;
-
-// Calls visit(index) for every buffer that a step uses, inputs before outputs.
-template <class Visitor>
-void for_each_buffer(const StepOp& op, Visitor&& visit);
+// --- The plan --------------------------------------------------------------------------------------------------------
 
 // The catalogue row chosen for steps of up to this many rows: "ref.gemm".
 struct Tactic {
   std::int64_t max_rows = 0;
   std::string kernel;
+
+  static constexpr auto fields() {
+    return std::tuple{Field{"max_rows", &Tactic::max_rows}, Field{"kernel", &Tactic::kernel}};
+  }
   bool operator==(const Tactic&) const = default;
 };
 constexpr std::int64_t kAnyRows = 1 << 20;
-// Where a step's tactics may change: the row counts that kernels are chosen and timed for.
+// Where a node's tactics may change: the row counts that kernels are chosen and timed for.
 constexpr std::int64_t kRowBuckets[] = {8, 16, 32, 64, 128, 256, 512, 1024, 2048, kAnyRows};
 
-struct Step {
+struct Node {
   std::string name;             // "layers.3.qkv"
   std::vector<Tactic> tactics;  // by max_rows; the last takes any number
-  StepOp op;
+  AnyNode op;
 
   const std::string& kernel_for(std::int64_t rows) const {
     auto tactic = tactics.begin();
@@ -136,39 +46,79 @@ struct Step {
   }
 };
 
-// Steps before `first_sampled` run over all tokens of a step; those from there on (gather, last norm, output head) run
-// over the rows whose logits are wanted, and may run several times.
+// Nodes that run together, over the same rows: from `first` up to the next phase. A phase over sampled rows may run
+// several times after the one over tokens that it follows.
+struct Phase {
+  std::string name;
+  Rows rows = Rows::tokens;
+  int first = 0;
+
+  static constexpr auto fields() {
+    using C = Phase;
+    return std::tuple{Field{"name", &C::name}, Field{"rows", &C::rows}, Field{"first", &C::first}};
+  }
+};
+// A plan has these, in this order: all tokens of a step; hidden states of the rows that are asked for; their logits.
+constexpr std::string_view kTokensPhase = "tokens", kHiddenPhase = "hidden", kLogitsPhase = "logits";
+
+// A buffer that goes out of the plan, by name.
+struct Tap {
+  std::string name;
+  Out buffer;
+
+  static constexpr auto fields() { return std::tuple{Field{"name", &Tap::name}, Field{"buffer", &Tap::buffer}}; }
+};
+// [sampled, hidden_size] of the activation type, after the last norm; and [sampled, vocab_size] f32.
+constexpr std::string_view kHiddenTap = "hidden", kLogitsTap = "logits";
+
+// What a plan knows of its model: names and limits. Whatever a node computes with is in the node.
+struct ModelFacts {
+  std::string architecture;  // "LlamaForCausalLM"
+  int vocab_size = 0, hidden_size = 0;
+  int num_layers = 0;
+  int max_positions = 0;  // longest text, scaling included
+  int rope_original = 0;  // texts beyond it are rotated by their own length ("dynamic" scaling); 0: none are
+  bool generates = true;  // false: the checkpoint has no output head, so it embeds only
+  std::vector<std::int32_t> eos_token_ids;
+  std::int32_t bos_token_id = -1;
+
+  static constexpr auto fields() {
+    using C = ModelFacts;
+    return std::tuple{Field{"architecture", &C::architecture},   Field{"vocab_size", &C::vocab_size},
+                      Field{"hidden_size", &C::hidden_size},     Field{"num_layers", &C::num_layers},
+                      Field{"max_positions", &C::max_positions}, Field{"rope_original", &C::rope_original},
+                      Field{"generates", &C::generates},         Field{"eos_token_ids", &C::eos_token_ids},
+                      Field{"bos_token_id", &C::bos_token_id}};
+  }
+};
+
 struct Plan {
-  ModelSpec model;
+  ModelFacts model;
   std::string scheme;
-  DType activation = DType::f32, kv = DType::f32;
   std::vector<BufferSpec> buffers;
   std::vector<WeightRef> weights;
-  std::vector<Step> steps;
-  int first_sampled = 0;
-  int logits = -1;  // buffer [sampled, vocab] f32, written by the last step, a gemm
+  std::vector<CacheSpec> caches;  // of each attention layer
+  std::vector<Node> nodes;
+  std::vector<Phase> phases;
+  std::vector<Tap> taps;
 
-  const GemmStep& head() const { return std::get<GemmStep>(steps.back().op); }
-
-  std::int64_t weight_bytes() const;  // size of the blob
+  static constexpr auto fields() {
+    using C = Plan;
+    return std::tuple{Field{"model", &C::model},     Field{"scheme", &C::scheme}, Field{"buffers", &C::buffers},
+                      Field{"weights", &C::weights}, Field{"caches", &C::caches}, Field{"nodes", &C::nodes},
+                      Field{"phases", &C::phases},   Field{"taps", &C::taps}};
+  }
+  Shapes shapes(const StepSizes& sizes) const {
+    return {.buffers = buffers, .weights = weights, .caches = caches, .sizes = sizes};
+  }
+  int first_of(std::string_view phase) const;  // throws internal when there is none
+  int end_of(std::string_view phase) const;    // one past its last node
+  const Phase& phase_of(int node) const;
+  const Out& tap(std::string_view name) const;  // throws internal when there is none
+  std::int64_t weight_bytes() const;            // size of the blob
   std::int64_t parameters() const;
   std::int64_t kv_bytes_per_token() const;
 };
-
-template <class Visitor>
-void for_each_buffer(const StepOp& op, Visitor&& visit) {
-  struct {
-    Visitor& visit;
-    void operator()(const EmbedStep& s) { visit(s.out); }
-    void operator()(const RopeTableStep& s) { visit(s.out); }
-    void operator()(const NormStep& s) { visit(s.x), visit(s.y); }
-    void operator()(const GemmStep& s) { visit(s.a), visit(s.residual), visit(s.d); }
-    void operator()(const RopeAppendKvStep& s) { visit(s.qkv), visit(s.cos_sin); }
-    void operator()(const AttentionStep& s) { visit(s.qkv), visit(s.out); }
-    void operator()(const GatherStep& s) { visit(s.x), visit(s.out); }
-  } buffers{visit};
-  std::visit(buffers, op);
-}
 
 // planner.cpp. slots give the weights' names, shapes and order.
 Plan make_plan(const ModelSpec& model, std::span<const WeightSlot> slots, const Scheme& scheme, DType kv,
@@ -177,75 +127,11 @@ Plan make_plan(const ModelSpec& model, std::span<const WeightSlot> slots, const 
 Json plan_to_json(const Plan& plan);    // plan_json.cpp
 Plan plan_from_json(const Json& json);  // throws corrupt; the result passed check_plan
 
-// --- Problems
-// -----------------------------------------------------------------------------------------------------------
-
-// The sizes of one step, and the problem that each of its ops then poses: what kernels are chosen by, launched with and
-// costed by. (problem.cpp)
-struct StepSizes {
-  std::int64_t rows = 1;  // tokens, or sampled rows after first_sampled
-  std::int64_t seqs = 1;
-  std::int64_t max_context = 1;
-  std::int64_t block_size = 32;
-};
-Embed::Problem problem(const Plan& plan, const EmbedStep& step, const StepSizes& sizes);
-RopeTable::Problem problem(const Plan& plan, const RopeTableStep& step, const StepSizes& sizes);
-Norm::Problem problem(const Plan& plan, const NormStep& step, const StepSizes& sizes);
-Gemm::Problem problem(const Plan& plan, const GemmStep& step, const StepSizes& sizes);
-RopeAppendKv::Problem problem(const Plan& plan, const RopeAppendKvStep& step, const StepSizes& sizes);
-Attention::Problem problem(const Plan& plan, const AttentionStep& step, const StepSizes& sizes);
-Gather::Problem problem(const Plan& plan, const GatherStep& step, const StepSizes& sizes);
-
-// The op behind a kind of step.
-template <class Step>
-struct OpOf;
-template <>
-struct OpOf<EmbedStep> : std::type_identity<Embed> {};
-template <>
-struct OpOf<RopeTableStep> : std::type_identity<RopeTable> {};
-template <>
-struct OpOf<NormStep> : std::type_identity<Norm> {};
-template <>
-struct OpOf<GemmStep> : std::type_identity<Gemm> {};
-template <>
-struct OpOf<RopeAppendKvStep> : std::type_identity<RopeAppendKv> {};
-template <>
-struct OpOf<AttentionStep> : std::type_identity<Attention> {};
-template <>
-struct OpOf<GatherStep> : std::type_identity<Gather> {};
-
-// What one step must do and move at least.
-struct StepCost {
-  double flops = 0, bytes = 0;
-};
-StepCost step_cost(const Plan& plan, const Step& step, const StepSizes& sizes);
-
-// Throws corrupt unless every index is in range, every step's shapes and types fit each other and the model, and
+// Throws corrupt unless every index is in range, every node's shapes and types fit each other and its caches, and
 // buffers are written before they are read: after this, no plan can make a kernel leave its memory. (check.cpp)
 void check_plan(const Plan& plan);
 
-// --- Running
-// ------------------------------------------------------------------------------------------------------------
-
-// The inputs of one step. Row counts may be anything up to what the runner was opened for.
-struct StepInputs {
-  std::int64_t tokens = 0, seqs = 0;
-  std::int64_t max_context = 0;
-  TensorView token_ids;        // [tokens] i32
-  TensorView positions;        // [tokens] i32
-  TensorView rope_lengths;     // [tokens] i32
-  TensorView slots;            // [tokens] i64
-  TensorView query_starts;     // [seqs + 1] i32
-  TensorView context_lengths;  // [seqs] i32
-  TensorView block_tables;     // [rows, max_blocks] i32
-  TensorView table_rows;       // [seqs] i32: the sequence's row of block_tables
-};
-
-// The paged keys and values of every layer, as the runner needs them.
-struct KvView {
-  std::vector<TensorView> k, v;  // per layer: [blocks, kv_heads, block_size, head_dim]
-  std::int64_t block_size = 0;
-};
+// --- Running ---------------------------------------------------------------------------------------------------------
 
 // Weights in device memory: one blob, a copy of what the files held when they were read.
 struct Weights {
@@ -254,7 +140,7 @@ struct Weights {
   const std::byte* data() const { return owned.at(0); }
 };
 
-// The only interpreter of plans: resolves kernel names and addresses once, then launches the steps in order. Owned by
+// The only interpreter of plans: resolves kernel names and addresses once, then launches the nodes in order. Owned by
 // the thread that steps; forward() and logits() allocate nothing.
 class Runner {
  public:
@@ -265,9 +151,9 @@ class Runner {
   // Computes all tokens of a step and appends their keys and values.
   void forward(const StepInputs& inputs, const KvView& kv);
 
-  // One step by itself, with a kernel by name: for timing. The scope is that of forward() or, for a sampled step, of
-  // logits().
-  void run_step(int index, const std::string& kernel, const Catalogs& catalogs, const StepInputs& inputs,
+  // One node by itself, with a kernel by name: for timing. The scope is that of forward() or, in a phase over sampled
+  // rows, of logits().
+  void run_node(int index, const std::string& kernel, const Catalogs& catalogs, const StepInputs& inputs,
                 const KvView& kv, TensorView rows);
   const Buffer& arena() const { return arena_; }
 
@@ -289,29 +175,22 @@ class Runner {
                                    std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t block_size);
 
  private:
-  using KernelRow =
-      std::variant<const Kernel<Embed>*, const Kernel<RopeTable>*, const Kernel<Norm>*, const Kernel<Gemm>*,
-                   const Kernel<RopeAppendKv>*, const Kernel<Attention>*, const Kernel<Gather>*>;
   struct Choice {
     std::int64_t max_rows;
     KernelRow row;
   };
-  struct Scope;   // what a run of steps sees: row counts, inputs, cache
-  struct Launch;  // one step in its scope
-  void run(int first, int last, const Scope& scope);
-  TensorView buffer(int index, const Scope& scope) const;
-  TensorView weight(int index) const;
-  TensorView workspace_view() const {
-    return {workspace_.data(), DType::u8, {static_cast<std::int64_t>(workspace_.bytes())}};
-  }
+  Scope scope_of(const StepSizes& sizes) const;
+  void run(std::string_view phase, Scope scope);
+  void run_node(int index, const KernelRow& row, Scope& scope);
 
   Plan plan_;
   Weights weights_;
   Stream& stream_;
   std::int64_t max_tokens_, max_sampled_;
-  Buffer arena_, frequencies_, workspace_;
+  Buffer arena_, workspace_;
   std::vector<std::int64_t> offsets_;         // of each buffer in the arena
-  std::vector<std::vector<Choice>> kernels_;  // of each step
+  std::vector<std::vector<Choice>> kernels_;  // of each node
+  std::vector<Buffer> constants_;             // of each node
   std::int64_t tokens_ = 0;                   // of the last forward
 };
 
@@ -319,8 +198,7 @@ class Runner {
 std::vector<std::int64_t> lay_out(const Plan& plan, std::int64_t max_tokens, std::int64_t max_sampled,
                                   std::int64_t& bytes);
 
-// --- Packing and engine directories
-// -------------------------------------------------------------------------------------
+// --- Packing and engine directories ----------------------------------------------------------------------------------
 
 // Packs a checkpoint into device memory, in the plan's order.
 Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device);
@@ -329,7 +207,7 @@ Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device);
 Weights make_dummy_weights(const Plan& plan, Device& device);
 
 // The engine directory: engine.json and weights.bin, plus the tokenizer's files copied as they are.
-constexpr int kEngineFormat = 2;
+constexpr int kEngineFormat = 3;
 void write_engine(const Checkpoint& checkpoint, Plan plan, const std::filesystem::path& source,
                   const std::filesystem::path& out, bool overwrite, const BuildProgress& progress);
 bool is_engine_directory(const std::filesystem::path& path);

@@ -1,9 +1,8 @@
-// ModelSpec -> Plan: the steps of a pre-norm decoder with fused qkv and gate-up projections, residual adds in the GEMM
-// epilogues, and buffers shared by lifetime.
-#include <algorithm>
-#include <numeric>
+// ModelSpec -> Plan: the forward pass of a decoder, in the order in which it runs. Query, key and value projections are
+// one product, gate and up projections another; residuals are added by what writes them.
+#include <utility>
 
-#include "plan/plan.h"
+#include "plan/builder.h"
 
 namespace warpjet {
 namespace {
@@ -15,124 +14,158 @@ Gate gate_of(const std::string& activation) {
   WJ_FAIL(unsupported, "activation \"", activation, "\" of a gated MLP; supported: silu, gelu, gelu_tanh, relu");
 }
 
+int rope_original(const ModelSpec& model) {
+  for (const RopeSpec& rope : model.ropes) {
+    if (rope.scaling == "dynamic") return rope.original_max_positions;
+  }
+  return 0;
+}
+
+ModelFacts facts_of(const ModelSpec& model) {
+  return {.architecture = model.architecture,
+          .vocab_size = model.vocab_size,
+          .hidden_size = model.hidden_size,
+          .num_layers = static_cast<int>(model.layers.size()),
+          .max_positions = model.max_positions,
+          .rope_original = rope_original(model),
+          .generates = model.generates,
+          .eos_token_ids = model.eos_token_ids,
+          .bos_token_id = model.bos_token_id};
+}
+
 class Planner {
  public:
   Planner(const ModelSpec& model, std::span<const WeightSlot> slots, const Scheme& scheme, DType kv,
           const Catalogs& catalogs, const DeviceInfo& device)
-      : catalogs_(catalogs), device_(device) {
-    plan_.model = model;
-    plan_.scheme = scheme.name;
-    plan_.activation = scheme.activation;
-    plan_.kv = kv;
-    place_weights(slots, scheme.weight);
-  }
+      : model_(model),
+        act_(scheme.activation),
+        kv_(kv),
+        table_(scheme.weight),
+        plan_(facts_of(model), slots, scheme, catalogs, device) {}
 
   Plan make() {
-    const ModelSpec& m = plan_.model;
-    const DType act = plan_.activation;
-    const int x = add_buffer("x", act, Rows::tokens, m.hidden_size);
-    const int h = add_buffer("h", act, Rows::tokens, m.hidden_size);
-    const int cos_sin = add_buffer("cos_sin", DType::f32, Rows::tokens, m.head_dim);
-    const int qkv = add_buffer("qkv", act, Rows::tokens, m.q_width() + 2 * m.kv_width());
-    const int attention = add_buffer("attention", act, Rows::tokens, m.q_width());
-    const int gated = add_buffer("gated", act, Rows::tokens, m.intermediate_size);
-    const int last = add_buffer("last", act, Rows::sampled, m.hidden_size);
-    plan_.logits = add_buffer("logits", DType::f32, Rows::sampled, m.vocab_size);
+    x_ = tokens("x", model_.hidden_size);
+    h_ = tokens("h", model_.hidden_size);
+    plan_.begin_phase(kTokensPhase, Rows::tokens);
+    plan_.add("embed", EmbedNode{.table = plan_.weight("embed"), .out = {x_}, .scale = embed_scale()});
+    for (std::size_t r = 0; r < model_.ropes.size(); ++r) rope_table(static_cast<int>(r));
 
-    const int embed = weight("embed");
-    add("embed", EmbedStep{.table = embed, .out = x});
-    add("rope_table", RopeTableStep{.out = cos_sin});
-    for (int i = 0; i < static_cast<int>(m.layers.size()); ++i) {
+    for (std::size_t i = 0; i < model_.layers.size(); ++i) {
+      const LayerSpec& layer = model_.layers[i];
       const std::string l = cat("layers.", i, ".");
-      add(l + "norm1", NormStep{.x = x, .weight = weight(l + "norm1"), .y = h});
-      add(l + "qkv", GemmStep{.a = h, .b = weight(l + "qkv"), .bias = optional_weight(l + "qkv.bias"), .d = qkv});
-      add(l + "rope_append_kv", RopeAppendKvStep{.qkv = qkv,
-                                                 .cos_sin = cos_sin,
-                                                 .q_norm = optional_weight(l + "q_norm"),
-                                                 .k_norm = optional_weight(l + "k_norm"),
-                                                 .layer = i});
-      add(l + "attention", AttentionStep{.qkv = qkv, .out = attention, .layer = i});
-      add(l + "out",
-          GemmStep{
-              .a = attention, .b = weight(l + "out"), .bias = optional_weight(l + "out.bias"), .residual = x, .d = x});
-      add(l + "norm2", NormStep{.x = x, .weight = weight(l + "norm2"), .y = h});
-      add(l + "gate_up", GemmStep{.a = h,
-                                  .b = weight(l + "gate_up"),
-                                  .bias = optional_weight(l + "gate_up.bias"),
-                                  .d = gated,
-                                  .gate = gate_of(m.activation)});
-      add(l + "down",
-          GemmStep{
-              .a = gated, .b = weight(l + "down"), .bias = optional_weight(l + "down.bias"), .residual = x, .d = x});
+      norm(l + "norm1", x_, h_);
+      std::visit([&](const auto& mixer) { mix(l, layer, mixer); }, layer.mixer);
+      norm(l + "norm2", x_, h_);
+      std::visit([&](const auto& mlp) { feed_forward(l, layer, mlp); }, layer.mlp);
     }
-    plan_.first_sampled = static_cast<int>(plan_.steps.size());
-    add("gather", GatherStep{.x = x, .out = last});
-    add("norm", NormStep{.x = last, .weight = weight("norm"), .y = last});
-    add("head", GemmStep{.a = last, .b = m.tied_head ? embed : weight("head"), .d = plan_.logits});
-    set_lifetimes();
-    check_plan(plan_);
-    return std::move(plan_);
+
+    const BufferOperand last = plan_.buffer("last", act_, Rows::sampled, model_.hidden_size);
+    plan_.begin_phase(kHiddenPhase, Rows::sampled);
+    plan_.add("gather", GatherNode{.x = {x_}, .out = {last}});
+    norm("norm", last, last);
+    plan_.tap(kHiddenTap, last);
+
+    const BufferOperand logits = plan_.buffer("logits", DType::f32, Rows::sampled, model_.vocab_size);
+    plan_.begin_phase(kLogitsPhase, Rows::sampled);
+    plan_.add("head", GemmNode{.a = {last}, .b = plan_.weight(model_.tied_head ? "embed" : "head"), .d = {logits}});
+    plan_.tap(kLogitsTap, logits);
+    return plan_.finish();
   }
 
  private:
-  void place_weights(std::span<const WeightSlot> slots, DType dtype) {
-    std::int64_t offset = 0;
-    for (const WeightSlot& slot : slots) {
-      plan_.weights.push_back(
-          {.name = slot.name, .dtype = dtype, .shape = slot.shape, .offset = offset, .checksum = {}});
-      offset = align_up(offset + slot.shape.elements() * dtype_bytes(dtype), kWeightAlignment);
+  // In the type of the table, as transformers multiplies.
+  double embed_scale() const {
+    const auto scale = static_cast<float>(model_.embed_scale);
+    float rounded = 0;
+    std::uint32_t bits = 0;
+    convert(&scale, DType::f32, &bits, table_, 1);
+    convert(&bits, table_, &rounded, DType::f32, 1);
+    return rounded;
+  }
+
+  // h_ -> x_ += attention(h_).
+  void mix(const std::string& l, const LayerSpec& layer, const AttentionSpec& a) {
+    const BufferOperand qkv = tokens("qkv", a.q_width() + 2 * a.kv_width()),
+                        attended = tokens("attention", a.q_width());
+    const int cache = plan_.cache({.kv_heads = a.kv_heads, .head_dim = a.head_dim, .window = a.window, .dtype = kv_});
+    linear(l + "qkv", h_, qkv);
+    plan_.add(l + "rope_append_kv", RopeAppendKvNode{.qkv = {qkv},
+                                                     .cos_sin = {cos_sin(a.rope)},
+                                                     .q_norm = plan_.optional_weight(l + "q_norm"),
+                                                     .k_norm = plan_.optional_weight(l + "k_norm"),
+                                                     .cache = cache,
+                                                     .heads = a.heads,
+                                                     .kv_heads = a.kv_heads,
+                                                     .head_dim = a.head_dim,
+                                                     .eps = model_.norm_eps});
+    plan_.add(l + "attention", AttentionNode{.qkv = {qkv},
+                                             .out = {attended},
+                                             .cache = cache,
+                                             .heads = a.heads,
+                                             .kv_heads = a.kv_heads,
+                                             .head_dim = a.head_dim,
+                                             .window = a.window,
+                                             .scale = a.scale});
+    add_to_residual(l + "out", l + "mixer_norm", layer.order, attended);
+  }
+
+  // h_ -> x_ += down(gate(h_) * up(h_)).
+  void feed_forward(const std::string& l, const LayerSpec& layer, const DenseMlp& mlp) {
+    const BufferOperand gated = tokens("gated", mlp.width);
+    linear(l + "gate_up", h_, gated, gate_of(mlp.activation));
+    add_to_residual(l + "down", l + "mlp_norm", layer.order, gated);
+  }
+
+  // x_ += projection(from), normalised before the sum where the layer says so.
+  void add_to_residual(const std::string& projection, const std::string& after, NormOrder order, BufferOperand from) {
+    if (order == NormOrder::pre) return linear(projection, from, x_, Gate::none, OptionalIn{x_});
+    linear(projection, from, h_);
+    norm(after, h_, x_, OptionalIn{x_});
+  }
+
+  void linear(const std::string& name, BufferOperand from, BufferOperand to, Gate gate = Gate::none,
+              OptionalIn residual = {}) {
+    plan_.add(name, GemmNode{.a = {from},
+                             .b = plan_.weight(name),
+                             .bias = plan_.optional_weight(name + ".bias"),
+                             .residual = residual,
+                             .d = {to},
+                             .gate = gate});
+  }
+
+  void norm(const std::string& name, BufferOperand from, BufferOperand to, OptionalIn residual = {}) {
+    plan_.add(
+        name,
+        NormNode{.x = {from}, .weight = plan_.weight(name), .residual = residual, .y = {to}, .eps = model_.norm_eps});
+  }
+
+  // Angles for the layers that use this rope, which rotate whole heads of one width.
+  void rope_table(int rope) {
+    int dim = 0;
+    for (const LayerSpec& layer : model_.layers) {
+      const AttentionSpec& a = layer.attention();
+      if (a.rope != rope) continue;
+      WJ_CHECK(dim == 0 || dim == a.head_dim, "layers of rope ", rope, " have heads of ", dim, " and ", a.head_dim);
+      dim = a.head_dim;
     }
+    if (dim == 0) return;
+    const std::string name = rope == 0 ? "rope_table" : cat("rope_table.", rope);
+    const BufferOperand to = plan_.buffer(rope == 0 ? "cos_sin" : cat("cos_sin.", rope), DType::f32, Rows::tokens, dim);
+    plan_.add(name, RopeTableNode{.cos_sin = {to}, .dim = dim, .rope = model_.ropes[rope]});
+    cos_sin_.resize(model_.ropes.size());
+    cos_sin_[rope] = to;
+  }
+  BufferOperand cos_sin(int rope) const { return cos_sin_.at(rope); }
+
+  BufferOperand tokens(const std::string& name, std::int64_t width) {
+    return plan_.buffer(name, act_, Rows::tokens, width);
   }
 
-  int optional_weight(const std::string& name) const {
-    for (std::size_t i = 0; i < plan_.weights.size(); ++i) {
-      if (plan_.weights[i].name == name) return static_cast<int>(i);
-    }
-    return -1;
-  }
-  int weight(const std::string& name) const {
-    const int index = optional_weight(name);
-    WJ_CHECK(index >= 0, "the family declares no weight slot ", name);
-    return index;
-  }
-
-  int add_buffer(std::string name, DType dtype, Rows rows, std::int64_t width) {
-    plan_.buffers.push_back({.name = std::move(name), .dtype = dtype, .rows = rows, .width = width});
-    return static_cast<int>(plan_.buffers.size()) - 1;
-  }
-
-  template <class S>
-  void add(std::string name, const S& step) {
-    using Op = typename OpOf<S>::type;
-    std::vector<Tactic> tactics;
-    for (const std::int64_t rows : kRowBuckets) {
-      const Kernel<Op>& kernel = catalogs_.of<Op>().select(problem(plan_, step, {.rows = rows}), device_);
-      if (!tactics.empty() && tactics.back().kernel == kernel.name) tactics.pop_back();
-      tactics.push_back({.max_rows = rows, .kernel = std::string(kernel.name)});
-    }
-    plan_.steps.push_back({.name = std::move(name), .tactics = std::move(tactics), .op = step});
-  }
-
-  // A buffer lives from its first to its last use; what the sampled steps read stays until the end, because they may
-  // run several times.
-  void set_lifetimes() {
-    const int end = static_cast<int>(plan_.steps.size()) - 1;
-    std::vector<bool> seen(plan_.buffers.size(), false);
-    const auto use = [&](int index, int step) {
-      if (index < 0) return;
-      BufferSpec& buffer = plan_.buffers[index];
-      if (!seen[index]) buffer.first = step;
-      seen[index] = true;
-      buffer.last = step >= plan_.first_sampled ? end : step;
-    };
-    for (int i = 0; i <= end; ++i) {
-      for_each_buffer(plan_.steps[i].op, [&](int index) { use(index, i); });
-    }
-  }
-
-  Plan plan_;
-  const Catalogs& catalogs_;
-  const DeviceInfo& device_;
+  const ModelSpec& model_;
+  const DType act_, kv_, table_;
+  PlanBuilder plan_;
+  BufferOperand x_, h_;  // the residual stream, and what is made of it
+  std::vector<BufferOperand> cos_sin_;
 };
 
 }  // namespace
@@ -140,56 +173,6 @@ class Planner {
 Plan make_plan(const ModelSpec& model, std::span<const WeightSlot> slots, const Scheme& scheme, DType kv,
                const Catalogs& catalogs, const DeviceInfo& device) {
   return Planner(model, slots, scheme, kv, catalogs, device).make();
-}
-
-std::int64_t Plan::weight_bytes() const {
-  if (weights.empty()) return 0;
-  const WeightRef& last = weights.back();
-  return align_up(last.offset + last.shape.elements() * dtype_bytes(last.dtype), kWeightAlignment);
-}
-
-std::int64_t Plan::parameters() const {
-  std::int64_t count = 0;
-  for (const WeightRef& weight : weights) count += weight.shape.elements();
-  return count;
-}
-
-std::int64_t Plan::kv_bytes_per_token() const {
-  return 2 * static_cast<std::int64_t>(model.layers.size()) * model.kv_width() * dtype_bytes(kv);
-}
-
-// Biggest first, each at the lowest offset that is free during its whole life.
-std::vector<std::int64_t> lay_out(const Plan& plan, std::int64_t max_tokens, std::int64_t max_sampled,
-                                  std::int64_t& bytes) {
-  constexpr std::int64_t kAlignment = 256;
-  const auto size = [&](int i) {
-    const BufferSpec& b = plan.buffers[i];
-    const std::int64_t rows = b.rows == Rows::tokens ? max_tokens : max_sampled;
-    return align_up(rows * b.width * dtype_bytes(b.dtype), kAlignment);
-  };
-  std::vector<int> order(plan.buffers.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return size(a) > size(b); });
-
-  std::vector<std::int64_t> offsets(plan.buffers.size(), -1);
-  bytes = 0;
-  for (int i : order) {
-    std::vector<std::pair<std::int64_t, std::int64_t>> taken;
-    for (int j : order) {
-      const bool alive_together =
-          plan.buffers[i].first <= plan.buffers[j].last && plan.buffers[j].first <= plan.buffers[i].last;
-      if (offsets[j] >= 0 && alive_together) taken.emplace_back(offsets[j], offsets[j] + size(j));
-    }
-    std::sort(taken.begin(), taken.end());
-    std::int64_t offset = 0;
-    for (const auto& [begin, end] : taken) {
-      if (offset + size(i) <= begin) break;
-      offset = std::max(offset, end);
-    }
-    offsets[i] = offset;
-    bytes = std::max(bytes, offset + size(i));
-  }
-  return offsets;
 }
 
 }  // namespace warpjet

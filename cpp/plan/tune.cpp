@@ -20,15 +20,18 @@ class Bench {
     max_blocks_ = ceil_div(std::max(context_, most), block_size_);
     const std::int64_t decodes = std::min(most, kMostDecodes);
     blocks_ = std::max(decodes * ceil_div(context_, block_size_), max_blocks_);
-    const std::int64_t tensor = blocks_ * plan.model.kv_width() * block_size_ * dtype_bytes(plan.kv);
-    const std::int64_t layers = std::min<std::int64_t>(std::ssize(plan.model.layers), options.launches);
+    std::int64_t tensor = 0;  // bytes of the largest cache's keys
+    for (const CacheSpec& cache : plan.caches)
+      tensor = std::max(tensor, blocks_ * block_size_ * cache.bytes_per_token() / 2);
+    const std::int64_t layers = std::min<std::int64_t>(std::ssize(plan.caches), options.launches);
     cache_ = device.allocate(static_cast<std::size_t>(2 * layers * tensor));
     fill_random(cache_);
     kv_.block_size = block_size_;
-    for (std::int64_t l = 0; l < std::ssize(plan.model.layers); ++l) {
-      const Shape shape = {blocks_, plan.model.num_kv_heads, block_size_, plan.model.head_dim};
-      kv_.k.emplace_back(cache_.at(2 * (l % layers) * tensor), plan.kv, shape);
-      kv_.v.emplace_back(cache_.at((2 * (l % layers) + 1) * tensor), plan.kv, shape);
+    for (std::int64_t l = 0; l < std::ssize(plan.caches); ++l) {
+      const CacheSpec& cache = plan.caches[l];
+      const Shape shape = {blocks_, cache.kv_heads, block_size_, cache.head_dim};
+      kv_.k.emplace_back(cache_.at(2 * (l % layers) * tensor), cache.dtype, shape);
+      kv_.v.emplace_back(cache_.at((2 * (l % layers) + 1) * tensor), cache.dtype, shape);
     }
   }
 
@@ -36,13 +39,13 @@ class Bench {
     const bool decodes = rows <= kMostDecodes;
     const std::int64_t seqs = decodes ? rows : 1, context = decodes ? context_ : rows;
     std::vector<std::int32_t> ids(rows), positions(rows), lengths(rows), starts(seqs + 1), tables(seqs * max_blocks_);
-    std::vector<std::int64_t> slots(rows);
+    std::vector<std::int64_t> cache_rows(rows);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t seq = decodes ? r : 0, position = decodes ? context - 1 : r;
       ids[r] = static_cast<std::int32_t>(7919 * r % plan_.model.vocab_size);
       positions[r] = static_cast<std::int32_t>(position);
       lengths[r] = static_cast<std::int32_t>(context);
-      slots[r] = block_of(seq, position / block_size_) * block_size_ + position % block_size_;
+      cache_rows[r] = block_of(seq, position / block_size_) * block_size_ + position % block_size_;
     }
     for (std::int64_t s = 0; s < seqs; ++s) {
       for (std::int64_t b = 0; b < ceil_div(context, block_size_); ++b)
@@ -60,7 +63,7 @@ class Bench {
                .token_ids = upload(ids, DType::i32),
                .positions = upload(positions, DType::i32),
                .rope_lengths = upload(lengths, DType::i32),
-               .slots = upload(slots, DType::i64),
+               .cache_rows = upload(cache_rows, DType::i64),
                .query_starts = upload(starts, DType::i32),
                .context_lengths = upload(std::vector(seqs, static_cast<std::int32_t>(context)), DType::i32),
                .block_tables = upload(tables, DType::i32),
@@ -116,12 +119,13 @@ class Bench {
   TensorView sampled_;
 };
 
-// Steps that pose the same problem.
+// Nodes that pose the same problem.
 std::map<std::string, std::vector<int>> classes_of(const Plan& plan, const StepSizes& sizes) {
   std::map<std::string, std::vector<int>> classes;
-  for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
-    std::visit([&]<class S>(const S& op) { classes[cat(S::name, to_string(problem(plan, op, sizes)))].push_back(i); },
-               plan.steps[i].op);
+  const Shapes shapes = plan.shapes(sizes);
+  for (int i = 0; i < static_cast<int>(plan.nodes.size()); ++i) {
+    std::visit([&]<class N>(const N& op) { classes[cat(N::name, to_string(op.problem(shapes)))].push_back(i); },
+               plan.nodes[i].op);
   }
   return classes;
 }
@@ -129,15 +133,15 @@ std::map<std::string, std::vector<int>> classes_of(const Plan& plan, const StepS
 std::vector<std::string> kernels_for(const Plan& plan, int index, const StepSizes& sizes, const Catalogs& catalogs,
                                      const DeviceInfo& device) {
   return std::visit(
-      [&]<class S>(const S& op) {
+      [&]<class N>(const N& op) {
         std::vector<std::string> names;
-        for (const auto& row : catalogs.of<typename OpOf<S>::type>().rows()) {
-          if (device.sm >= row.sm_min && device.sm < row.sm_max && row.supports(problem(plan, op, sizes)))
+        for (const auto& row : catalogs.of<typename N::Op>().rows()) {
+          if (device.sm >= row.sm_min && device.sm < row.sm_max && row.supports(op.problem(plan.shapes(sizes))))
             names.emplace_back(row.name);
         }
         return names;
       },
-      plan.steps[index].op);
+      plan.nodes[index].op);
 }
 
 }  // namespace
@@ -154,15 +158,15 @@ std::vector<KernelTime> time_kernels(const Plan& plan, Weights weights, const Ca
   std::vector<KernelTime> times;
   for (const std::int64_t rows : options.rows) {
     bench.set_rows(rows);
-    for (const auto& [text, steps] : classes_of(plan, bench.sizes())) {
-      const Step& first = plan.steps[steps[0]];
-      if (steps[0] >= plan.first_sampled && rows > kMostSampled) continue;
-      std::vector<std::string> kernels = kernels_for(plan, steps[0], bench.sizes(), catalogs, device.info());
+    for (const auto& [text, nodes] : classes_of(plan, bench.sizes())) {
+      const Node& first = plan.nodes[nodes[0]];
+      if (plan.phase_of(nodes[0]).rows == Rows::sampled && rows > kMostSampled) continue;
+      std::vector<std::string> kernels = kernels_for(plan, nodes[0], bench.sizes(), catalogs, device.info());
       if (options.choices_only && kernels.size() < 2) continue;
       if (!options.alternatives) kernels = {first.kernel_for(rows)};
       for (const std::string& kernel : kernels) {
         const auto run = [&](int launch) {
-          runner.run_step(steps[launch % steps.size()], kernel, catalogs, bench.inputs(), bench.kv(), bench.sampled());
+          runner.run_node(nodes[launch % nodes.size()], kernel, catalogs, bench.inputs(), bench.kv(), bench.sampled());
         };
         run(0);  // its code must be on the device before it is captured
         stream.synchronize();
@@ -178,7 +182,7 @@ std::vector<KernelTime> time_kernels(const Plan& plan, Weights weights, const Ca
           if (i > 0) us.push_back(end->microseconds_since(*start) / options.launches);
         }
         std::ranges::nth_element(us, us.begin() + std::ssize(us) / 2);
-        const StepCost cost = step_cost(plan, first, bench.sizes());
+        const NodeCost cost = node_cost(first.op, plan.shapes(bench.sizes()));
         const std::size_t brace = text.find('{');
         times.push_back({.step = first.name,
                          .op = text.substr(0, brace),
@@ -195,14 +199,14 @@ std::vector<KernelTime> time_kernels(const Plan& plan, Weights weights, const Ca
 }
 
 void choose_tactics(Plan& plan, std::span<const KernelTime> times, std::int64_t block_size) {
-  // Of each class of steps, by its first one: the best of each number of rows.
+  // Of each class of nodes, by its first one: the best of each number of rows.
   std::map<std::string, std::map<std::int64_t, const KernelTime*>> best;
   for (const KernelTime& time : times) {
     const KernelTime*& found = best[time.step][time.rows];
     if (!found || time.us < found->us) found = &time;
   }
-  for (const auto& [text, steps] : classes_of(plan, {.block_size = block_size})) {
-    const auto found = best.find(plan.steps[steps[0]].name);
+  for (const auto& [text, nodes] : classes_of(plan, {.block_size = block_size})) {
+    const auto found = best.find(plan.nodes[nodes[0]].name);
     if (found == best.end()) continue;
     std::vector<Tactic> tactics;
     for (const auto& [rows, time] : found->second) {
@@ -210,12 +214,12 @@ void choose_tactics(Plan& plan, std::span<const KernelTime> times, std::int64_t 
       tactics.push_back({.max_rows = rows, .kernel = time->kernel});
     }
     // Beyond what was timed the last choice holds, if its kernel takes any number of rows.
-    const Tactic any = plan.steps[steps[0]].tactics.back();
+    const Tactic any = plan.nodes[nodes[0]].tactics.back();
     if (found->second.rbegin()->second->rows >= kTimedToTheEnd)
       tactics.back().max_rows = kAnyRows;
     else
       tactics.push_back(any);
-    for (const int step : steps) plan.steps[step].tactics = tactics;
+    for (const int node : nodes) plan.nodes[node].tactics = tactics;
   }
 }
 

@@ -26,7 +26,7 @@ std::int64_t kv_bytes(const EngineConfig& config, const MemoryPlan& plan, const 
   return plan.budget - plan.others() - plan.block_bytes;  // the null block
 }
 
-void resolve_length(EngineConfig& config, const ModelSpec& model) {
+void resolve_length(EngineConfig& config, const ModelFacts& model) {
   WJ_REQUIRE(config.max_model_len <= model.max_positions, invalid_argument, "max_model_len: ", config.max_model_len,
              " is more than the ", model.max_positions, " positions of the model");
   if (config.max_model_len == 0) config.max_model_len = model.max_positions;
@@ -34,7 +34,7 @@ void resolve_length(EngineConfig& config, const ModelSpec& model) {
 
 }  // namespace
 
-int most_logprobs(const EngineConfig& config, const ModelSpec& model, const DeviceInfo& device) {
+int most_logprobs(const EngineConfig& config, const ModelFacts& model, const DeviceInfo& device) {
   constexpr int kGpuLimit = 1024;
   const bool all = config.max_logprobs == -1 || config.max_logprobs > model.vocab_size;
   const int most = all ? model.vocab_size : config.max_logprobs;

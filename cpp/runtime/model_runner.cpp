@@ -88,7 +88,7 @@ struct ModelRunner::State {
           begin(device.make_event()),
           tokens(device, DType::i32, config.max_seqs),
           logprobs(device, config.max_seqs, config.max_logprobs),
-          hidden(device, plan.activation, config.max_seqs, plan.model.hidden_size) {
+          hidden(device, plan.buffers[plan.tap(kHiddenTap).index].dtype, config.max_seqs, plan.model.hidden_size) {
       wanted.reserve(config.max_seqs);
       pools.reserve(config.max_seqs);
     }
@@ -380,7 +380,7 @@ void ModelRunner::State::prepare(Sizes sizes) {
       .token_ids = in.token_ids,
       .positions = in.positions,
       .rope_lengths = in.rope_lengths,
-      .cache_rows = in.slots,
+      .cache_rows = in.cache_rows,
       .query_starts = in.query_starts,
       .context_lengths = in.context_lengths,
       .table_rows = in.table_rows,
@@ -400,7 +400,7 @@ StepInputs ModelRunner::State::inputs(Sizes sizes) const {
           .token_ids = list(token_ids, sizes.tokens),
           .positions = list(positions, sizes.tokens),
           .rope_lengths = list(rope_lengths, sizes.tokens),
-          .slots = TensorView(cache_rows.data(), DType::i64, {sizes.tokens}),
+          .cache_rows = TensorView(cache_rows.data(), DType::i64, {sizes.tokens}),
           .query_starts = list(query_starts, sizes.seqs + 1),
           .context_lengths = list(context_lengths, sizes.seqs),
           .block_tables = state.block_tables(),

@@ -244,7 +244,7 @@ void launch(const RopeAppendKv::Args& args, Stream& stream) {
                                   .cos_sin = args.cos_sin.as<float>(),
                                   .q_norm = p.qk_norm ? args.q_norm.data : nullptr,
                                   .k_norm = p.qk_norm ? args.k_norm.data : nullptr,
-                                  .slots = args.slots.as<std::int64_t>(),
+                                  .slots = args.cache_rows.as<std::int64_t>(),
                                   .k_cache = args.k_cache.data,
                                   .v_cache = args.v_cache.data,
                                   .qkv_stride = args.qkv.row_stride,

@@ -64,17 +64,19 @@ struct Rows {
   WJ_DEVICE T* operator[](std::int64_t row) const { return data + row * stride; }
 };
 
-// to[t] = from[index[t]]. Conversions between equal types keep every bit but those of NaN payloads.
+// to[t] = from[index[t]] * scale. Times one, conversions between equal types keep every bit but those of NaN payloads.
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads)
-    gather_rows(Rows<const From> from, const std::int32_t* index, Rows<To> to, int width) {
+    gather_rows(Rows<const From> from, const std::int32_t* index, Rows<To> to, int width, float scale) {
   ptx::grid_wait();
   const int token = ptx::block_idx().x;
   const From* source = from[ptx::load(index + token)];
   To* target = to[token];
   const bool source_aligned = is_aligned(source), target_aligned = is_aligned(target);
   for (int i = ptx::thread_idx().x * kPack; i < width; i += kThreads * kPack) {
-    store_pack(target, i, width, target_aligned, load_pack(source, i, width, source_aligned));
+    auto pack = load_pack(source, i, width, source_aligned);
+    for (int j = 0; j < kPack; ++j) pack[j] *= scale;
+    store_pack(target, i, width, target_aligned, pack);
   }
   ptx::grid_launch_dependents();
 }
@@ -83,11 +85,11 @@ struct NormSmem {
   BlockScratch<kThreads> scratch;
 };
 
-// y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight. y may be x: a thread writes what it alone has read. The second read
-// of the row comes from L1.
+// y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight, plus residual[t] where there is one. y may be x or the residual: a
+// thread writes what it alone has read. The second read of the row comes from L1.
 template <class X, class W, class Y>
 __global__ void __launch_bounds__(kThreads)
-    rms_norm(Rows<const X> x, const W* weight, Rows<Y> y, int width, float eps) {
+    rms_norm(Rows<const X> x, const W* weight, Rows<const Y> residual, Rows<Y> y, int width, float eps) {
   auto& shared = ptx::smem<NormSmem>();
   ptx::grid_wait();
   const int token = ptx::block_idx().x;
@@ -106,6 +108,10 @@ __global__ void __launch_bounds__(kThreads)
     auto pack = load_pack(source, i, width, source_aligned);
     const auto gain = load_pack(weight, i, width, weight_aligned);
     for (int j = 0; j < kPack; ++j) pack[j] = pack[j] * scale * gain[j];
+    if (residual.data) {
+      const auto before = load_pack(residual[token], i, width, is_aligned(residual[token]));
+      for (int j = 0; j < kPack; ++j) pack[j] += before[j];
+    }
     store_pack(target, i, width, target_aligned, pack);
   }
   ptx::grid_launch_dependents();
@@ -123,13 +129,13 @@ LaunchConfig one_block_a_row(std::int64_t rows, int smem_bytes = 0) {
 }
 
 void launch_gather(const TensorView& from, const TensorView& index, const TensorView& to, std::int64_t rows,
-                   std::int64_t width, Stream& stream) {
+                   std::int64_t width, float scale, Stream& stream) {
   with_float_type(from.dtype, [&](auto source) {
     with_float_type(to.dtype, [&](auto target) {
       using From = decltype(source);
       using To = decltype(target);
       warpjet::launch(gather_rows<From, To>, one_block_a_row(rows), stream, rows_of<const From>(from),
-                      index.as<const std::int32_t>(), rows_of<To>(to), static_cast<int>(width));
+                      index.as<const std::int32_t>(), rows_of<To>(to), static_cast<int>(width), scale);
     });
   });
 }
@@ -157,7 +163,7 @@ bool supports(const Gather::Problem& p) {
 
 template <DType type>
 void launch(const Embed::Args& args, Stream& stream) {
-  launch_gather(args.table, args.ids, args.out, args.problem.tokens, args.problem.hidden, stream);
+  launch_gather(args.table, args.ids, args.out, args.problem.tokens, args.problem.hidden, args.problem.scale, stream);
 }
 
 template <DType type>
@@ -169,14 +175,15 @@ void launch(const Norm::Args& args, Stream& stream) {
       using W = decltype(weight);
       using Y = decltype(y);
       warpjet::launch(rms_norm<X, W, Y>, one_block_a_row(p.tokens, sizeof(NormSmem)), stream, rows_of<const X>(args.x),
-                      args.weight.as<const W>(), rows_of<Y>(args.y), static_cast<int>(p.hidden), p.eps);
+                      args.weight.as<const W>(), rows_of<const Y>(args.residual), rows_of<Y>(args.y),
+                      static_cast<int>(p.hidden), p.eps);
     });
   });
 }
 
 template <DType type>
 void launch(const Gather::Args& args, Stream& stream) {
-  launch_gather(args.x, args.rows, args.out, args.problem.rows, args.problem.hidden, stream);
+  launch_gather(args.x, args.rows, args.out, args.problem.rows, args.problem.hidden, 1.0f, stream);
 }
 
 #define WJ_INSTANCE(type)                                  \

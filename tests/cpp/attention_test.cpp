@@ -109,7 +109,7 @@ TEST_F(AttentionTest, RopeAppendRotatesQueriesInPlaceAndFillsTheCache) {
                   .cos_sin = cos_sin.view(),
                   .q_norm = q_norm.view({p.head_dim}),
                   .k_norm = k_norm.view({p.head_dim}),
-                  .slots = view_of(slots),
+                  .cache_rows = view_of(slots),
                   .k_cache = k.view(cache),
                   .v_cache = v.view(cache)});
           std::vector<bool> written(static_cast<std::size_t>(k.rows()), false);

@@ -42,10 +42,7 @@ void fuzz_config(std::string_view input) {
   config.dtype();
   const Family& family = find_family(config.architecture());
   ModelSpec spec = family.spec(config);
-  rope_frequencies(spec.rope, spec.head_dim);
-  ModelSpec back;
-  from_json(Json::parse(json_of(spec).dump()), back);
-  WJ_CHECK(back == spec, "the spec does not read back");
+  for (const RopeSpec& rope : spec.ropes) rope_frequencies(rope, spec.layers.front().attention().head_dim);
   spec.layers.resize(1);  // thousands of layers would only be slow
   for (const WeightSlot& slot : family.slots(spec)) WJ_CHECK(slot.shape.elements() > 0, slot.name);
 }
@@ -58,13 +55,16 @@ void run_plan(const Plan& plan) {
   Weights weights;
   weights.owned = device->allocate(plan.weight_bytes());
   std::vector<std::byte> cache(static_cast<std::size_t>(2 * 16 * plan.kv_bytes_per_token()));
-  const ModelSpec& m = plan.model;
   KvView kv{.block_size = 16};
-  for (std::size_t i = 0; i < 2 * m.layers.size(); ++i) {
-    const std::int64_t bytes = 2 * 16 * m.kv_width() * dtype_bytes(plan.kv);
-    (i % 2 ? kv.v : kv.k).emplace_back(cache.data() + i * bytes, plan.kv, Shape{2, m.num_kv_heads, 16, m.head_dim});
+  std::byte* free = cache.data();
+  for (const CacheSpec& c : plan.caches) {
+    for (std::vector<TensorView>* tensors : {&kv.k, &kv.v}) {
+      tensors->emplace_back(free, c.dtype, Shape{2, c.kv_heads, 16, c.head_dim});
+      free += 16 * c.bytes_per_token();
+    }
   }
-  std::array<std::int32_t, 2> ids{0, m.vocab_size - 1}, positions{0, 1}, lengths{2, 2}, starts{0, 2}, context{2};
+  std::array<std::int32_t, 2> ids{0, plan.model.vocab_size - 1}, positions{0, 1}, lengths{2, 2}, starts{0, 2},
+      context{2};
   std::array<std::int32_t, 1> table{1}, table_rows{0}, rows{1};
   std::array<std::int64_t, 2> slots{16, 17};
   const auto view = [](auto& values, DType dtype, Shape shape) { return TensorView(values.data(), dtype, shape); };
@@ -75,7 +75,7 @@ void run_plan(const Plan& plan) {
                   .token_ids = view(ids, DType::i32, {2}),
                   .positions = view(positions, DType::i32, {2}),
                   .rope_lengths = view(lengths, DType::i32, {2}),
-                  .slots = view(slots, DType::i64, {2}),
+                  .cache_rows = view(slots, DType::i64, {2}),
                   .query_starts = view(starts, DType::i32, {2}),
                   .context_lengths = view(context, DType::i32, {1}),
                   .block_tables = view(table, DType::i32, {1, 1}),
@@ -90,9 +90,9 @@ void fuzz_plan(std::string_view input) {
   WJ_CHECK(plan_to_json(plan_from_json(Json::parse(text))).dump() == text, "the plan does not read back");
   std::int64_t bytes = 0;
   lay_out(plan, 8, 2, bytes);
-  for (const Step& step : plan.steps)
-    step_cost(plan, step, {.rows = 8, .seqs = 2, .max_context = 100, .block_size = 32});
-  if (bytes + plan.weight_bytes() + plan.kv_bytes_per_token() < 1 << 20 && plan.steps.size() < 64) run_plan(plan);
+  const Shapes shapes = plan.shapes({.rows = 8, .seqs = 2, .max_context = 100, .block_size = 32});
+  for (const Node& node : plan.nodes) node_cost(node.op, shapes);
+  if (bytes + plan.weight_bytes() + plan.kv_bytes_per_token() < 1 << 20 && plan.nodes.size() < 64) run_plan(plan);
 }
 
 void fuzz_vocabulary(std::string_view input) {
@@ -145,18 +145,22 @@ std::vector<std::string> config_seeds() {
       R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"head_dim":32,"attention_bias":true,)"
       R"("layer_types":["full_attention","sliding_attention"],"use_sliding_window":true,"tie_word_embeddings":true,)"
       R"("rope_parameters":{"rope_type":"linear","factor":4}})",
+      R"({"architectures":["Gemma3ForCausalLM"],"hidden_size":64,"intermediate_size":96,"num_hidden_layers":7,)"
+      R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":50,"head_dim":32,"sliding_window":9,)"
+      R"("query_pre_attn_scalar":64,"rope_local_base_freq":10000.0,"rope_parameters":{"full_attention":)"
+      R"({"rope_type":"linear","factor":8,"rope_theta":1e6},"sliding_attention":{"rope_type":"default"}}})",
   };
 }
 
 std::vector<std::string> plan_seeds() {
   HfConfig config = HfConfig::from_json(Json::parse(config_seeds().front()), "seed");
-  ModelSpec spec = llama_spec(config);
+  ModelSpec spec = kLlama.spec(config);
   spec.layers.resize(1);
   Catalogs catalogs;
   register_reference(catalogs);
   const auto device = make_cpu_device(1);
   const Scheme& scheme = find_scheme("bf16");
-  return {plan_to_json(make_plan(spec, decoder_slots(spec), scheme, scheme.kv, catalogs, device->info())).dump()};
+  return {plan_to_json(make_plan(spec, kLlama.slots(spec), scheme, scheme.kv, catalogs, device->info())).dump()};
 }
 
 std::vector<std::string> vocabulary_seeds() {

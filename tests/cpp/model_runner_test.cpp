@@ -42,13 +42,13 @@ class ModelRunnerTest : public testing::Test {
   ModelRunnerTest() {
     register_reference(catalogs_);
     OpenedModel model = open_model(std::filesystem::path(WARPJET_MODELS) / "tiny", {}, catalogs_, device_->info());
-    const ModelSpec& spec = model.plan.model;
-    const KvCache::Config kv = {.layers = static_cast<int>(spec.layers.size()),
-                                .kv_heads = spec.num_kv_heads,
-                                .head_dim = spec.head_dim,
+    const CacheSpec& cache = model.plan.caches.front();
+    const KvCache::Config kv = {.layers = static_cast<int>(model.plan.caches.size()),
+                                .kv_heads = cache.kv_heads,
+                                .head_dim = cache.head_dim,
                                 .block_size = kBlockSize,
                                 .num_blocks = 1 + kSlots * kSlotBlocks,
-                                .dtype = model.plan.kv};
+                                .dtype = cache.dtype};
     Weights weights = model.load(*device_);
     Runner runner(std::move(model.plan), std::move(weights), catalogs_, *device_, kMaxTokens, kMaxSeqs, kBlockSize);
     runner_ = std::make_unique<ModelRunner>(ModelRunner::Config{.max_tokens = kMaxTokens,

@@ -158,7 +158,9 @@ TEST(SafeTensorsFile, RefusesHeaderLengthsThatCannotBe) {
     expect_error(corrupt, "too few", [&] { parse(std::string(size, '\0')); });
   }
   expect_error(corrupt, "header of 0 bytes", [] { parse(std::string(8, '\0')); });
-  expect_error(corrupt, "expected 1 to 2", [] { parse(safetensors_file("{}", 0).replace(0, 1, "\3")); });
+  std::string long_header = safetensors_file("{}", 0);
+  long_header[0] = 3;
+  expect_error(corrupt, "expected 1 to 2", [&] { parse(long_header); });
   expect_error(corrupt, "header of 18446744073709551615 bytes", [] { parse(std::string(8, '\xff') + "{}"); });
   expect_error(corrupt, "expected 1 to 100000000", [] { parse(safetensors_file(std::string(100'000'001, ' '), 0)); });
 }
@@ -278,7 +280,7 @@ const std::vector<RopeGolden> kRopeGoldens{
 
 RopeSpec rope_of(std::string_view config, int head_dim, int& max_positions) {
   HfConfig hf = HfConfig::object(Json::parse(config), "config.json");
-  return hf.rope(head_dim, max_positions);
+  return hf.rope(head_dim, max_positions, 10000);
 }
 
 TEST(Rope, FrequenciesAreThoseOfTransformers) {
@@ -359,7 +361,8 @@ TEST(Rope, BadParametersAreNamed) {
          R"({"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":4})");
   refuse(unsupported, "partial_rotary_factor: only 1 is supported, got 0.5", R"({"partial_rotary_factor":0.5})");
   refuse(unsupported, "unknown key(s) \"mrope_section\"", R"({"rope_type":"default","mrope_section":[1,2]})");
-  refuse(unsupported, "unknown key(s) \"full_attention\"", R"({"full_attention":{"rope_type":"default"}})");
+  refuse(unsupported, "full_attention: rope type \"su\"", R"({"full_attention":{"rope_type":"su"}})");
+  refuse(unsupported, "unknown key(s) \"theta\"", R"({"full_attention":{"rope_type":"default"},"theta":5})");
   refuse(corrupt, "rope_parameters: expected an object, got an array", "[]");
 }
 
@@ -388,6 +391,12 @@ ModelSpec llama_with(std::string_view key, std::string_view value) {
   return spec_of(config);
 }
 
+std::vector<int> windows_of(const ModelSpec& spec) {
+  std::vector<int> windows;
+  for (const LayerSpec& layer : spec.layers) windows.push_back(layer.attention().window);
+  return windows;
+}
+
 TEST(Config, ReadsALlama) {
   Json config = llama_config();
   config.set("rms_norm_eps", 1e-5);
@@ -400,13 +409,16 @@ TEST(Config, ReadsALlama) {
   EXPECT_EQ(spec.architecture, "LlamaForCausalLM");
   EXPECT_EQ(spec.vocab_size, 50);
   EXPECT_EQ(spec.hidden_size, 64);
-  EXPECT_EQ(spec.intermediate_size, 96);
   EXPECT_EQ(spec.layers.size(), 2u);
-  EXPECT_EQ(spec.num_heads, 4);
-  EXPECT_EQ(spec.num_kv_heads, 2);
-  EXPECT_EQ(spec.head_dim, 16);
+  const AttentionSpec& attention = spec.layers[1].attention();
+  EXPECT_EQ(attention.heads, 4);
+  EXPECT_EQ(attention.kv_heads, 2);
+  EXPECT_EQ(attention.head_dim, 16);
+  EXPECT_EQ(attention.scale, 0.25);
+  EXPECT_EQ(spec.layers[1].dense().width, 96);
   EXPECT_EQ(spec.norm_eps, 1e-5);
-  EXPECT_TRUE(spec.qkv_bias && spec.out_bias && spec.mlp_bias && spec.tied_head && !spec.qk_norm);
+  EXPECT_TRUE(attention.qkv_bias && attention.out_bias && spec.layers[1].dense().bias && spec.tied_head);
+  EXPECT_FALSE(attention.qk_norm);
   EXPECT_EQ(spec.eos_token_ids, (std::vector<std::int32_t>{7, 9}));
   EXPECT_EQ(spec.bos_token_id, -1);
 }
@@ -424,38 +436,76 @@ TEST(Config, AbsentKeysHaveTheFamilysDefaults) {
     return spec_of(out);
   };
   const ModelSpec llama = spec("LlamaForCausalLM", "llama", true);
-  EXPECT_EQ(llama.num_kv_heads, 32);
+  EXPECT_EQ(llama.layers[0].attention().kv_heads, 32);
   EXPECT_EQ(llama.max_positions, 2048);
   EXPECT_EQ(llama.norm_eps, 1e-6);
-  EXPECT_EQ(llama.rope.theta, 10000.0);
-  EXPECT_EQ(llama.activation, "silu");
+  EXPECT_EQ(llama.ropes[0].theta, 10000.0);
+  EXPECT_EQ(llama.layers[0].dense().activation, "silu");
   EXPECT_EQ(llama.eos_token_ids, std::vector<std::int32_t>{2});
   EXPECT_EQ(llama.bos_token_id, 1);
-  EXPECT_FALSE(llama.tied_head || llama.qkv_bias || llama.out_bias || llama.mlp_bias);
+  EXPECT_FALSE(llama.tied_head || llama.layers[0].dense().bias);
+  EXPECT_FALSE(llama.layers[0].attention().qkv_bias || llama.layers[0].attention().out_bias);
 
   const ModelSpec mistral = spec("MistralForCausalLM", "mistral", true);
-  EXPECT_EQ(mistral.num_kv_heads, 8);
+  EXPECT_EQ(mistral.layers[0].attention().kv_heads, 8);
   EXPECT_EQ(mistral.max_positions, 131072);
-  EXPECT_EQ(mistral.layers[1].window, 4096);
+  EXPECT_EQ(windows_of(mistral), (std::vector<int>{4096, 4096}));
 
   const ModelSpec qwen2 = spec("Qwen2ForCausalLM", "qwen2", true);
-  EXPECT_EQ(qwen2.num_kv_heads, 32);
-  EXPECT_EQ(qwen2.head_dim, 2);
+  const AttentionSpec& qwen2s = qwen2.layers[0].attention();
+  EXPECT_EQ(qwen2s.kv_heads, 32);
+  EXPECT_EQ(qwen2s.head_dim, 2);
   EXPECT_EQ(qwen2.max_positions, 32768);
   EXPECT_EQ(qwen2.bos_token_id, -1);
-  EXPECT_TRUE(qwen2.qkv_bias && !qwen2.out_bias && !qwen2.qk_norm && qwen2.eos_token_ids.empty());
+  EXPECT_TRUE(qwen2s.qkv_bias && !qwen2s.out_bias && !qwen2s.qk_norm && qwen2.eos_token_ids.empty());
 
   const ModelSpec qwen3 = spec("Qwen3ForCausalLM", "qwen3", false);
-  EXPECT_EQ(qwen3.head_dim, 128);
-  EXPECT_TRUE(qwen3.qk_norm && !qwen3.qkv_bias && !qwen3.out_bias);
+  const AttentionSpec& qwen3s = qwen3.layers[0].attention();
+  EXPECT_EQ(qwen3s.head_dim, 128);
+  EXPECT_TRUE(qwen3s.qk_norm && !qwen3s.qkv_bias && !qwen3s.out_bias);
+}
+
+// Facts: Gemma3TextConfig of transformers 5.24.
+TEST(Config, GemmasLayersAlternateAndHaveTwoRopes) {
+  Json config = config_of("Gemma3ForCausalLM", "gemma3_text");
+  config.set("num_hidden_layers", 7);
+  config.set("sliding_window", 512);
+  config.set("query_pre_attn_scalar", 64);
+  config.set("rope_theta", 1e6);
+  config.set("rope_local_base_freq", 1e4);
+  config.set("rope_scaling", Json::parse(R"({"rope_type":"linear","factor":8})"));
+  const ModelSpec spec = spec_of(config);
+  EXPECT_EQ(windows_of(spec), (std::vector<int>{512, 512, 512, 512, 512, 0, 512}));
+  EXPECT_EQ(spec.layers[5].attention().rope, 0);
+  EXPECT_EQ(spec.layers[6].attention().rope, 1);
+  ASSERT_EQ(spec.ropes.size(), 2u);
+  EXPECT_EQ(spec.ropes[0],
+            (RopeSpec{.scaling = "linear", .theta = 1e6, .factor = 8, .original_max_positions = 131072}));
+  EXPECT_EQ(spec.ropes[1].theta, 1e4);
+  EXPECT_EQ(spec.max_positions, 131072);
+  EXPECT_EQ(spec.embed_scale, 8);
+  EXPECT_EQ(spec.layers[0].attention().head_dim, 256);
+  EXPECT_EQ(spec.layers[0].attention().scale, 0.125);
+  EXPECT_EQ(spec.layers[0].dense().activation, "gelu_tanh");
+  EXPECT_TRUE(spec.tied_head && spec.layers[0].order == NormOrder::sandwich);
+
+  Json newer = config_of("Gemma3ForCausalLM", "gemma3_text");
+  newer.set("num_hidden_layers", 7);
+  newer.set("sliding_window", 512);
+  newer.set("query_pre_attn_scalar", 64);
+  newer.set("rope_parameters", Json::parse(R"({"full_attention":{"rope_type":"linear","factor":8,"rope_theta":1e6},
+                                               "sliding_attention":{"rope_type":"default","rope_theta":1e4}})"));
+  EXPECT_EQ(spec_of(newer), spec);
+  newer.set("final_logit_softcapping", 30);
+  expect_error(unsupported, "final_logit_softcapping: only null is supported", [&] { spec_of(newer); });
 }
 
 TEST(Config, MistralsWindowMayBeNull) {
   Json config = config_of("MistralForCausalLM", "mistral");
   config.set("sliding_window", 17);
-  EXPECT_EQ(spec_of(config).layers, (std::vector<LayerSpec>{{17}, {17}}));
+  EXPECT_EQ(windows_of(spec_of(config)), (std::vector<int>{17, 17}));
   config.set("sliding_window", nullptr);
-  EXPECT_EQ(spec_of(config).layers, (std::vector<LayerSpec>{{0}, {0}}));
+  EXPECT_EQ(windows_of(spec_of(config)), (std::vector<int>{0, 0}));
 }
 
 TEST(Config, QwensWindowNeedsItsSwitch) {
@@ -463,11 +513,11 @@ TEST(Config, QwensWindowNeedsItsSwitch) {
   config.set("num_hidden_layers", 3);
   config.set("sliding_window", 9);
   config.set("max_window_layers", 1);
-  EXPECT_EQ(spec_of(config).layers, (std::vector<LayerSpec>{{0}, {0}, {0}}));
+  EXPECT_EQ(windows_of(spec_of(config)), (std::vector<int>{0, 0, 0}));
   config.set("use_sliding_window", true);
-  EXPECT_EQ(spec_of(config).layers, (std::vector<LayerSpec>{{0}, {9}, {9}}));
+  EXPECT_EQ(windows_of(spec_of(config)), (std::vector<int>{0, 9, 9}));
   config.set("layer_types", Json::Array{"sliding_attention", "full_attention", "sliding_attention"});
-  EXPECT_EQ(spec_of(config).layers, (std::vector<LayerSpec>{{9}, {0}, {9}}));
+  EXPECT_EQ(windows_of(spec_of(config)), (std::vector<int>{9, 0, 9}));
   config.set("use_sliding_window", false);
   expect_error(corrupt, "layer_types: asks for sliding_attention", [&] { spec_of(config); });
   config.set("layer_types", Json::Array{"full_attention"});
@@ -477,9 +527,9 @@ TEST(Config, QwensWindowNeedsItsSwitch) {
 }
 
 TEST(Config, ActivationsAreNamedOurWay) {
-  EXPECT_EQ(llama_with("hidden_act", "\"gelu_pytorch_tanh\"").activation, "gelu_tanh");
-  EXPECT_EQ(llama_with("hidden_act", "\"gelu\"").activation, "gelu");
-  EXPECT_EQ(llama_with("hidden_act", "\"relu\"").activation, "relu");
+  EXPECT_EQ(llama_with("hidden_act", "\"gelu_pytorch_tanh\"").layers[0].dense().activation, "gelu_tanh");
+  EXPECT_EQ(llama_with("hidden_act", "\"gelu\"").layers[0].dense().activation, "gelu");
+  EXPECT_EQ(llama_with("hidden_act", "\"relu\"").layers[0].dense().activation, "relu");
   expect_error(unsupported, "config.json: hidden_act: \"mish\"", [] { llama_with("hidden_act", "\"mish\""); });
 }
 
@@ -569,7 +619,7 @@ TEST(Config, WindowsMayBeSaidTwiceWhenBothSayTheSame) {
   Json mistral = config_of("MistralForCausalLM", "mistral");
   mistral.set("sliding_window", 16);
   mistral.set("layer_types", Json::Array{"sliding_attention", "sliding_attention"});
-  EXPECT_EQ(spec_of(mistral).layers.back().window, 16);
+  EXPECT_EQ(spec_of(mistral).layers.back().attention().window, 16);
   mistral.set("layer_types", Json::Array{"full_attention", "full_attention"});
   expect_error(unsupported, "layer_types: MistralForCausalLM has sliding_attention", [&] { spec_of(mistral); });
 }
@@ -605,7 +655,7 @@ TEST(Config, DtypeHasTwoSpellings) {
 
 std::vector<std::string> slot_names(const ModelSpec& spec) {
   std::vector<std::string> names;
-  for (const WeightSlot& slot : decoder_slots(spec)) names.push_back(slot.name);
+  for (const WeightSlot& slot : weight_slots(spec)) names.push_back(slot.name);
   return names;
 }
 
@@ -615,7 +665,8 @@ TEST(Slots, ComeInLoadOrderAndOnlyWhenTheSpecHasThem) {
   EXPECT_EQ(slot_names(spec),
             (std::vector<std::string>{"embed", "layers.0.norm1", "layers.0.qkv", "layers.0.out", "layers.0.norm2",
                                       "layers.0.gate_up", "layers.0.down", "norm", "head"}));
-  spec.qkv_bias = spec.out_bias = spec.mlp_bias = spec.qk_norm = spec.tied_head = true;
+  AttentionSpec& attention = spec.layers[0].attention();
+  attention.qkv_bias = attention.out_bias = attention.qk_norm = spec.layers[0].dense().bias = spec.tied_head = true;
   EXPECT_EQ(slot_names(spec),
             (std::vector<std::string>{"embed", "layers.0.norm1", "layers.0.qkv", "layers.0.qkv.bias", "layers.0.q_norm",
                                       "layers.0.k_norm", "layers.0.out", "layers.0.out.bias", "layers.0.norm2",
@@ -623,14 +674,41 @@ TEST(Slots, ComeInLoadOrderAndOnlyWhenTheSpecHasThem) {
                                       "layers.0.down.bias", "norm"}));
 }
 
+TEST(Slots, FollowTheFamilysNamesAndOperations) {
+  Json config = config_of("Gemma3ForCausalLM", "gemma3_text");
+  const std::vector<WeightSlot> slots = find_family("Gemma3ForCausalLM").slots(spec_of(config));
+  const auto part = [&](std::string_view name) {
+    for (const WeightSlot& slot : slots) {
+      if (slot.name == name) return slot.parts.front();
+    }
+    return WeightSlot::Part{};
+  };
+  EXPECT_EQ(part("layers.1.norm2").name, "model.layers.1.pre_feedforward_layernorm.weight");
+  EXPECT_EQ(part("layers.1.mixer_norm").name, "model.layers.1.post_attention_layernorm.weight");
+  EXPECT_EQ(part("layers.1.mixer_norm").op, PartOp::add_one);
+  EXPECT_EQ(part("layers.1.down").name, "model.layers.1.mlp.down_proj.weight");
+  EXPECT_EQ(part("layers.1.down").op, PartOp::copy);
+}
+
+TEST_F(ModelFiles, ReadSlotAddsOneToGainsStoredAsTheirDistanceFromIt) {
+  write("model.safetensors", pack({{"g", {DType::bf16, {3}}}}));
+  const SafeTensors tensors = SafeTensors::open(folder_);
+  const WeightSlot slot{.name = "g", .shape = {3}, .parts = {{"g", 3, PartOp::add_one}}};
+  std::vector<float> gains(3);
+  read_slot(slot, tensors, DType::f32,
+            [&](std::span<const std::byte> piece) { std::memcpy(gains.data(), piece.data(), piece.size()); });
+  EXPECT_EQ(gains, (std::vector<float>{2, 2, 2}));
+}
+
 TEST(Slots, StackTheirParts) {
-  const std::vector<WeightSlot> slots = decoder_slots(spec_of(llama_config()));
+  const std::vector<WeightSlot> slots = named(weight_slots(spec_of(llama_config())), {});
   const WeightSlot& qkv = slots[2];
   EXPECT_EQ(qkv.shape, Shape({128, 64}));
-  EXPECT_EQ(qkv.parts, (std::vector<std::string>{"model.layers.0.self_attn.q_proj.weight",
-                                                 "model.layers.0.self_attn.k_proj.weight",
-                                                 "model.layers.0.self_attn.v_proj.weight"}));
-  EXPECT_EQ(qkv.part_rows, (std::vector<std::int64_t>{64, 32, 32}));
+  ASSERT_EQ(qkv.parts.size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(qkv.parts[i].name, cat("model.layers.0.self_attn.", "qkv"[i], "_proj.weight"));
+    EXPECT_EQ(qkv.parts[i].rows, i == 0 ? 64 : 32);
+  }
 }
 
 // --- Checkpoints -----------------------------------------------------------------------------------------------------
@@ -638,11 +716,11 @@ TEST(Slots, StackTheirParts) {
 class CheckpointFiles : public ModelFiles {
  protected:
   CheckpointFiles() {
-    for (const WeightSlot& slot : decoder_slots(spec_of(config_))) {
-      for (std::size_t i = 0; i < slot.parts.size(); ++i) {
+    for (const WeightSlot& slot : named(weight_slots(spec_of(config_)), {})) {
+      for (const WeightSlot::Part& part : slot.parts) {
         Shape shape = slot.shape;
-        shape[0] = slot.part_rows[i];
-        tensors_[slot.parts[i]] = {DType::bf16, shape};
+        shape[0] = part.rows;
+        tensors_[part.name] = {DType::bf16, shape};
       }
     }
   }
@@ -779,7 +857,7 @@ TEST_F(ModelFiles, ReadSlotSplitsALargeTensor) {
   const std::int64_t count = kCopyPiece / 4 + 1000;  // elements: more than one piece of fp32
   write("model.safetensors", pack({{"a", {DType::bf16, {count}}}}));
   const SafeTensors tensors = SafeTensors::open(folder_);
-  const WeightSlot slot{.name = "a", .shape = {count}, .parts = {"a"}, .part_rows = {count}};
+  const WeightSlot slot{.name = "a", .shape = {count}, .parts = {{"a", count}}};
   std::vector<std::size_t> pieces;
   read_slot(slot, tensors, DType::f32, [&](std::span<const std::byte> piece) { pieces.push_back(piece.size()); });
   EXPECT_EQ(pieces, (std::vector<std::size_t>{kCopyPiece, 4000}));

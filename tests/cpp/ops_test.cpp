@@ -232,6 +232,16 @@ TEST_F(OpsTest, EmbedCopiesRowsOfTheTable) {
           kit::expect_close(out, exact, kit::tolerance(out_type, 0));
           EXPECT_TRUE(out.padding_is_untouched());
         });
+        Embed::Problem scaled = p;
+        scaled.scale = 2.5f;
+        for (std::int64_t t = 0; t < p.tokens; ++t) {
+          for (std::int64_t c = 0; c < hidden; ++c) exact.set(t, c, 2.5f * table.get(ids[t], c));
+        }
+        for_each_kernel<Embed>(scaled, [&](auto launch) {
+          Matrix out(out_type, p.tokens, hidden, 2);
+          launch({.problem = scaled, .ids = view_of(ids), .table = table.view(), .out = out.view()});
+          kit::expect_close(out, exact, kit::tolerance(out_type, 1));
+        });
       }
     }
   }
@@ -277,6 +287,24 @@ TEST_F(OpsTest, NormEqualsTheFormulaAndMayBeInPlace) {
             EXPECT_TRUE(y.padding_is_untouched());
             launch({.problem = p, .x = in_place.view(), .weight = weight.view({hidden}), .y = in_place.view()});
             for (std::int64_t t = 0; t < p.tokens; ++t) EXPECT_EQ(in_place.row_bytes(t), y.row_bytes(t));
+          });
+          if (HasFailure()) return;
+
+          Norm::Problem summed = p;
+          summed.residual = true;
+          Matrix residual(x_type, p.tokens, hidden, 1);
+          residual.fill(random);
+          for (std::int64_t t = 0; t < p.tokens; ++t) {
+            for (std::int64_t c = 0; c < hidden; ++c) exact.set(t, c, exact.get(t, c) + residual.get(t, c));
+          }
+          for_each_kernel<Norm>(summed, [&](auto launch) {
+            Matrix y = residual;  // in place: what is written has been read
+            launch({.problem = summed,
+                    .x = x.view(),
+                    .weight = weight.view({hidden}),
+                    .residual = y.view(),
+                    .y = y.view()});
+            kit::expect_close(y, exact, kit::tolerance(x_type, hidden));
           });
           if (HasFailure()) return;
         }

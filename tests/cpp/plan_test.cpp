@@ -36,14 +36,15 @@ ErrorCode code_of(const std::function<void()>& action, std::string* message = nu
   return ErrorCode::internal;
 }
 
-TEST(Plan, HasTheStepsOfADecoder) {
+TEST(Plan, HasTheNodesOfADecoder) {
   const Plan plan = Opened().plan();
-  const int layers = static_cast<int>(plan.model.layers.size());
-  EXPECT_EQ(static_cast<int>(plan.steps.size()), 2 + 8 * layers + 3);
-  EXPECT_EQ(plan.steps[0].name, "embed");
-  EXPECT_EQ(plan.steps[3].name, "layers.0.qkv");
-  EXPECT_EQ(plan.steps[3].tactics, (std::vector<Tactic>{{.max_rows = kAnyRows, .kernel = "ref.gemm"}}));
-  EXPECT_EQ(plan.kv_bytes_per_token(), 2 * layers * plan.model.kv_width() * 2);
+  const int layers = plan.model.num_layers;
+  EXPECT_EQ(static_cast<int>(plan.nodes.size()), 2 + 8 * layers + 3);
+  EXPECT_EQ(plan.nodes[0].name, "embed");
+  EXPECT_EQ(plan.nodes[3].name, "layers.0.qkv");
+  EXPECT_EQ(plan.nodes[3].tactics, (std::vector<Tactic>{{.max_rows = kAnyRows, .kernel = "ref.gemm"}}));
+  EXPECT_EQ(std::ssize(plan.caches), layers);
+  EXPECT_EQ(plan.kv_bytes_per_token(), 2ll * layers * plan.caches[0].kv_heads * plan.caches[0].head_dim * 2);
 }
 
 TEST(Plan, BuffersThatLiveTogetherDoNotOverlap) {
@@ -81,7 +82,7 @@ TEST(Plan, CheckRefusesWhatCouldLeaveMemory) {
     edit(plan);
     return code_of([&] { check_plan(plan); }) == ErrorCode::corrupt;
   };
-  const auto gemm = [](Plan& p, int i) -> GemmStep& { return std::get<GemmStep>(p.steps[i].op); };
+  const auto gemm = [](Plan& p, int i) -> GemmNode& { return std::get<GemmNode>(p.nodes[i].op); };
   EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].width = 8; }));
   EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].last = 3; }));
   EXPECT_TRUE(refused([](Plan& p) { p.buffers[0].first = 5; }));
@@ -92,22 +93,31 @@ TEST(Plan, CheckRefusesWhatCouldLeaveMemory) {
   EXPECT_TRUE(refused([](Plan& p) { p.weights[2].offset = 64; }));
   EXPECT_TRUE(refused([](Plan& p) { p.weights[0].shape = Shape({4, 256}); }));
   EXPECT_TRUE(refused([](Plan& p) { p.weights.clear(); }));
-  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).d = 99; }));
-  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).b = -1; }));
-  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).residual = 0; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).d.index = 99; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).b.index = -1; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).residual.index = 0; }));
   EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).gate = Gate::silu; }));
-  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).bias = 0; }));
-  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).bias = -7; }));
-  EXPECT_TRUE(refused([](Plan& p) { std::get<AttentionStep>(p.steps[5].op).layer = 50; }));
-  EXPECT_TRUE(refused([](Plan& p) { std::swap(p.steps[2], p.steps[3]); }));
-  EXPECT_TRUE(refused([](Plan& p) { p.first_sampled = 0; }));
-  EXPECT_TRUE(refused([](Plan& p) { p.first_sampled -= 1; }));
-  EXPECT_TRUE(refused([](Plan& p) { p.logits = 0; }));
-  EXPECT_TRUE(refused([](Plan& p) { p.model.num_kv_heads = 3; }));
-  EXPECT_TRUE(refused([](Plan& p) { p.model.head_dim = 0; }));
-  EXPECT_TRUE(refused([](Plan& p) { p.model.num_heads = 1 << 23; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).bias.index = 0; }));
+  EXPECT_TRUE(refused([&](Plan& p) { gemm(p, 3).bias.index = -7; }));
+  const auto attention = [](Plan& p) -> AttentionNode& { return std::get<AttentionNode>(p.nodes[5].op); };
+  EXPECT_TRUE(refused([&](Plan& p) { attention(p).cache = 50; }));
+  EXPECT_TRUE(refused([&](Plan& p) { attention(p).kv_heads = 3; }));
+  EXPECT_TRUE(refused([&](Plan& p) { attention(p).head_dim = 0; }));
+  EXPECT_TRUE(refused([&](Plan& p) { attention(p).heads = 1 << 23; }));
+  EXPECT_TRUE(refused([&](Plan& p) { attention(p).window = -1; }));
+  EXPECT_TRUE(refused([](Plan& p) { std::swap(p.nodes[2], p.nodes[3]); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.phases[1].first = 0; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.phases[1].first -= 1; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.phases[2].first = p.phases[1].first; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.phases.pop_back(); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.phases[0].rows = Rows::sampled; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.taps[1].buffer.index = 0; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.taps.clear(); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.caches[0].kv_heads += 1; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.caches[0].window = 4; }));
+  EXPECT_TRUE(refused([](Plan& p) { p.caches.clear(); }));
   EXPECT_TRUE(refused([](Plan& p) { p.model.vocab_size = 1 << 20; }));
-  EXPECT_TRUE(refused([](Plan& p) { p.model.layers.clear(); }));
+  EXPECT_TRUE(refused([](Plan& p) { p.model.num_layers = 0; }));
   EXPECT_TRUE(refused([](Plan& p) { p.model.eos_token_ids = {-1}; }));
   EXPECT_NO_THROW(check_plan(good));
 }
@@ -176,7 +186,7 @@ TEST(EngineDirectory, DamageIsFoundAndNamed) {
   EXPECT_EQ(code_of([&] { read_engine_weights(out, plan, *device); }), ErrorCode::corrupt);
 
   std::string text = read_text_file(out / "engine.json");
-  text.replace(text.find("\"format\": 2"), 11, "\"format\": 9");
+  text.replace(text.find("\"format\": 3"), 11, "\"format\": 9");
   write_text_file(out / "engine.json", text);
   EXPECT_EQ(code_of([&] { read_engine_plan(out); }, &message), ErrorCode::unsupported);
   EXPECT_NE(message.find("warpjet build " + fs::absolute(kTiny).string()), std::string::npos) << message;
@@ -186,7 +196,7 @@ TEST(Describe, CountsTheTinyModel) {
   const Json json = Json::parse(describe(kTiny, {.gpu = "h200", .tokens = 4}));
   EXPECT_EQ(json.at("kind").as_string(), "checkpoint");
   EXPECT_EQ(json.at("gpu").at("name").as_string(), "H200");
-  EXPECT_EQ(json.at("steps").as_array().size(), Opened().plan().steps.size());
+  EXPECT_EQ(json.at("steps").as_array().size(), Opened().plan().nodes.size());
   EXPECT_GT(json.at("step_us").as_double(), 0);
   for (const std::string gpu : {"4090", "rtx4090", "NVIDIA GeForce RTX 4090"})
     EXPECT_EQ(Json::parse(describe(kTiny, {.gpu = gpu})).at("gpu").at("name").as_string(), "RTX 4090");

@@ -113,7 +113,7 @@ TEST_F(EmulatedOps, RopeAppendEqualsItsReference) {
                       .cos_sin = cos_sin.view(),
                       .q_norm = q_norm.flat(),
                       .k_norm = k_norm.flat(),
-                      .slots = kit::view_of(slots),
+                      .cache_rows = kit::view_of(slots),
                       .k_cache = TensorView(out->k.view().data, kv, cache),
                       .v_cache = TensorView(out->v.view().data, kv, cache)},
                      device_->stream());

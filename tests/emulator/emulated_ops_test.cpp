@@ -30,7 +30,12 @@ struct Cases<Embed> {
           auto ids = some_rows(random, l.rows, kVocab);
           Guarded from(table, kVocab, l.width, 0, l.offset), out(type, l.rows, l.width, l.padding, l.offset);
           from.fill(random);
-          const Embed::Problem p = {.tokens = l.rows, .hidden = l.width, .vocab = kVocab, .table = table, .out = type};
+          const Embed::Problem p = {.tokens = l.rows,
+                                    .hidden = l.width,
+                                    .vocab = kVocab,
+                                    .table = table,
+                                    .out = type,
+                                    .scale = table == type ? 1.0f : 7.5f};
           run(p, Embed::Args{.problem = p, .ids = kit::view_of(ids), .table = from.view()}, &Embed::Args::out, type, l,
               1);
         }
@@ -48,10 +53,19 @@ struct Cases<Norm> {
         for (const DType weight : kFloats) {
           for (const DType y : kFloats) {
             Guarded from(x, l.rows, l.width, l.padding, l.offset), gain(weight, 1, l.width, 0, l.offset);
+            Guarded before(y, l.rows, l.width, l.offset, l.padding);
             from.fill(random);
             gain.fill(random);
-            const Norm::Problem p = {.tokens = l.rows, .hidden = l.width, .x = x, .weight = weight, .y = y};
-            run(p, Norm::Args{.problem = p, .x = from.view(), .weight = gain.flat()}, &Norm::Args::y, y, l, l.width);
+            before.fill(random);
+            const bool residual = (x == y) != (weight == y);  // about half of the combinations
+            const Norm::Problem p = {
+                .tokens = l.rows, .hidden = l.width, .x = x, .weight = weight, .y = y, .residual = residual};
+            run(p,
+                Norm::Args{.problem = p,
+                           .x = from.view(),
+                           .weight = gain.flat(),
+                           .residual = residual ? before.view() : TensorView{}},
+                &Norm::Args::y, y, l, l.width);
           }
         }
       }

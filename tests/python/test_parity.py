@@ -38,6 +38,17 @@ LLAMA3 = dict(
     rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
 )
 
+GEMMA3: dict[str, Any] = dict(
+    num_hidden_layers=3,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    sliding_window=9,
+    query_pre_attn_scalar=24,
+    rope_parameters=dict(
+        full_attention=dict(rope_type="linear", factor=4.0, rope_theta=20000.0),
+        sliding_attention=dict(rope_type="default", rope_theta=5000.0),
+    ),
+)
+
 # name -> (config class, overrides)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -64,6 +75,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3Config", dict(head_dim=32)),
     "qwen3_bias": ("Qwen3Config", dict(head_dim=16, attention_bias=True)),
+    "gemma3": ("Gemma3TextConfig", dict(head_dim=32) | GEMMA3),
+    "gemma3_untied": ("Gemma3TextConfig", dict(head_dim=16, tie_word_embeddings=False, attention_bias=True) | GEMMA3),
 }
 PROMPT_LENGTHS = (1, 5, 31, 47)
 NEW_TOKENS = 12
@@ -88,6 +101,9 @@ def make_checkpoint(folder: Path, case: str, dtype: Any, spelling: str) -> Path:
         file = folder / "config.json"
         raw = json.loads(file.read_text())
         parameters = raw.pop("rope_parameters", None) or {}
+        if "full_attention" in parameters:
+            raw["rope_local_base_freq"] = parameters["sliding_attention"]["rope_theta"]
+            parameters = parameters["full_attention"]
         raw["rope_theta"] = parameters.pop("rope_theta", 10000.0)
         kind = parameters.get("rope_type", "default")
         raw["rope_scaling"] = None if kind == "default" else parameters | {"type": kind}

@@ -67,7 +67,7 @@ void norm_and_rotate(const RopeAppendKv::Problem& p, const TensorView& weight, c
 void append_token(const RopeAppendKv::Args& args, std::int64_t t) {
   const RopeAppendKv::Problem& p = args.problem;
   const float* cos_sin = args.cos_sin.row<float>(t);
-  const std::int64_t slot = args.slots.as<std::int64_t>()[t];
+  const std::int64_t slot = args.cache_rows.as<std::int64_t>()[t];
   float x[kMaxHeadDim];
   for (std::int64_t h = 0; h < p.heads; ++h) {
     std::byte* q = element(args.qkv, t, h * p.head_dim);

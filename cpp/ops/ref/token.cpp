@@ -21,8 +21,8 @@ void for_each_row(Stream& stream, std::int64_t rows, std::int64_t width, Row row
   });
 }
 
-void copy_row(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t width) {
-  if (from_dtype == to_dtype) {
+void copy_row(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t width, float scale = 1.0f) {
+  if (from_dtype == to_dtype && scale == 1.0f) {
     std::memcpy(to, from, static_cast<std::size_t>(width * dtype_bytes(to_dtype)));
     return;
   }
@@ -31,6 +31,7 @@ void copy_row(const void* from, DType from_dtype, void* to, DType to_dtype, std:
   for (std::int64_t i = 0; i < width; i += kPiece) {
     const std::int64_t count = std::min(kPiece, width - i);
     load(static_cast<const std::byte*>(from) + i * from_bytes, from_dtype, count, piece);
+    for (std::int64_t j = 0; j < count; ++j) piece[j] *= scale;
     store(piece, count, static_cast<std::byte*>(to) + i * to_bytes, to_dtype);
   }
 }
@@ -57,6 +58,10 @@ void norm_row(const Norm::Args& args, std::int64_t t) {
     load(element(args.x, t, i), p.x, count, x);
     load(element(args.weight, 0, i), p.weight, count, weight);
     for (std::int64_t j = 0; j < count; ++j) x[j] = x[j] * scale * weight[j];
+    if (p.residual) {
+      load(element(args.residual, t, i), p.y, count, weight);
+      for (std::int64_t j = 0; j < count; ++j) x[j] += weight[j];
+    }
     store(x, count, element(args.y, t, i), p.y);
   }
 }
@@ -76,7 +81,8 @@ bool supports(const Gather::Problem& p) {
 void launch(const Embed::Args& args, Stream& stream) {
   const Embed::Problem& p = args.problem;
   for_each_row(stream, p.tokens, p.hidden, [&](std::int64_t t) {
-    copy_row(element(args.table, args.ids.as<std::int32_t>()[t]), p.table, element(args.out, t), p.out, p.hidden);
+    copy_row(element(args.table, args.ids.as<std::int32_t>()[t]), p.table, element(args.out, t), p.out, p.hidden,
+             p.scale);
   });
 }
 
