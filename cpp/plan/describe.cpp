@@ -35,6 +35,19 @@ Json steps_json(const Plan& plan, const GpuSpec& gpu, const DescribeOptions& opt
   return steps;
 }
 
+// Query heads that share a head of keys and values, on average over layers.
+double queries_per_kv(const Plan& plan) {
+  double sum = 0;
+  int layers = 0;
+  for (const Node& node : plan.nodes) {
+    const auto* attention = std::get_if<AttentionNode>(&node.op);
+    if (!attention) continue;
+    sum += static_cast<double>(attention->heads) / attention->kv_heads;
+    ++layers;
+  }
+  return layers > 0 ? sum / layers : 1;
+}
+
 Json contexts_json(const Plan& plan) {
   Json rows{Json::Array{}};
   for (std::int64_t tokens = 1024;; tokens *= 4) {
@@ -62,6 +75,7 @@ std::string describe(const std::filesystem::path& model, const DescribeOptions& 
                   {"scheme", plan.scheme},
                   {"kv_cache_dtype", to_string(plan.caches.front().dtype)},
                   {"parameters", plan.parameters()},
+                  {"queries_per_kv", queries_per_kv(plan)},
                   {"weight_bytes", plan.weight_bytes()},
                   {"kv_bytes_per_token", plan.kv_bytes_per_token()},
                   {"contexts", contexts_json(plan)},

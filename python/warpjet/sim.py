@@ -47,12 +47,11 @@ def sim(fields: Mapping[str, Any], model: str | None, as_json: bool, output: str
 def model_fields(model: str) -> dict[str, float]:
     """What the simulator must know of a checkpoint or an engine: its weights and its KV cache. Reads no weights."""
     facts = json.loads(describe(find_model(model, weights=False), gpu="H100", tokens=1, context=1))
-    shape = facts["model"]
     return {
         "params_b": facts["parameters"] / 1e9,
         "weight_bytes_per_param": facts["weight_bytes"] / facts["parameters"],
         "kv_bytes_per_token": facts["kv_bytes_per_token"],
-        "queries_per_kv": shape["num_heads"] / shape["num_kv_heads"],
+        "queries_per_kv": facts["queries_per_kv"],
     }
 
 
