@@ -57,7 +57,7 @@ GemmTask<T> make_task(const Gemm::Args& args) {
 inline bool is_gemm_of(DType type, const Gemm::Problem& p) {
   constexpr std::int64_t kMost = 1 << 30;
   const bool gated = p.gate != Gate::none;
-  return p.a == type && p.b == type && is_float(p.d) && p.n > 0 && p.k > 0 && p.m < kMost && p.n < kMost &&
+  return p.a == type && p.b == Format(type) && is_float(p.d) && p.n > 0 && p.k > 0 && p.m < kMost && p.n < kMost &&
          p.k < kMost && !(gated && (p.residual || p.n % 2 != 0));
 }
 

@@ -68,8 +68,33 @@ void check_part(const WeightSlot& slot, std::size_t part, const SafeTensors& ten
   expected[0] = slot.parts[part].rows;
   WJ_REQUIRE(entry->shape == expected, corrupt, source, ": tensor ", quote(name), " has shape ",
              entry->shape.to_string(), ", but config.json asks for ", expected.to_string());
-  WJ_REQUIRE(is_float(entry->dtype), unsupported, source, ": tensor ", quote(name), " is ", to_string(entry->dtype),
-             "; supported are f32, f16 and bf16");
+  if (!slot.source.scaled()) {
+    WJ_REQUIRE(is_float(entry->dtype), unsupported, source, ": tensor ", quote(name), " is ", to_string(entry->dtype),
+               "; supported are f32, f16 and bf16");
+    return;
+  }
+  WJ_REQUIRE(entry->dtype == slot.source.element, corrupt, source, ": tensor ", quote(name), " is ",
+             to_string(entry->dtype), ", but it has scales of ", to_string(slot.source));
+  const TensorEntry* scales = tensors.find(slot.scale_name(part));
+  const Shape blocks = slot.source.scale_shape(expected);
+  WJ_REQUIRE(scales->shape == blocks && is_float(scales->dtype), corrupt, source, ": tensor ", quote(scales->name),
+             " is ", to_string(scales->dtype), " ", scales->shape.to_string(), ", expected floats ",
+             blocks.to_string());
+  WJ_REQUIRE(part + 1 == slot.parts.size() || expected[0] % slot.source.block_rows == 0, unsupported, source,
+             ": tensor ", quote(name), " has ", expected[0], " rows, which are not whole blocks of ",
+             slot.source.block_rows, " and cannot be stacked; load it with dtype=bfloat16");
+}
+
+// A matrix is quantised if the scales of all of its parts are there.
+void find_scales(WeightSlot& slot, const QuantisedSource& from, const SafeTensors& tensors, const std::string& source) {
+  if (slot.role != Role::matrix) return;
+  slot.scale_suffix = from.scale_suffix;
+  std::size_t found = 0;
+  for (std::size_t part = 0; part < slot.parts.size(); ++part) found += tensors.find(slot.scale_name(part)) != nullptr;
+  if (found == 0) return;
+  WJ_REQUIRE(found == slot.parts.size(), unsupported, source, ": ", slot.name, ": ", found, " of ", slot.parts.size(),
+             " tensors that are used as one have scales; load it with other weights");
+  slot.source = from.format;
 }
 
 // A tensor that no slot reads would change the result if it were meant to be used.
@@ -97,14 +122,17 @@ Checkpoint Checkpoint::open(const fs::path& directory, std::string_view override
 
   const std::string source = directory.string();
   std::set<std::string_view> used;
-  for (const WeightSlot& slot : out.slots) {
+  for (WeightSlot& slot : out.slots) {
+    if (config.quantised()) find_scales(slot, *config.quantised(), out.tensors, source);
     for (std::size_t part = 0; part < slot.parts.size(); ++part) {
       check_part(slot, part, out.tensors, source);
       used.insert(out.tensors.find(slot.parts[part].name)->name);
+      if (slot.source.scaled()) used.insert(out.tensors.find(slot.scale_name(part))->name);
     }
   }
   check_left_over(used, out.tensors, source);
   out.dtype = dtype.value_or(out.tensors.find(kEmbedding)->dtype);
+  out.scheme = config.quantised() ? config.quantised()->scheme : scheme_for(out.dtype).name;
   return out;
 }
 
@@ -113,13 +141,17 @@ Checkpoint Checkpoint::without_weights(const fs::path& directory, std::string_vi
   const std::optional<DType> dtype = config.dtype();
   Checkpoint out{
       .spec = read_spec(config, directory), .dtype = dtype.value_or(DType::bf16), .slots = {}, .tensors = {}};
+  out.scheme = config.quantised() ? config.quantised()->scheme : scheme_for(out.dtype).name;
   out.slots = find_family(out.spec.architecture).slots(out.spec);
+  for (WeightSlot& slot : out.slots) {
+    if (config.quantised() && slot.role == Role::matrix) slot.source = config.quantised()->format;
+  }
   return out;
 }
 
-ModelSpec load_spec(const fs::path& directory) {
-  HfConfig config = HfConfig::load(directory);
-  return read_spec(config, directory);
+void require_source(const Checkpoint& checkpoint, const Scheme& scheme) {
+  WJ_REQUIRE(!scheme.weight.scaled() || checkpoint.scheme == scheme.name, unsupported, "scheme ", scheme.name,
+             " needs a checkpoint that is quantised so; this one is ", checkpoint.scheme);
 }
 
 }  // namespace warpjet

@@ -135,8 +135,7 @@ HfConfig HfConfig::from_json(Json config, std::string source) {
   HfConfig out = object(std::move(config), std::move(source));
   WJ_REQUIRE(out.take("auto_map") == nullptr, unsupported, out.source_,
              ": auto_map: the checkpoint brings its own code, which is never run");
-  WJ_REQUIRE(out.take("quantization_config") == nullptr, unsupported, out.source_,
-             ": quantization_config: quantised checkpoints are not supported; use the bf16, fp16 or fp32 weights");
+  out.read_quantisation();
   out.read_architecture();
   return out;
 }

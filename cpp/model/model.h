@@ -78,8 +78,6 @@ struct ModelSpec {
 
 // --- Weights ---------------------------------------------------------------------------------------------------------
 
-// What a weight is used as: its format follows from that.
-enum class Role : std::uint8_t { matrix, table, bias, gain };
 // What is done to a part's values on the way in. add_one: a gain that the checkpoint stores as its distance from one.
 enum class PartOp : std::uint8_t { copy, add_one };
 // How the ranks of a tensor-parallel group share it: by rows of the matrix (output features), by columns, by tokens.
@@ -97,6 +95,26 @@ struct WeightSlot {
     PartOp op = PartOp::copy;
   };
   std::vector<Part> parts;  // stacked along axis 0 in this order
+  Format source = {};       // in the checkpoint: plain, or the quantised one of all of its parts
+  std::string_view scale_suffix = {};
+
+  // The tensor with the scales of a quantised part.
+  std::string scale_name(std::size_t part) const { return parts[part].name + std::string(scale_suffix); }
+
+  // What it is stored as under a scheme: quantised if it comes so. A gain of one plus what the checkpoint holds keeps
+  // fp32, since the sum of one and a bf16 is none.
+  Format format(const Scheme& scheme) const {
+    if (parts.front().op == PartOp::add_one) return DType::f32;
+    const Format wanted = scheme.format(role);
+    return wanted.scaled() && !source.scaled() ? Format(scheme.activation) : wanted;
+  }
+};
+
+// Where quantised checkpoints of one kind keep what; quantised.cpp has THE TABLE of them.
+struct QuantisedSource {
+  std::string_view scheme;        // what it is run as
+  Format format;                  // of quantised matrices, scales as the scheme has them
+  std::string_view scale_suffix;  // behind the name of a quantised tensor
 };
 
 // Every weight that a spec needs, in the order in which it is packed, parts in our words: the one list that names,
@@ -164,7 +182,7 @@ constexpr auto names_of(LayerKind) {
 // can be overlooked. Both spellings (transformers 4 and 5) are understood by the accessors below.
 class HfConfig {
  public:
-  // Throws io or corrupt; refuses auto_map (code in a checkpoint is never run) and quantization_config (unsupported).
+  // Throws io or corrupt; refuses auto_map (code in a checkpoint is never run).
   // `overrides` is empty or a JSON object: its members replace those of the file, and a null drops one.
   static HfConfig load(const std::filesystem::path& directory, std::string_view overrides = {});
   static HfConfig from_json(Json config, std::string source);
@@ -198,6 +216,8 @@ class HfConfig {
   std::vector<LayerKind> layer_kinds(std::size_t layers, const std::function<LayerKind(std::size_t)>& every);
   std::vector<std::int32_t> token_ids(std::string_view key);  // an id, a list or absent
   std::optional<DType> dtype();                               // dtype or torch_dtype
+  // What quantization_config says, by quantised.cpp; throws unsupported naming a method that is not read.
+  const std::optional<QuantisedSource>& quantised() const { return quantised_; }
 
   // A key that must have this value if present: anything else changes the result and is not supported.
   void expect_flag(std::string_view key, bool value);
@@ -209,6 +229,7 @@ class HfConfig {
 
  private:
   HfConfig() = default;
+  void read_quantisation();  // quantised.cpp
   void read_architecture();
   bool taken(std::string_view key) const;
   void expect_windows(const ModelSpec& spec);
@@ -220,6 +241,7 @@ class HfConfig {
   std::string source_;
   std::string architecture_;
   bool headless_ = false;
+  std::optional<QuantisedSource> quantised_;
   std::vector<std::string> taken_;
 };
 
@@ -271,7 +293,8 @@ ModelSpec decoder_spec(HfConfig& config, const DecoderDefaults& defaults);
 // shape and type, and no tensor is left over (rotary buffers and a tied head's copy excepted).
 struct Checkpoint {
   ModelSpec spec;
-  DType dtype = DType::f32;  // what config.json says, else the embedding's
+  DType dtype = DType::f32;      // what config.json says, else the embedding's
+  std::string_view scheme = {};  // that keeps the weights as they are
   std::vector<WeightSlot> slots;
   SafeTensors tensors;
 
@@ -281,13 +304,14 @@ struct Checkpoint {
   static Checkpoint without_weights(const std::filesystem::path& directory, std::string_view overrides = {});
 };
 
-// Reads only the config: what `info` needs when the weights are not there.
-ModelSpec load_spec(const std::filesystem::path& directory);
+// Throws unsupported when a scheme's matrices are quantised and the checkpoint's are not, or otherwise.
+void require_source(const Checkpoint& checkpoint, const Scheme& scheme);
 
-// Copies one slot's parts into `to` (dense, slot.shape, `dtype`), converting where needed, in pieces of at most
-// kCopyPiece bytes. `sink` receives each converted piece in order.
+// One slot's parts, stacked and stored as `format`, in pieces of at most kCopyPiece bytes that `sink` receives in
+// order: codes, then what aligns the scales, then the scales. Quantised parts are decoded for a plain format, and
+// copied for their own.
 constexpr std::int64_t kCopyPiece = 8ll << 20;
 using PieceSink = std::function<void(std::span<const std::byte>)>;
-void read_slot(const WeightSlot& slot, const SafeTensors& tensors, DType dtype, const PieceSink& sink);
+void read_slot(const WeightSlot& slot, const SafeTensors& tensors, const Format& format, const PieceSink& sink);
 
 }  // namespace warpjet

@@ -5,6 +5,7 @@
 
 #include "core/core.h"
 #include "device/device.h"
+#include "quant/format.h"
 
 #include <span>
 #include <string_view>
@@ -15,8 +16,8 @@ namespace warpjet {
 // How a weight matrix lies in memory; what packing must produce for a kernel that reads it.
 enum class WeightLayout : std::uint8_t { row_major };
 
-inline double type_bytes(DType dtype) {
-  return dtype_bytes(dtype);
+inline double type_bytes(const Format& format) {
+  return format.bytes_per_value();
 }
 
 template <class Op>
@@ -44,7 +45,7 @@ std::string to_string(const Problem& problem) {
     const std::string_view space = out.empty() ? "" : " ";
     if constexpr (std::same_as<Value, bool>) {
       if (value) out += cat(space, field.name);
-    } else if constexpr (std::same_as<Value, DType>) {
+    } else if constexpr (std::same_as<Value, DType> || std::same_as<Value, Format>) {
       out += cat(space, field.name, "=", to_string(value));
     } else if constexpr (NamedEnum<Value>) {
       if (value != Value{}) out += cat(space, field.name, "=", to_string(value));

@@ -21,10 +21,14 @@ struct Gemm {
   static constexpr std::string_view name = "gemm";
   struct Problem {
     std::int64_t m = 0, n = 0, k = 0;
-    DType a = DType::f32, b = DType::f32, d = DType::f32;  // residual has type d, bias has type b
+    DType a = DType::f32;
+    Format b = DType::f32;
+    DType d = DType::f32;  // residual has type d, bias that of b or, where b is scaled, of a
     Gate gate = Gate::none;
     bool bias = false;
     bool residual = false;  // not with a gate
+
+    DType bias_type() const { return b.scaled() ? a : b.element; }
 
     static constexpr auto fields() {
       using P = Problem;
@@ -36,12 +40,14 @@ struct Gemm {
   struct Args {
     Problem problem;
     TensorView a, b, bias, residual, d;  // residual may be d itself
+    TensorView b_scales;                 // f32, Format::scale_shape, with a scaled b
   };
   static double flops(const Problem& p) { return 2.0 * p.m * p.n * p.k; }
   static double bytes(const Problem& p) {
     const double columns = p.gate == Gate::none ? p.n : p.n / 2;
     const double outputs = columns * p.m * type_bytes(p.d) * (p.residual ? 2 : 1);
-    return 1.0 * p.m * p.k * type_bytes(p.a) + (1.0 * p.n * p.k + (p.bias ? p.n : 0)) * type_bytes(p.b) + outputs;
+    return 1.0 * p.m * p.k * type_bytes(p.a) + 1.0 * p.n * p.k * type_bytes(p.b) +
+           (p.bias ? p.n * type_bytes(p.bias_type()) : 0) + outputs;
   }
   static Kernel<Gemm> reference();
 };

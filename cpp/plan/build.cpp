@@ -32,7 +32,8 @@ BuildReport build_engine(const std::filesystem::path& checkpoint_dir, const std:
   const auto start = Clock::now();
   validate(config);
   const Checkpoint checkpoint = Checkpoint::open(checkpoint_dir, config.hf_overrides);
-  const Scheme& scheme = config.scheme == "auto" ? scheme_for(checkpoint.dtype) : find_scheme(config.scheme);
+  const Scheme& scheme = find_scheme(config.scheme == "auto" ? checkpoint.scheme : config.scheme);
+  require_source(checkpoint, scheme);
   Catalogs catalogs;
   register_cuda_backend(catalogs);
   register_reference(catalogs);

@@ -12,7 +12,7 @@ class PlanBuilder {
       : catalogs_(catalogs), device_(device) {
     plan_.model = std::move(facts);
     plan_.scheme = scheme.name;
-    place_weights(slots, scheme.weight);
+    place_weights(slots, scheme);
   }
 
   Weight weight(const std::string& name) const {
@@ -65,18 +65,12 @@ class PlanBuilder {
   }
 
  private:
-  // A gain of one plus what the checkpoint holds keeps fp32: the sum of one and a bf16 is none.
-  static DType type_of(const WeightSlot& slot, DType scheme) {
-    return slot.parts.front().op == PartOp::add_one ? DType::f32 : scheme;
-  }
-
-  void place_weights(std::span<const WeightSlot> slots, DType dtype) {
+  void place_weights(std::span<const WeightSlot> slots, const Scheme& scheme) {
     std::int64_t offset = 0;
     for (const WeightSlot& slot : slots) {
-      const DType type = type_of(slot, dtype);
-      plan_.weights.push_back(
-          {.name = slot.name, .dtype = type, .shape = slot.shape, .offset = offset, .checksum = {}});
-      offset = align_up(offset + slot.shape.elements() * dtype_bytes(type), kWeightAlignment);
+      const WeightRef& ref = plan_.weights.emplace_back(
+          WeightRef{.name = slot.name, .format = slot.format(scheme), .shape = slot.shape, .offset = offset});
+      offset = align_up(offset + ref.bytes(), kWeightAlignment);
     }
   }
 

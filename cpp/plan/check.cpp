@@ -60,14 +60,15 @@ class Checker {
   void check_weights() const {
     std::int64_t end = 0;
     for (const WeightRef& w : plan_.weights) {
-      require(is_float(w.dtype), "weight ", w.name, " has type ", to_string(w.dtype));
+      require(is_float(w.format) || (w.format.scaled() && w.format.scale == DType::f32 && w.shape.rank() == 2),
+              "weight ", w.name, " is ", to_string(w.format));
       require(w.shape.rank() == 1 || w.shape.rank() == 2, "weight ", w.name, " has shape ", w.shape.to_string());
       for (std::int64_t extent : w.shape.extents()) {
         require(extent > 0 && extent <= 4 * kMaxWidth, "weight ", w.name, " has shape ", w.shape.to_string());
       }
       require(w.offset >= end && w.offset % kWeightAlignment == 0 && w.offset < (1ll << 50), "weight ", w.name,
               " at offset ", w.offset);
-      end = w.offset + w.shape.elements() * dtype_bytes(w.dtype);
+      end = w.offset + w.bytes();
     }
   }
 

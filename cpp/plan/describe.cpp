@@ -9,14 +9,11 @@ namespace {
 
 Plan plan_of(const std::filesystem::path& model) {
   if (is_engine_directory(model)) return read_engine_plan(model);
-  HfConfig config = HfConfig::load(model);
-  const DType dtype = config.dtype().value_or(DType::bf16);
-  const ModelSpec spec = load_spec(model);
+  const Checkpoint checkpoint = Checkpoint::without_weights(model);
   Catalogs catalogs;
   register_reference(catalogs);
-  const Scheme& scheme = scheme_for(dtype);
-  return make_plan(spec, find_family(spec.architecture).slots(spec), scheme, scheme.kv, catalogs,
-                   make_cpu_device(1)->info());
+  const Scheme& scheme = find_scheme(checkpoint.scheme);
+  return make_plan(checkpoint.spec, checkpoint.slots, scheme, scheme.kv, catalogs, make_cpu_device(1)->info());
 }
 
 Json steps_json(const Plan& plan, const GpuSpec& gpu, const DescribeOptions& options, double& total_us) {

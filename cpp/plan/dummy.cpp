@@ -48,7 +48,7 @@ Block make_block(std::span<const float> values, DType dtype, Device& device) {
   return block;
 }
 
-// The random block of each type, and a block of ones as long as the longest norm.
+// The random block of each type, and a block of ones as long as the longest norm or list of scales.
 class Blocks {
  public:
   Blocks(const Plan& plan, Device& device) : device_(device) {
@@ -56,6 +56,7 @@ class Blocks {
     for (const WeightRef& ref : plan.weights) {
       (ref.shape.rank() > 1 ? most : longest_norm) =
           std::max(ref.shape.rank() > 1 ? most : longest_norm, ref.shape.elements());
+      if (ref.format.scaled()) longest_norm = std::max(longest_norm, ref.format.scale_shape(ref.shape).elements());
     }
     random_.resize(static_cast<std::size_t>(std::min<std::int64_t>(most, kBlockBytes / 2)));
     fill_random(random_);
@@ -101,11 +102,15 @@ Weights make_dummy_weights(const Plan& plan, Device& device) {
   for (std::size_t i = 0; i < plan.weights.size(); ++i) {
     const WeightRef& ref = plan.weights[i];
     std::byte* to = weights.owned.at(ref.offset);
-    const std::int64_t bytes = ref.shape.elements() * dtype_bytes(ref.dtype);
+    const DType dtype = ref.format.element;
+    const std::int64_t bytes = ref.format.code_bytes(ref.shape);
     if (ref.shape.rank() > 1) {
-      copy_repeatedly(blocks.random(ref.dtype), to, bytes, i, stream);
+      copy_repeatedly(blocks.random(dtype), to, bytes, i, stream);
+      if (ref.format.scaled())
+        stream.copy(to + ref.format.scale_offset(ref.shape), blocks.ones(ref.format.scale).memory.data(),
+                    static_cast<std::size_t>(ref.bytes() - ref.format.scale_offset(ref.shape)));
     } else if (!ref.name.ends_with(".bias")) {  // a norm; biases stay zero
-      stream.copy(to, blocks.ones(ref.dtype).memory.data(), static_cast<std::size_t>(bytes));
+      stream.copy(to, blocks.ones(dtype).memory.data(), static_cast<std::size_t>(bytes));
     }
   }
   stream.synchronize();

@@ -65,7 +65,7 @@ void write_weights(const Checkpoint& checkpoint, Plan& plan, const fs::path& fil
     WeightRef& ref = plan.weights[i];
     writer.pad_to(ref.offset);
     Checksum checksum;
-    read_slot(checkpoint.slots[i], checkpoint.tensors, ref.dtype, [&](std::span<const std::byte> piece) {
+    read_slot(checkpoint.slots[i], checkpoint.tensors, ref.format, [&](std::span<const std::byte> piece) {
       checksum.update(piece);
       writer.write(piece);
       if (progress) progress(writer.size(), plan.weight_bytes());

@@ -24,7 +24,8 @@ OpenedModel open_checkpoint(const fs::path& path, const LoadOptions& options, co
   const bool dummy = options.load_format == "dummy";
   auto checkpoint = std::make_shared<Checkpoint>(dummy ? Checkpoint::without_weights(path, options.hf_overrides)
                                                        : Checkpoint::open(path, options.hf_overrides));
-  const Scheme& scheme = options.dtype == "auto" ? scheme_for(checkpoint->dtype) : find_scheme(options.dtype);
+  const Scheme& scheme = find_scheme(options.dtype == "auto" ? checkpoint->scheme : options.dtype);
+  require_source(*checkpoint, scheme);
   Plan plan = make_plan(checkpoint->spec, checkpoint->slots, scheme, scheme.kv, catalogs, device);
   const auto load = [checkpoint, plan, dummy](Device& on) {
     return dummy ? make_dummy_weights(plan, on) : pack(*checkpoint, plan, on);

@@ -24,7 +24,7 @@ std::int64_t slot_bytes(const Plan& plan) {
 }  // namespace
 
 std::int64_t weight_bytes(const WeightRef& ref) {
-  return ref.shape.elements() * dtype_bytes(ref.dtype);
+  return ref.bytes();
 }
 
 Lane::Lane(Device& device, std::int64_t slot_bytes)

@@ -4,6 +4,7 @@
 
 #include "core/core.h"
 #include "device/device.h"
+#include "quant/format.h"
 
 #include <span>
 #include <string>
@@ -38,14 +39,15 @@ struct BufferSpec {
 // A packed weight: where it is in the blob and what it looks like.
 struct WeightRef {
   std::string name;  // the slot's
-  DType dtype = DType::f32;
+  Format format;
   Shape shape;
   std::int64_t offset = 0;  // bytes from the start of the blob, kWeightAlignment aligned
   std::string checksum;     // set when packed to disk
 
+  std::int64_t bytes() const { return format.bytes(shape); }
   static constexpr auto fields() {
     using C = WeightRef;
-    return std::tuple{Field{"name", &C::name}, Field{"dtype", &C::dtype}, Field{"shape", &C::shape},
+    return std::tuple{Field{"name", &C::name}, Field{"format", &C::format}, Field{"shape", &C::shape},
                       Field{"offset", &C::offset}, Field{"checksum", &C::checksum}};
   }
 };
@@ -169,7 +171,13 @@ struct Scope : Shapes {
   TensorView at(const WeightOperand& operand) const {
     if (!operand) return {};
     const WeightRef& ref = (*this)[operand];
-    return {const_cast<std::byte*>(blob + ref.offset), ref.dtype, ref.shape};
+    return {const_cast<std::byte*>(blob + ref.offset), ref.format.element, ref.shape};
+  }
+  TensorView scales_of(const WeightOperand& operand) const {
+    const WeightRef& ref = (*this)[operand];
+    if (!ref.format.scaled()) return {};
+    return {const_cast<std::byte*>(blob + ref.offset + ref.format.scale_offset(ref.shape)), ref.format.scale,
+            ref.format.scale_shape(ref.shape)};
   }
 };
 
@@ -198,12 +206,16 @@ struct Rules : Shapes {
   }
   void vector(const WeightOperand& operand, std::int64_t length) const {
     const WeightRef& w = (*this)[operand];
-    require(w.shape == Shape({length}), "weight ", w.name, " has shape ", w.shape.to_string(), ", expected [", length,
-            "]");
+    require(w.shape == Shape({length}) && is_float(w.format), "weight ", w.name, " has shape ", w.shape.to_string(),
+            ", expected [", length, "] of floats");
   }
   void matrix(const WeightOperand& operand) const {
     const WeightRef& w = (*this)[operand];
     require(w.shape.rank() == 2, "weight ", w.name, " has shape ", w.shape.to_string(), ", expected a matrix");
+  }
+  void plain(const WeightOperand& operand) const {
+    const WeightRef& w = (*this)[operand];
+    require(is_float(w.format), "weight ", w.name, " is ", to_string(w.format), ", expected floats without scales");
   }
   void over(Rows rows) const {
     require(phase == rows, "runs over ", to_string(rows), ", but stands in a phase over ", to_string(phase));

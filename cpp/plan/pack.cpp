@@ -8,7 +8,7 @@ Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device) {
   weights.owned = device.allocate(plan.weight_bytes());
   weights.readers = load_weights(plan, device, [&](std::size_t i, Lane& lane) {
     std::byte* to = weights.owned.at(plan.weights[i].offset);
-    read_slot(checkpoint.slots[i], checkpoint.tensors, plan.weights[i].dtype, [&](std::span<const std::byte> piece) {
+    read_slot(checkpoint.slots[i], checkpoint.tensors, plan.weights[i].format, [&](std::span<const std::byte> piece) {
       lane.write(to, piece);
       to += piece.size();
     });

@@ -37,7 +37,7 @@ const Out& Plan::tap(std::string_view name) const {
 std::int64_t Plan::weight_bytes() const {
   if (weights.empty()) return 0;
   const WeightRef& last = weights.back();
-  return align_up(last.offset + last.shape.elements() * dtype_bytes(last.dtype), kWeightAlignment);
+  return align_up(last.offset + last.bytes(), kWeightAlignment);
 }
 
 std::int64_t Plan::parameters() const {

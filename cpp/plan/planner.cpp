@@ -40,7 +40,7 @@ class Planner {
       : model_(model),
         act_(scheme.activation),
         kv_(kv),
-        table_(scheme.weight),
+        table_(scheme.format(Role::table).element),
         plan_(facts_of(model), slots, scheme, catalogs, device) {}
 
   Plan make() {

@@ -4,6 +4,8 @@
 
 #include <warpjet/tensor.h>
 
+#include "quant/format.h"
+
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -11,12 +13,17 @@
 
 namespace warpjet {
 
-// One row of the table in scheme.cpp. Plain formats have no scales; block formats join the table with theirs.
+// What a weight is used as.
+enum class Role : std::uint8_t { matrix, table, bias, gain };
+
+// One row of the table in scheme.cpp.
 struct Scheme {
   std::string_view name;  // "bf16"; written into engine files
-  DType weight;
+  Format weight;          // of matrices; tables, biases and gains have the activations' type
   DType activation;
   DType kv;
+
+  Format format(Role role) const { return role == Role::matrix ? weight : Format(activation); }
 };
 
 std::span<const Scheme> schemes();
@@ -26,6 +33,11 @@ const Scheme& find_scheme(std::string_view name);
 
 // The scheme that keeps a checkpoint's weights as they are.
 const Scheme& scheme_for(DType checkpoint_dtype);
+
+// Decodes columns [first, first + count) of row `row` of a scaled matrix to fp32. codes: that row's first code; scales:
+// [ceil(rows / block_rows), scale_stride].
+void decode_row(const Format& format, const void* codes, const float* scales, std::int64_t scale_stride,
+                std::int64_t row, std::int64_t first, std::int64_t count, float* to);
 
 // --- Scalar conversions, round to nearest even; NaN stays NaN --------------------------------------------------------
 
@@ -79,7 +91,14 @@ inline std::uint16_t f32_to_f16(float value) {
   return static_cast<std::uint16_t>(half | ((wide >> 16) & 0x8000u));
 }
 
-// Converts `count` elements between f32, f16 and bf16 (equal types copy bytes). Throws unsupported for other types.
+// OCP 8-bit floats (Micikevicius et al. 2022). Encoding saturates: e4m3 has no infinity, and of e5m2 none is wanted.
+float f8_e4m3_to_f32(std::uint8_t bits);
+float f8_e5m2_to_f32(std::uint8_t bits);
+std::uint8_t f32_to_f8_e4m3(float value);
+std::uint8_t f32_to_f8_e5m2(float value);
+
+// Converts `count` elements between floats of 32, 16 and 8 bits (equal types copy bytes). Throws unsupported for other
+// types.
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t count);
 
 }  // namespace warpjet

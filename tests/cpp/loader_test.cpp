@@ -100,7 +100,7 @@ class LateDevice final : public Device {
 struct EngineFile {
   explicit EngineFile(const std::vector<std::int64_t>& sizes) {
     for (const std::int64_t size : sizes) {
-      WeightRef ref{.name = cat("weight.", plan.weights.size()), .dtype = DType::f32, .shape = Shape({size, 1})};
+      WeightRef ref{.name = cat("weight.", plan.weights.size()), .format = DType::f32, .shape = Shape({size, 1})};
       if (!plan.weights.empty())
         ref.offset = align_up(plan.weights.back().offset + weight_bytes(plan.weights.back()), kWeightAlignment);
       plan.weights.push_back(ref);
@@ -178,7 +178,7 @@ TEST(Loader, PassesOnTheFirstErrorOfAnyThread) {
 
 TEST(Loader, TakesTheBiggestWeightsFirstAndEachOnce) {
   Plan plan;
-  for (const std::int64_t size : {3, 9, 1, 9}) plan.weights.push_back({.dtype = DType::f32, .shape = Shape({size})});
+  for (const std::int64_t size : {3, 9, 1, 9}) plan.weights.push_back({.format = DType::f32, .shape = Shape({size})});
   WeightQueue queue(plan);
   std::vector<std::size_t> order;
   while (const auto next = queue.next()) order.push_back(*next);
@@ -239,7 +239,7 @@ TEST(LoadModel, ReportsWhatItDid) {
 
 std::vector<float> values_of(const LoadedModel& model, const WeightRef& ref) {
   std::vector<float> values(ref.shape.elements());
-  convert(model.weights.data() + ref.offset, ref.dtype, values.data(), DType::f32, ref.shape.elements());
+  convert(model.weights.data() + ref.offset, ref.format.element, values.data(), DType::f32, ref.shape.elements());
   return values;
 }
 
@@ -279,7 +279,7 @@ TEST(DummyWeights, DifferBetweenWeightsAndBiasesAreZero) {
   std::int64_t offset = 0;
   for (const char* name : {"layers.0.qkv", "layers.1.qkv", "layers.0.qkv.bias", "layers.0.norm1"}) {
     const Shape shape = std::string_view(name).ends_with("qkv") ? Shape({64, 64}) : Shape({64});
-    plan.weights.push_back({.name = name, .dtype = DType::f16, .shape = shape, .offset = offset});
+    plan.weights.push_back({.name = name, .format = DType::f16, .shape = shape, .offset = offset});
     offset = align_up(offset + weight_bytes(plan.weights.back()), kWeightAlignment);
   }
   const auto device = make_cpu_device(1);

@@ -46,7 +46,9 @@ std::string pack(const Tensors& tensors) {
     Json shape{Json::Array{}};
     for (const std::int64_t extent : tensor.shape.extents()) shape.push(extent);
     Json entry;
-    entry.set("dtype", tensor.dtype == DType::bf16 ? "BF16" : tensor.dtype == DType::f16 ? "F16" : "F32");
+    static const std::map<DType, std::string> kNames{
+        {DType::bf16, "BF16"}, {DType::f16, "F16"}, {DType::f32, "F32"}, {DType::f8_e4m3, "F8_E4M3"}};
+    entry.set("dtype", kNames.at(tensor.dtype));
     entry.set("shape", shape);
     entry.set("data_offsets", Json::Array{begin, data.size()});
     header.set(name, entry);
@@ -567,7 +569,14 @@ TEST(Config, WhatMayChangeTheResultIsRefusedByName) {
     expect_error(unsupported, words, [&] { llama_with(key, value); });
   };
   refuse("auto_map: the checkpoint brings its own code", "auto_map", R"({"AutoModel": "evil.Model"})");
-  refuse("quantization_config", "quantization_config", R"({"quant_method": "gptq"})");
+  refuse("quantization_config: quant_method: \"gptq\"", "quantization_config", R"({"quant_method": "gptq"})");
+  refuse("weight_block_size: missing", "quantization_config", R"({"quant_method": "fp8"})");
+  refuse("weight_block_size: only [128, 128]", "quantization_config",
+         R"({"quant_method": "fp8", "weight_block_size": [64, 128]})");
+  refuse("activation_scheme: only dynamic", "quantization_config",
+         R"({"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "static"})");
+  refuse("unknown key(s) \"kv_cache_scheme\"", "quantization_config",
+         R"({"quant_method": "fp8", "weight_block_size": [128, 128], "kv_cache_scheme": {}})");
   refuse("1 unknown key(s) \"logits_scaling\": they may change the result", "logits_scaling", "8.0");
   refuse("unknown key(s) \"attention_multiplier\"", "attention_multiplier", "0.5");
   refuse("unknown key(s) \"per_layer_config\"", "per_layer_config", "{}");
@@ -738,7 +747,7 @@ class CheckpointFiles : public ModelFiles {
 TEST_F(CheckpointFiles, OpenChecksSpecSlotsAndTensors) {
   const Checkpoint checkpoint = open();
   EXPECT_EQ(checkpoint.spec, spec_of(config_));
-  EXPECT_EQ(checkpoint.spec, load_spec(folder_));
+  EXPECT_EQ(checkpoint.spec, Checkpoint::without_weights(folder_).spec);
   EXPECT_EQ(checkpoint.dtype, DType::bf16);
   EXPECT_EQ(checkpoint.slots.front().name, "embed");
   EXPECT_EQ(checkpoint.slots.back().name, "head");
@@ -851,6 +860,43 @@ TEST_F(CheckpointFiles, ReadSlotStacksConvertsAndComesInPieces) {
   std::vector<std::byte> converted(wide.size());
   convert(raw.data(), DType::bf16, converted.data(), DType::f32, qkv.shape.elements());
   EXPECT_EQ(converted, wide);
+}
+
+// Codes and scales of 1.0's bytes: what matters is where they go.
+TEST_F(CheckpointFiles, QuantisedTensorsAreThoseWithScales) {
+  config_.set("quantization_config", Json::parse(R"({"quant_method":"fp8","weight_block_size":[128,128]})"));
+  const std::string down = "model.layers.0.mlp.down_proj.weight";
+  tensors_[down].dtype = DType::f8_e4m3;
+  tensors_[down + "_scale_inv"] = {DType::f32, {1, 1}};
+  const auto slot = [](const Checkpoint& checkpoint, std::string_view name) {
+    return *std::find_if(checkpoint.slots.begin(), checkpoint.slots.end(), [&](auto& s) { return s.name == name; });
+  };
+  const Checkpoint checkpoint = open();
+  EXPECT_EQ(checkpoint.scheme, "fp8_block");
+  const Scheme& scheme = find_scheme("fp8_block");
+  const WeightSlot quantised = slot(checkpoint, "layers.0.down");
+  EXPECT_EQ(quantised.format(scheme), scheme.weight);
+  EXPECT_EQ(slot(checkpoint, "layers.1.down").format(scheme), Format(DType::bf16));
+  EXPECT_EQ(quantised.format(find_scheme("fp16")), Format(DType::f16));
+  std::int64_t bytes = 0, values = 0;
+  read_slot(quantised, checkpoint.tensors, scheme.weight, [&](auto piece) { bytes += std::ssize(piece); });
+  EXPECT_EQ(bytes, scheme.weight.bytes(quantised.shape));
+  read_slot(quantised, checkpoint.tensors, DType::f32, [&](auto piece) { values += std::ssize(piece) / 4; });
+  EXPECT_EQ(values, quantised.shape.elements());
+
+  tensors_[down + "_scale_inv"].shape = {2, 1};
+  expect_error(corrupt, "expected floats [1, 1]", [&] { open(); });
+  tensors_.erase(down + "_scale_inv");
+  expect_error(unsupported, "is f8_e4m3", [&] { open(); });
+  tensors_[down].dtype = DType::bf16;
+  const std::string gate = "model.layers.0.mlp.gate_proj.weight";
+  tensors_[gate].dtype = DType::f8_e4m3;
+  tensors_[gate + "_scale_inv"] = {DType::f32, {1, 1}};
+  expect_error(unsupported, "layers.0.gate_up: 1 of 2 tensors that are used as one have scales", [&] { open(); });
+  const std::string up = "model.layers.0.mlp.up_proj.weight";
+  tensors_[up].dtype = DType::f8_e4m3;
+  tensors_[up + "_scale_inv"] = {DType::f32, {1, 1}};
+  expect_error(unsupported, "96 rows, which are not whole blocks of 128", [&] { open(); });
 }
 
 TEST_F(ModelFiles, ReadSlotSplitsALargeTensor) {

@@ -55,8 +55,8 @@ TEST_F(OpsTest, CostsCountEachOperandOnce) {
 struct GemmData {
   GemmData(const Gemm::Problem& p, Random& random)
       : a(p.a, p.m, p.k, 3),
-        b(p.b, p.n, p.k),
-        bias(p.b, 1, p.n),
+        b(p.b.element, p.n, p.k),
+        bias(p.bias_type(), 1, p.n),
         residual(p.d, p.m, width(p), 5),
         d(p.d, p.m, width(p), 5) {
     const double spread = 1.5 / std::sqrt(std::sqrt(static_cast<double>(p.k)));  // products of about one
@@ -130,6 +130,41 @@ TEST_F(OpsTest, GemmOfTypesThatNoSchemeCombinesIsRefused) {
   const auto device = make_cpu_device(1);
   const Gemm::Problem p = {.m = 1, .n = 8, .k = 8, .a = DType::bf16, .b = DType::f32, .d = DType::f32};
   EXPECT_THROW(catalogs_.of<Gemm>().select(p, device->info()), Error);
+}
+
+// The same sums in the same order, so the same bits.
+TEST_F(OpsTest, GemmOfAScaledMatrixIsThatOfItsValues) {
+  Random random(31);
+  const Format format(DType::f8_e4m3, 128, 128, DType::f32);
+  for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{1, 130, 300}, {3, 257, 128}, {20, 64, 1300}}) {
+    const Gemm::Problem scaled = {.m = m, .n = n, .k = k, .b = format, .bias = true};
+    const Gemm::Problem plain = {.m = m, .n = n, .k = k, .bias = true};
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * k));
+    for (std::uint8_t& code : codes) code = f32_to_f8_e4m3(static_cast<float>(random.uniform(-2, 2)));
+    const Shape blocks = format.scale_shape({n, k});
+    std::vector<float> scales(static_cast<std::size_t>(blocks.elements()));
+    for (float& scale : scales) scale = static_cast<float>(random.uniform(0.1, 3));
+    Matrix a(DType::f32, m, k, 3), b(DType::f32, n, k), bias(DType::f32, 1, n), got(DType::f32, m, n), want = got;
+    a.fill(random);
+    bias.fill(random);
+    for (std::int64_t r = 0; r < n; ++r) {
+      for (std::int64_t c = 0; c < k; ++c) {
+        const float scale = scales[static_cast<std::size_t>(r / 128 * blocks[1] + c / 128)];
+        b.set(r, c, f8_e4m3_to_f32(codes[static_cast<std::size_t>(r * k + c)]) * scale);
+      }
+    }
+    const auto device = make_cpu_device(2);
+    const auto run = [&](const Gemm::Problem& p, const TensorView& weights, const TensorView& factors, Matrix& d) {
+      catalogs_.of<Gemm>()
+          .select(p, device->info())
+          .launch(
+              {.problem = p, .a = a.view(), .b = weights, .bias = bias.view({n}), .d = d.view(), .b_scales = factors},
+              device->stream());
+    };
+    run(scaled, {codes.data(), DType::f8_e4m3, {n, k}}, {scales.data(), DType::f32, blocks}, got);
+    run(plain, b.view(), {}, want);
+    for (std::int64_t r = 0; r < m; ++r) EXPECT_EQ(got.row_bytes(r), want.row_bytes(r)) << "row " << r;
+  }
 }
 
 TEST_F(OpsTest, GemmMayAddTheResidualInPlace) {

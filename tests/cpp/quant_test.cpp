@@ -27,8 +27,58 @@ TEST(Scheme, UnknownNamesListTheKnown) {
 }
 
 TEST(Scheme, KeepsACheckpointsType) {
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) EXPECT_EQ(scheme_for(dtype).weight, dtype);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) EXPECT_EQ(scheme_for(dtype).weight, Format(dtype));
   expect_error(ErrorCode::unsupported, "i8", [] { scheme_for(DType::i8); });
+}
+
+TEST(Format, SaysWhereScalesLieAndReadsBack) {
+  const Format blocks(DType::f8_e4m3, 128, 128, DType::f32);
+  EXPECT_EQ(blocks.scale_shape({576, 300}), Shape({5, 3}));
+  EXPECT_EQ(blocks.scale_offset({3, 100}), 512);
+  EXPECT_EQ(blocks.bytes({3, 100}), 512 + 4);
+  EXPECT_EQ(Format(DType::bf16).bytes({3, 100}), 600);
+  EXPECT_EQ(to_string(blocks), "f8_e4m3[128x128:f32]");
+  for (const Format& format : {blocks, Format(DType::bf16)}) {
+    Format back;
+    from_json(Json::parse(json_of(format).dump()), back);
+    EXPECT_EQ(back, format);
+  }
+  expect_error(ErrorCode::corrupt, "blocks of 0 x 128", [] {
+    Format format;
+    from_json(Json::parse(R"({"element":"f8_e4m3","block_rows":0,"block_columns":128,"scale":"f32"})"), format);
+  });
+}
+
+// By the definitions of the OCP's specification, over every code.
+TEST(Codec, EightBitFloatsEqualTheirDefinition) {
+  const auto check = [](int mantissa_bits, int bias, auto decode, auto encode, float most, auto special) {
+    for (int code = 0; code < 256; ++code) {
+      const auto bits = static_cast<std::uint8_t>(code);
+      const float value = decode(bits);
+      if (special(code & 0x7f)) {
+        EXPECT_FALSE(std::isfinite(value)) << code;
+        continue;
+      }
+      const int exponent = (code & 0x7f) >> mantissa_bits;
+      const double fraction = (code & ((1 << mantissa_bits) - 1)) / static_cast<double>(1 << mantissa_bits);
+      const double magnitude =
+          exponent == 0 ? fraction * std::pow(2.0, 1 - bias) : (1 + fraction) * std::pow(2.0, exponent - bias);
+      EXPECT_EQ(value, (code & 0x80 ? -1 : 1) * magnitude) << code;
+      EXPECT_EQ(encode(value), bits) << code;  // the sign of zero too
+      const float next = decode(static_cast<std::uint8_t>(code + 1));
+      if ((code & 0x7f) == 0x7f || special((code + 1) & 0x7f)) continue;
+      const float half_way = (value + next) / 2;  // exact in fp32
+      EXPECT_EQ(encode(half_way), code % 2 == 0 ? bits : bits + 1) << "the even one of two at the same distance";
+      EXPECT_EQ(encode(std::nextafter(half_way, value)), bits);
+      EXPECT_EQ(encode(std::nextafter(half_way, next)), bits + 1);
+    }
+    const float huge = std::numeric_limits<float>::infinity();
+    EXPECT_EQ(decode(encode(huge)), most);
+    EXPECT_EQ(decode(encode(-1e30f)), -most);
+    EXPECT_TRUE(std::isnan(decode(encode(std::numeric_limits<float>::quiet_NaN()))));
+  };
+  check(3, 7, f8_e4m3_to_f32, f32_to_f8_e4m3, 448.0f, [](int code) { return code == 0x7f; });
+  check(2, 15, f8_e5m2_to_f32, f32_to_f8_e5m2, 57344.0f, [](int code) { return code >= 0x7c; });
 }
 
 // The nearest bf16 by definition: of the two neighbours the closer one, ties to the even.

@@ -141,7 +141,7 @@ TEST_F(EmulatedGemm, SmallKernelsReadWeightsOnceAndWithoutBankConflicts) {
   if (emu::kOnGpu) GTEST_SKIP() << "the emulator counts";
   Random random(7);
   const Gemm::Problem p = {.m = 3, .n = 128, .k = 512, .a = DType::bf16, .b = DType::bf16, .d = DType::bf16};
-  Guarded a(p.a, p.m, p.k), b(p.b, p.n, p.k), d(p.d, p.m, p.n);
+  Guarded a(p.a, p.m, p.k), b(p.b.element, p.n, p.k), d(p.d, p.m, p.n);
   a.fill(random);
   b.fill(random);
   for (const std::int64_t rows : {16, 32, 64}) {

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from warpjet import LLM, PoolingParams, SamplingParams  # noqa: E402
+from warpjet import LLM, PoolingParams, SamplingParams, build  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -74,6 +74,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         dict(use_sliding_window=True, sliding_window=7, max_window_layers=1, num_hidden_layers=3),
     ),
     "qwen3": ("Qwen3Config", dict(head_dim=32)),
+    "fp8": ("LlamaConfig", dict(hidden_size=256, intermediate_size=384, head_dim=64)),
     "qwen3_bias": ("Qwen3Config", dict(head_dim=16, attention_bias=True)),
     "gemma3": ("Gemma3TextConfig", dict(head_dim=32) | GEMMA3),
     "gemma3_untied": ("Gemma3TextConfig", dict(head_dim=16, tie_word_embeddings=False, attention_bias=True) | GEMMA3),
@@ -179,6 +180,54 @@ def test_half_precision_is_as_close_as_torch(case: str, dtype: str, tmp_path: Pa
         ours_error.append(relative(our_logprobs(output), exact))
         torch_error.append(relative(hf_logprobs(folder, half, tokens[:-1], len(prompt)), exact))
     assert np.mean(ours_error) <= 1.5 * np.mean(torch_error), (ours_error, torch_error)
+
+
+def quantise_blocks(folder: Path, plain: Path) -> None:
+    """Makes `folder` a checkpoint as DeepSeek writes fp8, and `plain` one of the values that it means, in fp32."""
+    from safetensors.torch import load_file, save_file
+
+    quantised, meant = {}, {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        meant[name] = tensor.float()
+        quantised[name] = tensor
+        if not name.endswith("_proj.weight") or name == "model.layers.1.self_attn.o_proj.weight":
+            continue
+        rows, columns = tensor.shape
+        blocks = tensor.float().unflatten(0, (rows // 128, 128)).unflatten(2, (columns // 128, 128))
+        scales = blocks.abs().amax((1, 3)) / 448
+        codes = (blocks / scales[:, None, :, None]).to(torch.float8_e4m3fn)
+        quantised[name] = codes.reshape(rows, columns)
+        quantised[name + "_scale_inv"] = scales
+        meant[name] = (codes.float() * scales[:, None, :, None]).reshape(rows, columns)
+    config = json.loads((folder / "config.json").read_text())
+    plain.mkdir()
+    save_file(meant, plain / "model.safetensors", {"format": "pt"})
+    (plain / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    save_file(quantised, folder / "model.safetensors", {"format": "pt"})
+    method = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic", "fmt": "e4m3"}
+    ignored = {"modules_to_not_convert": ["lm_head", "model.layers.1.self_attn.o_proj"]}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": method | ignored}))
+
+
+def test_block_fp8_is_what_its_codes_and_scales_mean(tmp_path: Path) -> None:
+    folder, plain = make_checkpoint(tmp_path / "fp8", "fp8", torch.bfloat16, "5"), tmp_path / "plain"
+    quantise_blocks(folder, plain)
+    batch = prompts(23)
+    for prompt, output in zip(batch, run_ours(folder, batch, dtype="float32"), strict=True):  # decoded when loaded
+        tokens = prompt + list(output.outputs[0].token_ids)
+        exact = hf_logprobs(plain, torch.float32, tokens[:-1], len(prompt))
+        assert relative(our_logprobs(output), exact) <= 1e-5
+    ours_error, torch_error = [], []
+    outputs = run_ours(folder, batch)
+    for prompt, output in zip(batch, outputs, strict=True):
+        tokens = prompt + list(output.outputs[0].token_ids)
+        exact = hf_logprobs(plain, torch.float32, tokens[:-1], len(prompt))
+        ours_error.append(relative(our_logprobs(output), exact))
+        torch_error.append(relative(hf_logprobs(plain, torch.bfloat16, tokens[:-1], len(prompt)), exact))
+    assert np.mean(ours_error) <= 1.5 * np.mean(torch_error), (ours_error, torch_error)
+    assert build(str(folder), str(tmp_path / "engine")).scheme == "fp8_block"
+    built = run_ours(tmp_path / "engine", batch)
+    assert [o.outputs[0].token_ids for o in built] == [o.outputs[0].token_ids for o in outputs]
 
 
 @pytest.mark.parametrize("case", sorted(CASES))

@@ -2,6 +2,7 @@
 // depends on the rows beside it, nor on the tile, the panel or the instruction set's width.
 #include "ops/linear.h"
 #include "ops/ref/number.h"
+#include "quant/quant.h"
 
 #include <algorithm>
 #include <cmath>
@@ -23,6 +24,9 @@ struct Block {
   const std::byte* b = nullptr;
   DType a_type = DType::f32;
   std::int64_t a_stride = 0, b_stride = 0;  // bytes
+  const Format* format = nullptr;           // of b
+  const float* scales = nullptr;            // of all of the matrix, of a scaled one
+  std::int64_t scale_stride = 0, first_weight = 0;
   std::int64_t rows = 0, columns = 0, k = 0;
   float (*acc)[kBlockColumns] = nullptr;
 };
@@ -110,12 +114,23 @@ WJ_INLINE void accumulate_rows(std::int64_t rows, const float* const* a, const B
   if (rows % 2 == 1) accumulate_columns<kIsa, 1>(a + last, b, columns, count, lanes, first_row + last, stride);
 }
 
+// Codes of a scaled format. They are decoded before they are multiplied.
+struct Code {
+  std::byte bits;
+};
+
+void decode_column(const Block& block, std::int64_t column, std::int64_t first, std::int64_t count, float* to) {
+  decode_row(*block.format, block.b + column * block.b_stride, block.scales, block.scale_stride,
+             block.first_weight + column, first, count, to);
+}
+
 // Few rows read the weights as they are stored; more rows share weights that were widened once.
 template <Isa kIsa, class B>
 WJ_INLINE void multiply_on(const Block& block) {
   Lanes lanes;
   float wide_a[kTileRows][kLongPanel], wide_b[kBlockColumns][kPanel];
-  const bool stored = std::is_same_v<B, float> || block.rows <= kTileRows;
+  constexpr bool kScaled = std::is_same_v<B, Code>;
+  const bool stored = !kScaled && (std::is_same_v<B, float> || block.rows <= kTileRows);
   const std::int64_t whole = block.k / kLanes * kLanes, panel = stored ? kLongPanel : kPanel;
   const auto a_at = [&](std::int64_t row, std::int64_t i) {
     return block.a + row * block.a_stride + i * dtype_bytes(block.a_type);
@@ -134,7 +149,10 @@ WJ_INLINE void multiply_on(const Block& block) {
     for (std::int64_t c = 0; c < block.columns; ++c) {
       b[c] = b_at(c, first);
       wide[c] = wide_b[c];
-      if (!stored) widen<kIsa>(b[c], count, wide_b[c]);
+      if constexpr (kScaled)
+        decode_column(block, c, first, count, wide_b[c]);
+      else if (!stored)
+        widen<kIsa>(b[c], count, wide_b[c]);
     }
     for (std::int64_t row = 0; row < block.rows; row += kTileRows) {
       const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - row);
@@ -143,7 +161,9 @@ WJ_INLINE void multiply_on(const Block& block) {
         a[r] = block.a_type == DType::f32 ? reinterpret_cast<const float*>(a_at(row + r, first)) : wide_a[r];
         if (block.a_type != DType::f32) load(a_at(row + r, first), block.a_type, count, wide_a[r]);
       }
-      if (stored)
+      if constexpr (kScaled)
+        accumulate_rows<kIsa, float>(rows, a, wide, block.columns, count, lanes, row, kPanel);
+      else if (stored)
         accumulate_rows<kIsa, B>(rows, a, b, block.columns, count, lanes, row,
                                  block.b_stride / static_cast<std::int64_t>(sizeof(B)));
       else
@@ -154,7 +174,14 @@ WJ_INLINE void multiply_on(const Block& block) {
     float rest[kLanes];
     load(a_at(r, whole), block.a_type, block.k - whole, rest);
     for (std::int64_t c = 0; c < block.columns; ++c) {
-      for (std::int64_t i = whole; i < block.k; ++i) lanes[r][c][i - whole] += rest[i - whole] * widen(*b_at(c, i));
+      for (std::int64_t i = whole; i < block.k; ++i) {
+        float b = 0;
+        if constexpr (kScaled)
+          decode_column(block, c, i, 1, &b);
+        else
+          b = widen(*b_at(c, i));
+        lanes[r][c][i - whole] += rest[i - whole] * b;
+      }
       block.acc[r][c] = sum_lanes(lanes[r][c]);
     }
   }
@@ -177,14 +204,15 @@ WJ_AVX512 void multiply_avx512(const Block& block) {
 }
 #endif
 
-Multiply multiply_for(DType b) {
-  return with_type(b, [&]<class B>(B) -> Multiply {
+Multiply multiply_for(const Format& b) {
+  const auto choose = []<class B>(B) -> Multiply {
 #ifdef WJ_X86_LEVELS
     if (isa() == Isa::avx512) return &multiply_avx512<B>;
     if (isa() == Isa::avx2) return &multiply_avx2<B>;
 #endif
     return &multiply_any<B>;
-  });
+  };
+  return b.scaled() ? choose(Code{}) : with_type(b.element, choose);
 }
 
 // gate[i] = function(gate[i]) * up[i]. silu(x) = x / (1 + e^-x); gelu is exact, gelu_tanh its tanh form
@@ -240,13 +268,17 @@ class BlockWriter {
                .b = element(args_.b, first_weight),
                .a_type = p_.a,
                .a_stride = args_.a.row_stride * dtype_bytes(p_.a),
-               .b_stride = args_.b.row_stride * dtype_bytes(p_.b),
+               .b_stride = args_.b.row_stride * dtype_bytes(p_.b.element),
+               .format = &p_.b,
+               .scales = args_.b_scales.as<const float>(),
+               .scale_stride = args_.b_scales.row_stride,
+               .first_weight = first_weight,
                .rows = rows,
                .columns = width,
                .k = p_.k,
                .acc = acc});
     if (!p_.bias) return;
-    for (std::int64_t r = 0; r < rows; ++r) add(element(args_.bias, first_weight), p_.b, width, acc[r]);
+    for (std::int64_t r = 0; r < rows; ++r) add(element(args_.bias, first_weight), p_.bias_type(), width, acc[r]);
   }
 
   static void add(const void* from, DType dtype, std::int64_t width, float* acc) {
@@ -264,8 +296,9 @@ class BlockWriter {
 
 bool supports(const Gemm::Problem& p) {
   const bool gated = p.gate != Gate::none;
-  return (p.a == p.b || p.a == DType::f32) && is_float(p.b) && is_float(p.d) && p.n > 0 && p.k > 0 &&
-         !(gated && (p.residual || p.n % 2));
+  const bool b = p.b.scaled() ? p.b.element == DType::f8_e4m3 && p.b.scale == DType::f32
+                              : is_float(p.b) && (p.b == Format(p.a) || p.a == DType::f32);
+  return b && is_float(p.a) && is_float(p.d) && p.n > 0 && p.k > 0 && !(gated && (p.residual || p.n % 2));
 }
 
 void launch(const Gemm::Args& args, Stream& stream) {

@@ -21,7 +21,7 @@ struct EmbedNode {
     return {.tokens = s.sizes.rows,
             .hidden = s[table].shape[1],
             .vocab = s[table].shape[0],
-            .table = s[table].dtype,
+            .table = s[table].format.element,
             .out = s[out].dtype,
             .scale = static_cast<float>(scale)};
   }
@@ -31,6 +31,7 @@ struct EmbedNode {
   void check(const Rules& rules) const {
     rules.over(Rows::tokens);
     rules.matrix(table);
+    rules.plain(table);
     rules.width(out, rules[table].shape[1]);
     rules.require(rules[table].shape[0] == rules.vocab_size, "the table has ", rules[table].shape[0], " rows, not ",
                   rules.vocab_size);

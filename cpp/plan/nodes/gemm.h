@@ -27,7 +27,7 @@ struct GemmNode {
             .n = s[b].shape[0],
             .k = s[b].shape[1],
             .a = s[a].dtype,
-            .b = s[b].dtype,
+            .b = s[b].format,
             .d = s[d].dtype,
             .gate = gate,
             .bias = static_cast<bool>(bias),
@@ -39,7 +39,8 @@ struct GemmNode {
             .b = s.at(b),
             .bias = s.at(bias),
             .residual = s.at(residual),
-            .d = s.at(d)};
+            .d = s.at(d),
+            .b_scales = s.scales_of(b)};
   }
   void check(const Rules& rules) const {
     rules.matrix(b);
@@ -50,7 +51,7 @@ struct GemmNode {
     rules.require(a.index != d.index, "input and output are the same buffer");
     if (bias) {
       rules.vector(bias, n);
-      rules.require(rules[bias].dtype == rules[b].dtype, "bias and matrix have different types");
+      rules.require(rules[bias].format == Format(problem(rules).bias_type()), "bias and matrix have different types");
     }
     if (residual) {
       rules.width(residual, width);

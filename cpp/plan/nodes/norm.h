@@ -24,7 +24,7 @@ struct NormNode {
     return {.tokens = s.sizes.rows,
             .hidden = s[x].width,
             .x = s[x].dtype,
-            .weight = s[weight].dtype,
+            .weight = s[weight].format.element,
             .y = s[y].dtype,
             .eps = static_cast<float>(eps),
             .residual = static_cast<bool>(residual)};

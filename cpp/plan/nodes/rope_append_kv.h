@@ -30,7 +30,7 @@ struct RopeAppendKvNode {
             .block_size = s.sizes.block_size,
             .qkv = s[qkv].dtype,
             .kv = s.caches[cache].dtype,
-            .weight = q_norm ? s[q_norm].dtype : s[qkv].dtype,
+            .weight = q_norm ? s[q_norm].format.element : s[qkv].dtype,
             .qk_norm = static_cast<bool>(q_norm),
             .eps = static_cast<float>(eps)};
   }
@@ -56,7 +56,7 @@ struct RopeAppendKvNode {
     if (!q_norm) return;
     rules.vector(q_norm, head_dim);
     rules.vector(k_norm, head_dim);
-    rules.require(rules[q_norm].dtype == rules[k_norm].dtype, "q_norm and k_norm types differ");
+    rules.require(rules[q_norm].format == rules[k_norm].format, "q_norm and k_norm types differ");
   }
 };
 
