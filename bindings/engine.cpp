@@ -156,11 +156,11 @@ nb::list to_list(std::vector<Output>& outputs) {
       nb::object item = nb::inst_alloc(nb::type<Output>());
       new (nb::inst_ptr<Output>(item)) Output(std::move(outputs[done]));
       nb::inst_mark_ready(item);
-      PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(done), item.release().ptr());
+      PyList_SetItem(list.ptr(), static_cast<Py_ssize_t>(done), item.release().ptr());
     }
   } catch (...) {
     while (done-- > 0) {
-      const nb::handle item = PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(done));
+      const nb::handle item = PyList_GetItem(list.ptr(), static_cast<Py_ssize_t>(done));
       outputs[done] = std::move(*nb::inst_ptr<Output>(item));
     }
     throw;

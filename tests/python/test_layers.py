@@ -112,3 +112,10 @@ def test_the_module_exports_its_entry_alone() -> None:
     command = ["nm", "-D", "--defined-only", _native.__file__]
     rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [row.split()[-1] for row in rows] == ["PyInit__native"]
+
+
+def test_the_bindings_keep_to_the_stable_abi() -> None:
+    """Macros that look into objects are not in it; older Pythons, whose stable ABI is not used, would take them."""
+    macro = re.compile(r"\bPy[A-Z]\w*_(?:(?:GET|SET)_[A-Z]+|AS_[A-Z]+)\b")
+    wrong = [f"{s.name}: {m}" for s in sources(ROOT / "bindings") for m in macro.findall(s.read_text())]
+    assert not wrong
