@@ -112,6 +112,7 @@ class Assembly:
         self.request_id = request_id
         self.unread_tokens = 0  # generated since the last take()
         self.begun = False  # take() has shown something
+        self.token_work = 1 if params.logprobs is None else 2 + max(params.logprobs, 0)
         self._prompt = prompt
         self._prompt_token_ids = list(prompt.token_ids or ())
         self._kind = kind

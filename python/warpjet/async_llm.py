@@ -19,7 +19,9 @@ from warpjet.prompts import Prompt, PromptType
 from warpjet.session import Session
 from warpjet.tokenizer import Tokenizer
 
-_SLICE = 256  # outputs taken in one turn of the event loop: some milliseconds, with log-probabilities some ten
+# Work of one turn of the event loop, some milliseconds: one for a token and for each entry of log-probabilities.
+_SLICE = 512
+_OUTPUT_WORK = 4  # of an output, beside its tokens
 
 
 @dataclass(slots=True)
@@ -59,19 +61,35 @@ class _Hub:
         self._take_slice(outputs, 0)
 
     def _take_slice(self, outputs: list[Output], start: int) -> None:
-        end = start + _SLICE
-        self._slicing = end < len(outputs)
-        if self._slicing:
-            self.loop.call_soon(self._take_slice, outputs, end)
-        for output in outputs[start:end]:
-            request = self.live.get(output.id)
-            if request is None or request.error is not None:
-                continue
-            try:
-                self._feed(request, output)
-            except Exception as error:  # a bug of ours or no memory: it is this request's alone
-                request.error = error
-                request.changed.set()
+        work = 0
+        for index in range(start, len(outputs)):
+            if work >= _SLICE and self._take_later(outputs, index):
+                return
+            work += _OUTPUT_WORK + self._take(outputs[index])
+        self._slicing = False
+
+    def _take_later(self, outputs: list[Output], start: int) -> bool:
+        """False where memory is short: then there is no next turn of the loop."""
+        try:
+            self.loop.call_soon(self._take_slice, outputs, start)
+        except MemoryError:
+            return False
+        self._slicing = True
+        return True
+
+    def _take(self, output: Output) -> int:
+        """How much work it was."""
+        request = self.live.get(output.id)
+        if request is None or request.error is not None:
+            return 0
+        collector = request.collector
+        unread = collector.unread_tokens
+        try:
+            self._feed(request, output)
+        except Exception as error:  # a bug of ours or no memory: it is this request's alone
+            request.error = error
+            request.changed.set()
+        return (collector.unread_tokens - unread) * collector.token_work
 
     def _feed(self, request: _Live, output: Output) -> None:
         collector = request.collector

@@ -22,6 +22,7 @@ class Collector(Protocol[Made]):
 
     unread_tokens: int  # generated since the last take()
     begun: bool  # take() has shown something
+    token_work: int  # to feed a token: one, and one for each entry of its log-probabilities
 
     @property
     def finished(self) -> bool: ...

@@ -16,7 +16,7 @@ NO_SAMPLING = SamplingParams()
 class Embedding:
     """One request from submission to its answer. Raises EngineError when the engine could not give one."""
 
-    unread_tokens, begun = 0, False  # nothing is shown before the end
+    unread_tokens, begun, token_work = 0, False, 1  # nothing is shown before the end
 
     def __init__(self, request_id: str, prompt: Prompt) -> None:
         self._request_id = request_id

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -165,6 +165,8 @@ def test_shutdown_ends_streams() -> None:
 class Tokens:
     """Collects one token an output; take() is how many came since the last one."""
 
+    token_work = 1
+
     def __init__(self, ends_after: int) -> None:
         self.unread_tokens, self.begun, self.left = 0, False, ends_after
 
@@ -226,6 +228,31 @@ def test_an_idle_engine_costs_no_cpu(engine: AsyncLLM) -> None:
         return min(costs)
 
     assert asyncio.run(main()) < 0.01
+
+
+def test_outputs_are_taken_where_there_is_no_memory_for_another_turn(
+    engine: AsyncLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warpjet.async_llm._SLICE", 1)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        call_soon, refused = loop.call_soon, []
+
+        def refusing(callback: Callable[..., object], *args: Any, **options: Any) -> Any:
+            if getattr(callback, "__name__", "") == "_take_slice":
+                refused.append(callback)
+                raise MemoryError
+            return call_soon(callback, *args, **options)
+
+        monkeypatch.setattr(loop, "call_soon", refusing)
+        params = GREEDY.replace(n=8, temperature=1.0, logprobs=2)
+        streams = [collect(engine.generate(STORY, params)) for _ in range(4)]
+        for outputs in await asyncio.gather(*streams):
+            assert all(len(one.token_ids) == 24 for one in outputs[-1].outputs)
+        assert refused
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_an_error_in_one_request_is_its_own(engine: AsyncLLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,8 +200,8 @@ class Serving:
 
     async def answer(self, request: ChatRequest) -> Events:
         """Events of one conversation; what came together comes together, and all at the end if sampling.output_kind is
-        "final_only". Raises ServeError before the first event for what cannot run. Closing the iterator, or cancelling
-        the task, cancels the request."""
+        "final_only" and there are no log-probabilities. Raises ServeError before the first event for what cannot run.
+        Closing the iterator, or cancelling the task, cancels the request."""
         prompt = await self.prepare_chat(request)
         samples = max(request.sampling.n, request.sampling.beam_width)
         names = self._parsers.for_choice(request.tool_choice)
@@ -351,15 +351,18 @@ class Serving:
         request: ChatRequest | CompletionRequest,
         parsers: "list[ChatParser]",
     ) -> Events:
+        interval = request.stream_interval
         if sampling.output_kind == "cumulative":
             sampling = sampling.replace(output_kind="delta")
+        elif sampling.output_kind == "final_only" and sampling.logprobs is not None:  # all at once would be long work
+            sampling, interval = sampling.replace(output_kind="delta"), 1
         outputs = self.llm.run(
             prompt,
             sampling,
             _own_name(request.tenant, request.request_id),
             priority=request.priority,
             tenant=request.tenant,
-            stream_interval=request.stream_interval,
+            stream_interval=interval,
         )
         samples = [_Sample(index) for index in range(max(sampling.n, sampling.beam_width))]
         for sample, parser in zip(samples, parsers, strict=False):

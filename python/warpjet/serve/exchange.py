@@ -1,10 +1,13 @@
 """One HTTP request and its answer, as handlers see them."""
 
 import asyncio
+import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from warpjet.json_size import exceeds
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -42,14 +45,17 @@ class EventStream:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-_PIECE_BYTES = 1 << 16  # about a millisecond of encoding
+_PIECE_BYTES = 1 << 15  # some milliseconds of encoding, for numbers take long
+_TOGETHER = 16  # entries of a long list that are encoded at once, if they are small
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 DONE = b"data: [DONE]\n\n"
 
 
 def to_json(value: object) -> bytes:
     """Compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(value).encode()
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -57,24 +63,39 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(to_json(value), status)
 
 
-async def json_in_pieces(value: Mapping[str, Any]) -> Response:
-    """The same of an object with long lists, entry by entry: the event loop has a turn after every _PIECE_BYTES."""
-    members = []
-    for key, member in value.items():
-        encoded = b"[%s]" % b",".join(await _encoded(member)) if isinstance(member, list) else to_json(member)
-        members.append(b"%s:%s" % (to_json(key), encoded))
-    return Response(b"{%s}" % b",".join(members))
-
-
-async def _encoded(entries: list[Any]) -> list[bytes]:
+async def json_in_pieces(value: object) -> Response:
+    """The same, piece by piece: the event loop has a turn after every _PIECE_BYTES."""
     pieces, size = [], 0
-    for entry in entries:
-        pieces.append(to_json(entry))
-        size += len(pieces[-1])
+    for piece in _pieces(value):
+        pieces.append(piece)
+        size += len(piece)
         if size > _PIECE_BYTES:
             await asyncio.sleep(0)
             size = 0
-    return pieces
+    return Response(b"".join(pieces))
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    """Its JSON; what is large is taken apart."""
+    if not isinstance(value, (dict, list)) or not exceeds(_PIECE_BYTES, value):
+        yield to_json(value)
+        return
+    is_dict = isinstance(value, dict)
+    yield b"{" if is_dict else b"["
+    entries: Iterator[Any] = iter(value.items() if isinstance(value, dict) else value)
+    first = True
+    while some := list(itertools.islice(entries, _TOGETHER)):
+        yield b"" if first else b","
+        first = False
+        if not exceeds(_PIECE_BYTES, some):
+            yield to_json(dict(some) if is_dict else some)[1:-1]
+            continue
+        for index, entry in enumerate(some):
+            yield b"," if index else b""
+            if is_dict:
+                yield to_json(entry[0]) + b":"
+            yield from _pieces(entry[1] if is_dict else entry)
+    yield b"}" if is_dict else b"]"
 
 
 def sse(value: object) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -43,6 +44,7 @@ def serve(plan: Plan, dry_run: bool = False) -> int:
         if serving is None:
             return 130
         try:
+            gc.freeze()  # the collector, which stops everything, need not look at what stays for good
             runner = asyncio.Runner(loop_factory=_loop_factory())
             with runner:
                 code = runner.run(Service(serving, sockets, admin_sockets).run())

@@ -106,9 +106,14 @@ class _Choice:
     def __init__(self) -> None:
         self.text: list[str] = []
         self.token_ids: list[int] = []
-        self.logprobs: list[Any] = []
+        self.logprobs: dict[str, list[Any]] = {}
         self.legacy: LegacyLogprobs | None = None
         self.ended: Ended | None = None
+
+    def add(self, logprobs: dict[str, list[Any]]) -> None:
+        """More of them."""
+        for key, values in logprobs.items():
+            self.logprobs.setdefault(key, []).extend(values)
 
 
 class _Writer:
@@ -130,13 +135,23 @@ class _Writer:
         if "prompt_logprobs" in body and body["stream"]:
             raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
 
-    def _new_logprobs(self, request: CompletionRequest, event: Started) -> LegacyLogprobs | None:
-        """Writes one choice's, if they are wanted."""
-        if self._top is None:
-            return None
-        echoed = self._prompt_text(request, event) if self._body["echo"] else None
-        skips = request.sampling.skip_special_tokens
-        return LegacyLogprobs(self._serving.tokenizer, self._as_ids, event.prompt_token_ids, echoed, skips)
+    async def _choices(self, request: CompletionRequest, event: Started) -> AsyncGenerator[_Choice, None]:
+        """A prompt's, with what is echoed of it; the rest of the event loop has a turn before each."""
+        echo, skips = self._body["echo"], request.sampling.skip_special_tokens
+        text = self._prompt_text(request, event) if echo else ""
+        head: dict[str, list[Any]] | None = None
+        for _ in range(self._samples()):
+            await asyncio.sleep(0)
+            choice = _Choice()
+            choice.text.append(text)
+            if self._top is not None:
+                legacy = LegacyLogprobs(self._serving.tokenizer, self._as_ids, event.prompt_token_ids, text, skips)
+                if head is None:
+                    rows = event.prompt_logprobs if echo else None
+                    head = legacy.write([], [], 0) if rows is None else legacy.write_prompt(rows, self._top)
+                choice.legacy = legacy
+                choice.add(head)
+            yield choice
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
@@ -145,8 +160,7 @@ class _Writer:
         for request, (started, samples) in zip(self._requests, answers, strict=True):
             self._serving.require_alive(sample.ended for sample in samples)
             for sample in _best(samples, self._wanted) if self._wanted < request.sampling.n else samples:
-                choices.append(self._whole_choice(len(choices), request, started, sample))
-                await asyncio.sleep(0)  # log-probabilities of many samples are much to write
+                choices.append(self._whole_choice(len(choices), started, sample))
         return {**self._head(), "choices": choices, "usage": self._usage.to_dict()}
 
     async def stream(self, options: StreamOptions) -> AsyncGenerator[bytes, None]:
@@ -159,12 +173,12 @@ class _Writer:
                 for event in batch:
                     if isinstance(event, Started):
                         self._usage.start(event)
-                        for index in range(first, first + self._samples()):
-                            choice = choices[index] = _Choice()
-                            choice.legacy = self._new_logprobs(self._requests[prompt_index], event)
+                        index = first
+                        async for choice in self._choices(self._requests[prompt_index], event):
+                            choices[index] = choice
                             if self._body["echo"]:
-                                echo = self._echoed(choice, index, self._requests[prompt_index], event)
-                                pieces.append(self._chunk(echo, options))
+                                yield self._chunk(self._echoed(choice, index, event), options)
+                            index += 1
                         continue
                     index = first + event.index
                     pieces.append(self._chunk(self._event(choices[index], index, event), options))
@@ -204,11 +218,10 @@ class _Writer:
             out["token_ids"] = event.token_ids
         return out
 
-    def _echoed(self, choice: _Choice, index: int, request: CompletionRequest, event: Started) -> dict[str, Any]:
-        text = self._prompt_text(request, event)
-        out: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+    def _echoed(self, choice: _Choice, index: int, event: Started) -> dict[str, Any]:
+        out: dict[str, Any] = {"index": index, "text": choice.text[0], "logprobs": None, "finish_reason": None}
         if choice.legacy is not None and event.prompt_logprobs is not None:
-            out["logprobs"] = choice.legacy.write_prompt(event.prompt_logprobs, self._top or 0)
+            out["logprobs"] = choice.logprobs
         if self._with_ids:
             out["prompt_token_ids"] = event.prompt_token_ids
         return out
@@ -221,13 +234,12 @@ class _Writer:
 
     async def _gather(self, request: CompletionRequest) -> tuple[Started, list[_Choice]]:
         started: Started | None = None
-        samples = [_Choice() for _ in range(max(request.sampling.n, request.sampling.beam_width))]
+        samples: list[_Choice] = []
         async for event in each(self._serving.complete(request)):
             if isinstance(event, Started):
                 started = event
                 self._usage.start(event)
-                for sample in samples:
-                    sample.legacy = self._new_logprobs(request, event)
+                samples = [choice async for choice in self._choices(request, event)]
             elif isinstance(event, Ended):
                 samples[event.index].ended = event
                 self._usage.end(event)
@@ -235,29 +247,22 @@ class _Writer:
                 sample = samples[event.index]
                 sample.text.append(event.content)
                 sample.token_ids += event.token_ids
-                sample.logprobs += event.logprobs or ()
+                if sample.legacy is not None and event.logprobs is not None:
+                    sample.add(sample.legacy.write(event.token_ids, event.logprobs, self._top or 0))
                 self._usage.completion_tokens += len(event.token_ids)
         assert started is not None
         return started, samples
 
-    def _whole_choice(
-        self, index: int, request: CompletionRequest, started: Started, sample: _Choice
-    ) -> dict[str, Any]:
-        echo = self._body["echo"]
+    def _whole_choice(self, index: int, started: Started, sample: _Choice) -> dict[str, Any]:
         ended = sample.ended or Ended(index, "error")
         out: dict[str, Any] = {
             "index": index,
-            "text": (self._prompt_text(request, started) if echo else "") + "".join(sample.text),
-            "logprobs": None,
+            "text": "".join(sample.text),
+            "logprobs": None if sample.legacy is None else sample.logprobs,
             "finish_reason": ended.finish_reason,
             "stop_reason": ended.stop_reason,
             "prompt_logprobs": None,
         }
-        if sample.legacy is not None:
-            out["logprobs"] = sample.legacy.write(sample.token_ids, sample.logprobs, self._top or 0)
-            if echo and started.prompt_logprobs is not None:
-                head = sample.legacy.write_prompt(started.prompt_logprobs, self._top or 0)
-                out["logprobs"] = {key: head[key] + rest for key, rest in out["logprobs"].items()}
         if "prompt_logprobs" in self._body:
             out["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs)
         if self._with_ids:
