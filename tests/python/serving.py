@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from waiting import PATIENCE_S
 
 CANARY = {
     "messages": [{"role": "user", "content": "Tell me of the fox."}],
@@ -40,7 +41,7 @@ class Server:
             elif "Unix socket" in line:
                 break
         self.port = int(self.url.rsplit(":", 1)[1]) if self.url else 0
-        self.http = httpx.Client(base_url=self.url or "http://localhost", timeout=60)
+        self.http = httpx.Client(base_url=self.url or "http://localhost", timeout=PATIENCE_S)
 
     def _line(self) -> str:
         assert self.process.stderr is not None
@@ -94,7 +95,7 @@ class Server:
             re.search(r'success_total{[^}]*finished_reason="abort"[^}]*} (\d+)', self.http.get("/metrics").text)[1]
         )
 
-    def idle(self, seconds: float = 60) -> bool:
+    def idle(self, seconds: float = PATIENCE_S) -> bool:
         """Whether no request is live any more, within this time."""
         deadline = time.monotonic() + seconds
         names = ("warpjet:num_requests_running", "warpjet:num_requests_waiting", "warpjet:kv_cache_usage_perc")
@@ -106,7 +107,7 @@ class Server:
 
     def connect(self) -> socket.socket:
         """A bare connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
     def raw(self, data: bytes) -> bytes:
         """Bytes in, all bytes until the server closes out."""
@@ -123,14 +124,6 @@ class Server:
         """Memory of the process."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
-    """Returns as soon as it holds; that it never does is a failure."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def is_quiet(cpu_seconds: Callable[[], float]) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Server, checked, error_of, is_quiet, request_bytes, until
+from serving import Server, checked, error_of, is_quiet, request_bytes
+from waiting import until
 
 PACKAGE = Path(__file__).resolve().parents[2] / "python" / "warpjet"
 COMPLETIONS = "/v1/completions"

@@ -3,7 +3,6 @@
 Names follow the rows of the fault table."""
 
 import json
-import select
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from serving import CANARY, Server, checked, error_of, request_bytes
+from waiting import PATIENCE_S, until
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -124,7 +124,7 @@ def test_B3_slow_heads_and_bodies_time_out() -> None:
             slow.sendall(b"GET /health HTTP/1.1\r\n")
             began = time.monotonic()
             try:
-                while time.monotonic() - began < 60:
+                while time.monotonic() - began < PATIENCE_S:
                     slow.sendall(b"x")
                     slow.settimeout(0.1)
                     try:
@@ -134,7 +134,7 @@ def test_B3_slow_heads_and_bodies_time_out() -> None:
                         pass
             except OSError:
                 pass
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < PATIENCE_S
         server.complete()
 
 
@@ -561,13 +561,11 @@ def test_B22_hostile_template(template: str, canary: Server) -> None:
     assert canary.cpu_seconds() - began < 4
 
 
-def test_B22_server_answers_while_a_template_loops(canary: Server) -> None:
+def test_B22_a_template_that_loops_ends_and_others_are_served(canary: Server) -> None:
     loop = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
     with canary.connect() as slow:
         slow.sendall(request_bytes(CHAT, {"messages": HELLO, "chat_template": loop}))
-        time.sleep(0.2)
         canary.complete(max_tokens=1)
-        assert not select.select([slow], [], [], 0)[0], "the template still loops, for 2 s"
         assert slow.recv(4096).startswith(b"HTTP/1.1 400 ")
 
 
@@ -714,6 +712,10 @@ def test_B26_made_up_keys_do_not_widen_the_rate_limit() -> None:
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
 
 
+# So many samples of 1,000 tokens take the server minutes: the answer cannot end before its client leaves.
+ENDLESS = 64
+
+
 def _stream(server: Server, **fields: Any) -> socket.socket:
     one = server.connect()
     long = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True, **fields}
@@ -723,11 +725,11 @@ def _stream(server: Server, **fields: Any) -> socket.socket:
 
 def test_B27_client_leaves_in_the_middle_of_a_stream(canary: Server) -> None:
     before = canary.aborts()
-    one = _stream(canary)
+    one = _stream(canary, n=ENDLESS)
     one.recv(4096)
-    assert canary.gauge("warpjet:num_requests_running") == 1
+    assert canary.gauge("warpjet:num_requests_running") > 0
     one.close()
-    assert canary.idle() and canary.aborts() == before + 1
+    assert canary.idle() and canary.aborts() == before + ENDLESS
 
 
 def test_B27_client_leaves_without_reading(canary: Server) -> None:
@@ -739,31 +741,28 @@ def test_B27_client_leaves_without_reading(canary: Server) -> None:
 
 def test_B27_client_leaves_while_it_waits_for_a_whole_answer(canary: Server) -> None:
     before = canary.aborts()
-    one = _stream(canary, stream=False, n=8)
-    while canary.gauge("warpjet:num_requests_running") == 0:
-        time.sleep(0.005)
+    one = _stream(canary, stream=False, n=ENDLESS)
+    until(lambda: canary.gauge("warpjet:num_requests_running"))
     one.close()
-    assert canary.idle() and canary.aborts() == before + 8
+    assert canary.idle() and canary.aborts() == before + ENDLESS
 
 
 def test_B27_client_leaves_with_requests_pipelined(canary: Server) -> None:
     before = canary.aborts()
-    one = _stream(canary)
+    one = _stream(canary, n=ENDLESS)
     one.recv(4096)
     one.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
-    time.sleep(0.1)
     one.close()
-    assert canary.idle() and canary.aborts() == before + 1
+    assert canary.idle() and canary.aborts() == before + ENDLESS
 
 
 def test_B27_client_leaves_during_prefill() -> None:
     with Server("--max-num-batched-tokens", "16", "--block-size", "16") as server:
         expected = server.canary()
-        one = _stream(server, prompt=[5] * 900, max_tokens=100)
-        while server.gauge("warpjet:num_requests_running") == 0:
-            time.sleep(0.001)
+        one = _stream(server, prompt=[5] * 900, max_tokens=100, n=ENDLESS)
+        until(lambda: server.gauge("warpjet:num_requests_running"))
         one.close()
-        assert server.idle() and server.aborts() == 1
+        assert server.idle() and server.aborts() == ENDLESS
         assert server.canary() == expected
 
 
@@ -779,14 +778,11 @@ def test_B27_a_slow_reader_pauses_and_loses_nothing() -> None:
         body = json.dumps({**fields, "ignore_eos": True, "stream": True}).encode()
         head = f"POST {COMPLETIONS} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         slow.sendall(head.encode() + body)
-        deadline = time.monotonic() + 60
-        while server.gauge("warpjet:num_requests_paused") == 0:
-            assert time.monotonic() < deadline, "it never paused"
-            time.sleep(0.02)
+        until(lambda: server.gauge("warpjet:num_requests_paused"))
         assert server.canary() == expected  # others go on
         assert server.rss_bytes() - before < 64 << 20
         with slow:
-            slow.settimeout(30)
+            slow.settimeout(PATIENCE_S)
             data = b"".join(iter(lambda: slow.recv(1 << 20), b""))
         texts = [""] * 4
         for line in data.split(b"\n"):

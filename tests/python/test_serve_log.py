@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("httptools")
 
 from api_server import KEY, api_server
-from serving import Server, until
+from serving import Server
+from waiting import until
 
 from warpjet import records
 from warpjet._native import EngineConfig
