@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -228,6 +229,35 @@ def test_an_idle_engine_costs_no_cpu(engine: AsyncLLM) -> None:
         return min(costs)
 
     assert asyncio.run(main()) < 0.01
+
+
+def test_requests_that_fail_together_keep_no_memory_errors(engine: AsyncLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.11 crashes where memory is short and more than sixteen of them are alive."""
+    made: list[weakref.ref[MemoryError]] = []
+    alive: list[int] = []
+
+    class Failure(MemoryError):
+        pass
+
+    def failure() -> Failure:
+        error = Failure()
+        made.append(weakref.ref(error))
+        return error
+
+    def feed(self: Assembly, output: Output) -> bool:
+        alive.append(sum(ref() is not None for ref in made))
+        raise failure()
+
+    monkeypatch.setattr(Assembly, "feed", feed)
+
+    async def run() -> None:
+        streams = (collect(engine.generate(STORY, GREEDY)) for _ in range(8))
+        for error in await asyncio.gather(*streams, return_exceptions=True):
+            assert isinstance(error, MemoryError)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert max(alive) == 0
+    assert len(made) == 8
 
 
 def test_outputs_are_taken_where_there_is_no_memory_for_another_turn(

@@ -3,7 +3,7 @@
 import pytest
 
 from warpjet import EngineError, QueueFullError
-from warpjet.serve.errors import ServeError, from_exception
+from warpjet.serve.errors import ServeError, forget_memory_errors, from_exception
 from warpjet.serve.schema import Field, Schema
 
 _OWN_WORDS = ("/models/Llama-3.1-8B", "0x7f00deadbeef", "[src/main.cpp:12]", "/v1/chat/completions, /v1/embeddings")
@@ -59,3 +59,22 @@ def test_few_of_many_unknown_fields_are_compared_with_the_known(
     with pytest.raises(ServeError, match="no field 'x'"):
         schema.parse({"x": 1, "y": 2}, strict=True)
     assert len(compared) <= 101
+
+
+def test_an_answer_keeps_no_memory_error_alive() -> None:
+    try:
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise ServeError(503, "no memory") from error
+    except ServeError as served:
+        forget_memory_errors(served)
+        assert served.__cause__ is None
+        assert served.__context__ is None
+
+
+def test_other_causes_are_kept_for_the_log() -> None:
+    error = RuntimeError("x")
+    error.__cause__ = cause = KeyError("y")
+    forget_memory_errors(error)
+    assert error.__cause__ is cause

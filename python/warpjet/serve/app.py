@@ -16,7 +16,7 @@ from warpjet.serve.asgi import Receive, Scope, Send
 from warpjet.serve.auth import Keys
 from warpjet.serve.conversation import Serving
 from warpjet.serve.counters import HttpMetrics
-from warpjet.serve.errors import ServeError, from_exception
+from warpjet.serve.errors import ServeError, forget_memory_errors, from_exception
 from warpjet.serve.exchange import EventStream, HttpRequest, Response, sse, to_json
 from warpjet.serve.json_body import parse_json
 from warpjet.serve.limits import Bodies, RateLimit
@@ -153,6 +153,7 @@ class App:
     async def _fail(self, error: Exception, endpoint: Endpoint | None, answer: "_Answer") -> str:
         """Answers with the error. What the log calls it."""
         served = from_exception(error)
+        forget_memory_errors(error)  # before its client is waited for
         body = served.envelope() if endpoint is None else endpoint.error_body(served)
         if served.status == 500:
             _log.error("a request failed: %s", type(error).__name__, exc_info=error)
