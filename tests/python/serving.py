@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -124,16 +124,6 @@ class Server:
         """Memory of the process."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def is_quiet(cpu_seconds: Callable[[], float]) -> bool:
-    """Whether a tenth of a processor or less is used in one of a few moments: others may have work to finish."""
-    for _ in range(6):
-        before = cpu_seconds()
-        time.sleep(0.5)
-        if cpu_seconds() - before <= 0.05:
-            return True
-    return False
 
 
 def request_bytes(path: str, body: Any) -> bytes:

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Server, checked, error_of, is_quiet, request_bytes
-from waiting import until
+from serving import Server, checked, error_of, request_bytes
+from waiting import PATIENCE_S, asleep, until
 
 PACKAGE = Path(__file__).resolve().parents[2] / "python" / "warpjet"
 COMPLETIONS = "/v1/completions"
@@ -28,7 +28,7 @@ LONG = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": Tru
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """warpjet serve, which is expected to end by itself."""
     command = [sys.executable, "-m", "warpjet", "serve", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, **options)
 
 
 def fails(says: str, *arguments: str, status: int = 2) -> None:
@@ -53,7 +53,10 @@ def canary(server: Server) -> Iterator[Server]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_R7_a_signal_drains(number: signal.Signals) -> None:
-    with Server() as server, server.http.stream("POST", COMPLETIONS, json=LONG) as stream:
+    with (
+        Server("--shutdown-timeout", "10000") as server,
+        server.http.stream("POST", COMPLETIONS, json={**LONG, "n": 4}) as stream,
+    ):
         lines = stream.iter_lines()
         next(lines)
         server.process.send_signal(number)
@@ -63,8 +66,8 @@ def test_R7_a_signal_drains(number: signal.Signals) -> None:
         assert answer.headers["retry-after"] and answer.headers["connection"] == "close"
         assert httpx.get(f"{server.url}/health").status_code == 200
         text = "\n".join(lines)
-        assert '"finish_reason":"length"' in text and text.rstrip().endswith("data: [DONE]")
-        assert server.process.wait(60) == 0
+        assert text.count('"finish_reason":"length"') == 4 and text.rstrip().endswith("data: [DONE]")
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_R7_a_drain_does_not_last_for_ever() -> None:
@@ -75,7 +78,7 @@ def test_R7_a_drain_does_not_last_for_ever() -> None:
             server.process.send_signal(signal.SIGTERM)
             text = "\n".join(lines)
         assert text.count('"finish_reason":"abort"') == 8  # every accepted sample has its end
-        assert server.process.wait(60) == 0
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_R7_a_second_signal_ends_it_at_once() -> None:
@@ -86,7 +89,7 @@ def test_R7_a_second_signal_ends_it_at_once() -> None:
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.http.get("/ready").status_code == 503)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -95,7 +98,7 @@ def test_R7_a_signal_while_it_loads(number: signal.Signals, seconds: float) -> N
     server = Server(wait=False)
     time.sleep(seconds)
     server.process.send_signal(number)
-    server.process.wait(60)
+    server.process.wait(PATIENCE_S)
     with server:
         pass
 
@@ -105,7 +108,7 @@ def test_R7_idle_connections_do_not_hold_it_up() -> None:
         idle = [server.connect() for _ in range(10)]
         server.http.get("/health")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0
+        assert server.process.wait(PATIENCE_S) == 0
         for one in idle:
             one.close()
 
@@ -277,11 +280,9 @@ def test_R9_thousands_of_idle_connections_are_cheap(canary: Server) -> None:
     before = canary.rss_bytes()
     idle = [canary.connect() for _ in range(count)]
     try:
-        began = canary.cpu_seconds()
         assert canary.canary()
-        assert canary.cpu_seconds() - began < 2
         assert (canary.rss_bytes() - before) / count < 16 << 10  # bytes a connection
-        assert is_quiet(canary.cpu_seconds)
+        until(lambda: asleep(canary.process.pid))
     finally:
         for one in idle:
             one.close()
@@ -314,7 +315,9 @@ def test_R11_the_process_ends_with_live_requests() -> None:
             raise SystemExit(7)
         asyncio.run(main())
     """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert ended.returncode == 7 and not ended.stderr
 
 
@@ -333,7 +336,9 @@ def test_R11_a_fork_of_a_server_process_leaves_it_alone() -> None:
         assert os.waitpid(child, 0)[1] == 0
         assert asyncio.run(text()) == before
     """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert ended.returncode == 0, ended.stderr
 
 

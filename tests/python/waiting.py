@@ -1,7 +1,10 @@
 """How tests wait: for the event itself, and as long as a busy machine needs."""
 
+import os
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -16,3 +19,22 @@ def until(what: Callable[[], Value], seconds: float = PATIENCE_S) -> Value:
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.005)
     return value
+
+
+def asleep(process: int | None = None) -> bool:
+    """Whether, in each of 20 looks, every thread of a process but the caller's waits for something. A thread that spins
+    never does, however busy the machine is."""
+    tasks = Path(f"/proc/{process or os.getpid()}/task")
+    return all(_state(task) in "SX" for _ in range(20) for task in tasks.iterdir() if task.name != _own_task())
+
+
+def _own_task() -> str:
+    return str(threading.get_native_id())
+
+
+def _state(task: Path) -> str:
+    """As /proc/[pid]/stat has it; X for one that has ended."""
+    try:
+        return (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
