@@ -21,12 +21,15 @@ class Probe:
 
     def __init__(self) -> None:
         self._longest = 0.0
+        self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def answer(self, serving: Serving, request: HttpRequest) -> Response:
-        """Starts it, or reads it."""
+        """Starts it, or reads it: after its next look, which sees what was until now."""
         if self._task is None:
             self._task = asyncio.create_task(self._tick())
+        self._looked.clear()
+        await self._looked.wait()
         longest, self._longest = self._longest, 0.0
         return json_response({"seconds": longest})
 
@@ -43,6 +46,7 @@ class Probe:
             await asyncio.sleep(_TICK_SECONDS)
             stall = min(time.monotonic() - begun - _TICK_SECONDS, time.process_time() - used)
             self._longest = max(self._longest, stall)
+            self._looked.set()
 
 
 if __name__ == "__main__":
