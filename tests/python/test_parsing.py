@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from grammar_driver import Grammars
+from waiting import PATIENCE_S
 
 from warpjet.parsing import (
     REASONING_PARSERS,
@@ -252,7 +253,7 @@ def test_a_megabyte_takes_linear_time(parser: str) -> None:
         start = time.process_time()
         parse_size = sum(len(reader.push(text[at : at + 4096]).content) for at in range(0, len(text), 4096))
         reader.finish()
-        assert time.process_time() - start < 3, f"{text[:40]!r}... {parse_size}"
+        assert time.process_time() - start < PATIENCE_S, f"{text[:40]!r}... {parse_size}"
 
 
 def test_a_long_answer_in_single_characters() -> None:
@@ -262,7 +263,7 @@ def test_a_long_answer_in_single_characters() -> None:
     for char in text:
         reader.push(char)
     reader.finish()
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < PATIENCE_S  # quadratic would be an hour
 
 
 @pytest.mark.parametrize("opening", ["[", "{", '{"a":', "(", "[("])
