@@ -1,3 +1,5 @@
+// The invariants of KV memory, by the numbers of tests/README.md: I1 and I2 are BlockPool::check(), I3 and I4 are here,
+// I5 is PrefixTree::check() and check_block().
 #include "memory/memory.h"
 
 namespace warpjet {

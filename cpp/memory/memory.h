@@ -309,7 +309,8 @@ class KvBlocks {
   std::int64_t num_offloaded() const { return offloaded_; }  // blocks copied to the host so far
   std::int64_t num_restored() const { return restored_; }    // and back
 
-  // Throws internal when pools, tree and these tables disagree: every holder is a table, I1 to I5. O(everything).
+  // Throws internal when pools, tree and these tables disagree: every holder is a table, I1 to I5
+  // of tests/README.md. O(everything).
   void check(std::span<const BlockTable* const> tables) const;
   std::uint64_t digest() const;
 

@@ -1,4 +1,4 @@
-// What must hold between any two calls.
+// What must hold between any two calls: invariant I9 of tests/README.md, and the scheduler's own counts.
 #include <algorithm>
 
 #include "schedule/schedule.h"

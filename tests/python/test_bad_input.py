@@ -1,6 +1,6 @@
 """Bad input: a clear error, nothing lost, and the next good request gives the same as before.
 
-Names follow the rows of the fault table: B for requests, F for files."""
+Names follow the rows of the fault table in tests/README.md: B for requests, F for files."""
 
 import json
 import os

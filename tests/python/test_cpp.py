@@ -47,8 +47,8 @@ def test_cpp(build: Path) -> None:
 
 @needs_cmake
 def test_a_native_program_generates_the_same_text(build: Path, tmp_path: Path) -> None:
-    """By the lines of the README, in folders of the tests."""
-    (lines,) = re.findall(r"```bash\n(cmake .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """By the lines of cpp/README.md, in folders of the tests."""
+    (lines,) = re.findall(r"```bash\n(cmake .*?)```", (ROOT / "cpp" / "README.md").read_text(), re.DOTALL)
     *steps, last = lines.replace("build/sdk", str(build)).replace("build/native", str(tmp_path / "native")).splitlines()
     home = {"HOME": str(tmp_path)} | ({"CMAKE_GENERATOR": "Ninja"} if GENERATOR else {})
     run("env", *(f"{name}={value}" for name, value in home.items()), "sh", "-ec", f"cd '{ROOT}'\n" + "\n".join(steps))

@@ -20,7 +20,9 @@ from warpjet.serve.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README, DEPLOY = ROOT / "README.md", ROOT / "python" / "warpjet" / "deploy" / "README.md"
-PAGES = (README, DEPLOY, ROOT / "bench" / "README.md")
+PACKAGE, CPP = ROOT / "python" / "warpjet" / "README.md", ROOT / "cpp" / "README.md"
+PAGES = (README, DEPLOY, ROOT / "bench" / "README.md", PACKAGE, CPP)
+LINKED = (*PAGES, *(ROOT / folder / "README.md" for folder in ("cuda", "tests", "third_party")))
 TEXT = README.read_text()
 
 # Lines that are not run here, by how they begin, and why.
@@ -60,7 +62,7 @@ def server() -> Iterator[Server]:
 
 
 def test_the_python_example_shows_what_the_model_can_do(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = [body for body in blocks("python") if "warpjet" in body]
+    example = next(body for body in blocks("python") if "warpjet" in body)
     names: dict[str, Any] = {}
     exec(compile(example, README.name, "exec"), names)
     names["llm"].shutdown()
@@ -117,19 +119,42 @@ def test_what_is_not_run_is_shown() -> None:
     assert all(any(line.startswith(start) for line in lines()) for start in NOT_RUN)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def headings(page: Path) -> set[str]:
+    """As GitHub makes anchors of them."""
+    heads = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", [*LINKED, ROOT / ".github" / "CONTRIBUTING.md"], ids=lambda page: page.parent.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text()
-    links = re.findall(r"\]\(([^)]+)\)", text)
-    heads = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.*)", text, re.M)}
-    for link in links:
-        assert link[1:] in heads if link.startswith("#") else (page.parent / link).exists(), link
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", page.read_text())
+    assert links or page.parent.name == "third_party"
+    for path, anchor in links:
+        target = page.parent / path if path else page
+        assert target.exists() and (not anchor or anchor in headings(target)), f"{path}#{anchor}"
 
 
 def test_folders_of_the_tour_exist() -> None:
     table = TEXT.split("## A tour of the tree")[1]
     paths = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     assert len(paths) > 10 and all((ROOT / path).exists() for path in paths)
+
+
+def rows_named(pattern: str, files: list[Path]) -> set[str]:
+    return {name for path in files for name in re.findall(pattern, path.read_text())}
+
+
+def test_the_fault_table_has_the_rows_that_tests_are_named_after() -> None:
+    rows = re.findall(r"^\| ([BFR]\d+) \|", (ROOT / "tests" / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == rows_named(r"def test_([BFR]\d+)_", sorted((ROOT / "tests" / "python").glob("test_*.py")))
+
+
+def test_the_invariants_that_sources_name_are_listed() -> None:
+    rows = re.findall(r"^\| (I\d+) \|", (ROOT / "tests" / "README.md").read_text(), re.MULTILINE)
+    assert rows == [f"I{i + 1}" for i in range(len(rows))]
+    sources = [*(ROOT / "cpp").rglob("*.h"), *(ROOT / "cpp").rglob("*.cpp"), *(ROOT / "tests" / "cpp").glob("history*")]
+    assert rows_named(r"//.*\b(I\d+)\b", sources) <= set(rows)
 
 
 def test_the_table_of_limits_tells_the_defaults() -> None:
@@ -153,7 +178,7 @@ def test_a_package_index_can_show_the_readme() -> None:
     for change in description["substitutions"]:
         text = re.sub(change["pattern"], change["replacement"], text)
     assert all(link.startswith("https://") for link in re.findall(r"\]\(([^)]*)\)", text)) and "![" not in text
-    assert "what works and what does not has the rest" in text and "# Changes" in text
+    assert "From zero to production has keys" in text and "# Changes" in text
 
 
 def test_the_newest_change_is_this_version_s() -> None:
