@@ -62,6 +62,13 @@ void require_precision(std::string_view field, std::string_view name) {
              " must be one of auto, bfloat16 (bf16), float16 (fp16, half), float32 (fp32, float); got ", quote(name));
 }
 
+// The same, and the names of quantised schemes.
+void require_scheme(std::string_view field, std::string_view name) {
+  const bool listed = std::ranges::find(choices::kScheme, name) != std::end(choices::kScheme);
+  const bool plain = std::ranges::find(choices::kPlainScheme, name) != std::end(choices::kPlainScheme);
+  if (!listed || plain) require_precision(field, name);
+}
+
 void validate_numbers(const SamplingParams& p) {
   require_range("n", p.n, 1, 128);
   require_range("presence_penalty", p.presence_penalty, -2, 2);
@@ -147,7 +154,7 @@ void validate_null_device(const EngineConfig& config) {
 
 void validate(const BuildConfig& config) {
   validate_device(config.device);
-  require_precision("scheme", config.scheme);
+  require_scheme("scheme", config.scheme);
   require_precision("kv_cache_dtype", config.kv_cache_dtype);
 }
 
@@ -166,7 +173,7 @@ void validate(const PoolingParams& params) {
 }
 
 void validate(const EngineConfig& config) {
-  require_precision("dtype", config.dtype);
+  require_scheme("dtype", config.dtype);
   require_one_of("load_format", config.load_format, choices::kLoadFormat);
   require_at_least("max_model_len", config.max_model_len, 0);
   require_range("max_num_seqs", config.max_num_seqs, 1, 1 << 16);

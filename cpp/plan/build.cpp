@@ -32,12 +32,11 @@ BuildReport build_engine(const std::filesystem::path& checkpoint_dir, const std:
   const auto start = Clock::now();
   validate(config);
   const Checkpoint checkpoint = Checkpoint::open(checkpoint_dir, config.hf_overrides);
-  const Scheme& scheme = find_scheme(config.scheme == "auto" ? checkpoint.scheme : config.scheme);
-  require_source(checkpoint, scheme);
   Catalogs catalogs;
   register_cuda_backend(catalogs);
   register_reference(catalogs);
   const auto device = open_device(config.device, 1);
+  const Scheme& scheme = choose_scheme(checkpoint, config.scheme, catalogs, device->info());
   Plan plan = make_plan(checkpoint.spec, checkpoint.slots, scheme, kv_dtype(config.kv_cache_dtype, scheme), catalogs,
                         device->info());
   if (device->info().sm > 0) tune(plan, catalogs, *device);

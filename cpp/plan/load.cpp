@@ -24,8 +24,7 @@ OpenedModel open_checkpoint(const fs::path& path, const LoadOptions& options, co
   const bool dummy = options.load_format == "dummy";
   auto checkpoint = std::make_shared<Checkpoint>(dummy ? Checkpoint::without_weights(path, options.hf_overrides)
                                                        : Checkpoint::open(path, options.hf_overrides));
-  const Scheme& scheme = find_scheme(options.dtype == "auto" ? checkpoint->scheme : options.dtype);
-  require_source(*checkpoint, scheme);
+  const Scheme& scheme = choose_scheme(*checkpoint, options.dtype, catalogs, device);
   Plan plan = make_plan(checkpoint->spec, checkpoint->slots, scheme, scheme.kv, catalogs, device);
   const auto load = [checkpoint, plan, dummy](Device& on) {
     return dummy ? make_dummy_weights(plan, on) : pack(*checkpoint, plan, on);
@@ -34,6 +33,23 @@ OpenedModel open_checkpoint(const fs::path& path, const LoadOptions& options, co
 }
 
 }  // namespace
+
+const Scheme& choose_scheme(const Checkpoint& checkpoint, std::string_view name, const Catalogs& catalogs,
+                            const DeviceInfo& device) {
+  const Scheme& scheme = find_scheme(name == "auto" ? checkpoint.scheme : name);
+  require_source(checkpoint, scheme);
+  if (name != "auto" || !scheme.weight.scaled()) return scheme;
+  constexpr std::int64_t kRows = 128;
+  const Gemm::Problem product = {
+      .m = 1, .n = kRows, .k = kRows, .a = scheme.activation, .b = scheme.weight, .d = scheme.activation};
+  for (const auto& row : catalogs.of<Gemm>().rows()) {
+    if (device.sm >= row.sm_min && device.sm < row.sm_max && row.supports(product)) return scheme;
+  }
+  const Scheme& plain = scheme_for(scheme.activation);
+  WJ_LOG(warn, "no kernel of ", device.name, " multiplies ", to_string(scheme.weight), " yet: weights are decoded to ",
+         plain.name, " when they are read");
+  return plain;
+}
 
 OpenedModel open_model(const fs::path& path, const LoadOptions& options, const Catalogs& catalogs,
                        const DeviceInfo& device) {

@@ -227,6 +227,11 @@ struct LoadOptions {
   std::string load_format = "auto";  // or safetensors or dummy, which an engine refuses
   std::string hf_overrides;          // of config.json, which an engine has not
 };
+// The scheme that is asked for; under "auto" the checkpoint's own or, where it is quantised in a way that the device
+// has no kernels for, the plain one of its activations. Throws unsupported when the checkpoint cannot give it.
+const Scheme& choose_scheme(const Checkpoint& checkpoint, std::string_view name, const Catalogs& catalogs,
+                            const DeviceInfo& device);
+
 // Throws io when the path holds neither.
 OpenedModel open_model(const std::filesystem::path& path, const LoadOptions& options, const Catalogs& catalogs,
                        const DeviceInfo& device);

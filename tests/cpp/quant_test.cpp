@@ -1,6 +1,8 @@
 // Quant: schemes by name, and the codec against definitions of the formats.
 #include "quant/quant.h"
 
+#include <warpjet/config.h>
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -18,6 +20,12 @@ TEST(Scheme, IsFoundByEverySpelling) {
   for (const char* name : {"fp16", "f16", "float16", "half"}) EXPECT_EQ(find_scheme(name).name, "fp16");
   for (const char* name : {"fp32", "f32", "float32", "float"}) EXPECT_EQ(find_scheme(name).name, "fp32");
   for (const Scheme& scheme : schemes()) EXPECT_EQ(&find_scheme(scheme.name), &scheme);
+}
+
+TEST(Scheme, TheOptionsNameEveryRow) {
+  std::vector<std::string_view> names{"auto"};
+  for (const Scheme& scheme : schemes()) names.push_back(scheme.name);
+  EXPECT_EQ(names, std::vector<std::string_view>(std::begin(choices::kScheme), std::end(choices::kScheme)));
 }
 
 TEST(Scheme, UnknownNamesListTheKnown) {

@@ -22,7 +22,8 @@ inline constexpr std::string_view kLoadFormat[] = {"auto", "safetensors", "dummy
 inline constexpr std::string_view kSchedulingPolicy[] = {"fcfs", "priority", "fair"};
 inline constexpr std::string_view kPreemptionMode[] = {"auto", "swap", "recompute"};
 inline constexpr std::string_view kBuildDevice[] = {"auto", "cpu", "cuda", "cuda:N"};
-inline constexpr std::string_view kScheme[] = {"auto", "bf16", "fp16", "fp32"};
+inline constexpr std::string_view kScheme[] = {"auto", "bf16", "fp16", "fp32", "fp8_block"};
+inline constexpr std::string_view kPlainScheme[] = {"auto", "bf16", "fp16", "fp32"};
 inline constexpr std::string_view kGpu[] = {"A100", "H100", "H200",     "B200",     "GH200",       "L4",
                                             "L40S", "A10G", "RTX 4090", "RTX 5090", "RTX PRO 6000"};
 }  // namespace choices
@@ -247,7 +248,7 @@ struct BuildConfig {
         Field{"device", &C::device, "what the engine will run on, from this machine", choices::kBuildDevice},
         Field{"scheme", &C::scheme, "precision of the weights; auto is the checkpoint's", choices::kScheme},
         Field{"kv_cache_dtype", &C::kv_cache_dtype, "precision of the KV cache; auto is that of the weights",
-              choices::kScheme},
+              choices::kPlainScheme},
         Field{"hf_overrides", &C::hf_overrides,
               "keys of config.json as they should be, a JSON object; null drops a key that the checkpoint has"},
         Field{"overwrite", &C::overwrite, "replace an engine directory that is already there"},
