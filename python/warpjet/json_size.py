@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _VALUE_CHARS = 8  # of a value with its share of brackets, commas and spaces
@@ -10,7 +10,8 @@ _VALUE_CHARS = 8  # of a value with its share of brackets, commas and spaces
 # Of one text. The decoder keeps the interpreter locked, for 0.1 s at these limits.
 MAX_VALUES, MAX_PAIRS, MAX_CONTAINERS, MAX_ESCAPES = 1 << 20, 1 << 18, 1 << 17, 1 << 21
 _CHUNK = 1 << 16
-_OUTSIDE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|([\[{])|(:)|(,)', re.DOTALL)  # strings, and what is between them
+# Short strings, what is between strings, and where a long one begins: one match keeps the interpreter locked.
+_OUTSIDE = re.compile(rb'"(?:[^"\\]|\\.){0,64}+"|([\[{])|(:)|(,)|(")', re.DOTALL)
 
 # What decoding a value takes in memory for each of these marks, on average at most; and for any text.
 _MARK_BYTES = {b",": 72, b":": 256, b"[": 256, b"{": 256}
@@ -48,8 +49,7 @@ def check_counts(raw: bytes) -> None:
     if not any(_has_more(raw, mark, most) for mark, most in limits):
         return
     containers = pairs = values = 0
-    for match in _OUTSIDE.finditer(raw):  # brackets and commas within texts are no values
-        kind = match.lastindex
+    for kind in _marks_outside_texts(raw):
         containers += kind == 1
         pairs += kind == 2
         values += kind == 3
@@ -58,6 +58,31 @@ def check_counts(raw: bytes) -> None:
                 f"there are more than {MAX_VALUES} values, {MAX_PAIRS} pairs of key and value, "
                 f"or {MAX_CONTAINERS} lists and objects"
             )
+
+
+def _marks_outside_texts(raw: bytes) -> Iterator[int]:
+    """1 for each bracket that opens, 2 for each colon, 3 for each comma."""
+    start = 0
+    while start < len(raw):
+        for match in _OUTSIDE.finditer(raw, start):
+            kind = match.lastindex
+            if kind == 4:
+                start = _text_end(raw, match.end())
+                break
+            if kind is not None:
+                yield kind
+        else:
+            return
+
+
+def _text_end(raw: bytes, start: int) -> int:
+    """Behind the quote that ends a text; escaped ones, which an odd number of backslashes precedes, do not."""
+    while (quote := raw.find(b'"', start)) >= 0:
+        text = raw[start:quote]
+        if (len(text) - len(text.rstrip(b"\\"))) % 2 == 0:
+            return quote + 1
+        start = quote + 1
+    return len(raw)
 
 
 def read_bounded(text: str, **options: Any) -> Any:

@@ -192,7 +192,7 @@ class Tokenizer:
         """Decodes one sequence incrementally: decode_open(context) and the pieces joined equal decode() of the whole.
         shown: special tokens that are not skipped."""
         token_of = self._token_of(skip_special_tokens, shown)
-        at_start = all(token_of(token_id) is None for token_id in context)
+        at_start = all(token_of(token_id) is None for token_id in set(context))
         out = Detokenizer(self._stage_makers, token_of, at_start)
         out.skip(context[-_CONTEXT_TOKENS:])
         return out
@@ -200,7 +200,7 @@ class Tokenizer:
     def text_offsets(self, skip_special_tokens: bool = True, context: Sequence[int] = ()) -> TextOffsets:
         """Says where the tokens of what detokenizer() decodes begin in its text."""
         token_of = self._token_of(skip_special_tokens, ())
-        out = TextOffsets(self._stage_makers, token_of, all(token_of(token_id) is None for token_id in context))
+        out = TextOffsets(self._stage_makers, token_of, all(token_of(token_id) is None for token_id in set(context)))
         for token_id in context[-_CONTEXT_TOKENS:]:
             out.push(token_id)
         out.offset = 0

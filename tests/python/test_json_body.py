@@ -11,6 +11,7 @@ from warpjet.json_size import (
     MAX_ESCAPES,
     MAX_PAIRS,
     MAX_VALUES,
+    _marks_outside_texts,
     exceeds,
     memory_bytes,
     read_bounded,
@@ -135,3 +136,11 @@ def test_a_quote_reads_no_more_than_it_shows() -> None:
     assert shown("a" * 100, 3) == "'aaa'..."
     assert shown("abc") == "'abc'"
     assert shown(7) == "7"
+
+
+def test_marks_within_texts_are_not_counted_whatever_their_length() -> None:
+    for length in (0, 1, 63, 64, 65, 5000):
+        for inside in ("[],:", '\\"[', "\\\\"):
+            text = "a" * length + inside
+            assert list(_marks_outside_texts(f'[{{"k":"{text}"}},"{text}"]'.encode())) == [1, 1, 2, 3]
+    assert list(_marks_outside_texts(b'["' + b"[" * 5000)) == [1]  # a text without an end
