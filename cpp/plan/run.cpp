@@ -70,8 +70,10 @@ Runner::Runner(Plan plan, Weights weights, const Catalogs& catalogs, Device& dev
   for (const Node& node : plan_.nodes) {
     const std::vector<float> constants = constants_of(node.op);
     Buffer& on_device = constants_.emplace_back(device.allocate(constants.size() * sizeof(float)));
-    stream_.copy(on_device.data(), constants.data(), on_device.bytes());
-    stream_.synchronize();
+    if (!constants.empty()) {
+      stream_.copy(on_device.data(), constants.data(), on_device.bytes());
+      stream_.synchronize();
+    }
     std::vector<Choice>& choices = kernels_.emplace_back();
     for_each_tactic(plan_, node, catalogs, device.info(), most,
                     [&](const Tactic& tactic, const auto* kernel, const auto&) {
