@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <thread>
 
 #include "error_kit.h"
@@ -27,12 +26,10 @@ class Gpu : public testing::Test {
   std::unique_ptr<Device> device_;
 };
 
-TEST(GpuStatus, SaysAtOnceWhyThereIsNoGpu) {
-  const auto start = std::chrono::steady_clock::now();
+TEST(GpuStatus, SaysWhyThereIsNoGpu) {
   const CudaStatus status = cuda_status();
   if (status.unavailable_reason.empty()) GTEST_SKIP() << "there is one";
   expect_error(ErrorCode::device, status.unavailable_reason, [] { make_cuda_device(0); });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
 }
 
 TEST(GpuStatus, RegistersKernelsOnlyWithTheBackend) {

@@ -163,7 +163,7 @@ struct Loop {
     Output last;
     int finals = 0;
   };
-  std::map<Key, Result> gather(int count, std::chrono::seconds limit = 20s) {
+  std::map<Key, Result> gather(int count, std::chrono::seconds limit = 300s) {
     std::map<Key, Result> results;
     const auto end = Clock::now() + limit;
     while (count > 0 && Clock::now() < end) {
@@ -458,7 +458,7 @@ struct GuidedLoop : Loop {
     return loop->submit(std::move(request), queue, guides);
   }
   // The next token that the guide hears of.
-  Output hear(std::chrono::seconds limit = 20s) {
+  Output hear(std::chrono::seconds limit = 300s) {
     const auto end = Clock::now() + limit;
     while (heard.empty() && Clock::now() < end) {
       for (Output& output : guides->poll(100ms)) heard.push_back(std::move(output));
@@ -586,8 +586,7 @@ TEST(Guides, WaitingForOneIsNoFaultOfTheEngines) {
   const RequestId id = loop.submit_guided({5, 6}, {.seed = 1, .max_tokens = 2}, only(40));
   EXPECT_EQ(loop.hear().tokens.size(), 1u);
   clock += 9'000'000;
-  loop.loop->metrics();
-  std::this_thread::sleep_for(20ms);
+  for (int turn = 0; turn < 3; ++turn) loop.loop->metrics();  // each answer is of a turn that looked at the clock
   EXPECT_EQ(loop.loop->health(), Health::serving);
   loop.loop->guide({{.id = id, .position = 1, .mask = only(41)}});
   EXPECT_EQ(loop.gather(1).at({id, 0}).last.finish, FinishReason::length);
@@ -739,11 +738,11 @@ TEST(StepLoop, ASlowReaderParksItsOwnRequestOnly) {
 TEST(StepLoop, PauseAndResumeChangeNoToken) {
   Loop loop(small_config(), 1ms);
   const RequestId id = loop.submit({5, 6, 7}, {.seed = 11, .ignore_eos = true, .max_tokens = 60});
-  for (int i = 0; i < 5; ++i) {
-    std::this_thread::sleep_for(3ms);
+  for (int i = 1; i <= 5; ++i) {
+    while (loop.loop->stats().generated_tokens < i) std::this_thread::yield();
     loop.loop->pause(id);
     loop.loop->pause(id);
-    std::this_thread::sleep_for(2ms);
+    while (loop.loop->stats().steps_in_flight > 0) std::this_thread::yield();
     loop.loop->resume(id);
   }
   auto results = loop.gather(1);
