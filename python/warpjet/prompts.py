@@ -91,8 +91,12 @@ def _parse_prompt(prompt: Any) -> Prompt:
 def tokenize(
     prompts: Sequence[Prompt], tokenizer: Tokenizer | None, max_tokens: int, add_special_tokens: bool = True
 ) -> None:
-    """Fills token_ids where only a text is given. Raises ValueError for a text that cannot fit in max_tokens, before
-    it costs time, and when there is no tokenizer."""
+    """Fills token_ids where only a text is given. Raises ValueError for a prompt that cannot fit in max_tokens, before
+    it costs time that grows with its length, and when there is no tokenizer."""
+    for index, prompt in enumerate(prompts):
+        length = 0 if prompt.token_ids is None else len(prompt.token_ids)
+        if length > max_tokens:
+            raise ValueError(f"prompt {index}: {length} tokens, but the context holds {max_tokens} (max_model_len)")
     texts = [(prompt, prompt.text) for prompt in prompts if prompt.token_ids is None and prompt.text is not None]
     if not texts:
         return

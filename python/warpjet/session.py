@@ -102,12 +102,7 @@ class Session:
     def prepare(self, prompts: PromptsType, add_special_tokens: bool = True) -> list[Prompt]:
         """Prompts with token ids. Raises ValueError for one that the context cannot hold."""
         parsed = parse_prompts(prompts)
-        limit = self.engine.model.max_model_len
-        for prompt in parsed:
-            length = 0 if prompt.token_ids is None else len(prompt.token_ids)
-            if length > limit:  # the engine would say so, after work that grows with the length
-                raise ValueError(f"prompt: {length} tokens, but the context holds {limit} (max_model_len)")
-        tokenize(parsed, self.tokenizer, limit, add_special_tokens)
+        tokenize(parsed, self.tokenizer, self.engine.model.max_model_len, add_special_tokens)
         return parsed
 
     def prepare_chat(

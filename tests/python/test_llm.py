@@ -155,11 +155,18 @@ def test_closing_a_stream_cancels_its_requests(llm: LLM) -> None:
 
 def test_a_refused_prompt_cancels_the_ones_before_it(llm: LLM) -> None:
     before = llm.get_metrics()["generated_tokens"]
-    with pytest.raises(ValueError, match="max_model_len") as raised:
-        llm.generate([[1, 2, 3], [1] * 5000], SamplingParams(max_tokens=900, ignore_eos=True), use_tqdm=False)
+    with pytest.raises(ValueError, match="vocabulary") as raised:
+        llm.generate([[1, 2, 3], [1, 10**6]], SamplingParams(max_tokens=900, ignore_eos=True), use_tqdm=False)
     assert "prompt 1 of 2" in raised.value.__notes__[0]
     llm.generate(STORY, GREEDY, use_tqdm=False)
     assert llm.get_metrics()["generated_tokens"] - before < 500
+
+
+def test_a_prompt_that_the_context_cannot_hold_is_named_before_any_runs(llm: LLM) -> None:
+    before = llm.get_metrics()["generated_tokens"]
+    with pytest.raises(ValueError, match=r"prompt 1: 5000 tokens, but the context holds 1024 \(max_model_len\)"):
+        llm.generate([[1, 2, 3], [1] * 5000], SamplingParams(max_tokens=900, ignore_eos=True), use_tqdm=False)
+    assert llm.get_metrics()["generated_tokens"] == before
 
 
 def test_shutdown_is_idempotent_and_final() -> None:
