@@ -4,8 +4,9 @@
 #include <algorithm>
 #include <thread>
 
+#include "execute/memory_plan.h"
 #include "ops/backend.h"
-#include "runtime/memory_plan.h"
+#include "runtime/runtime.h"
 
 namespace warpjet {
 

@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <ctime>
 #include <unordered_map>
 #include <utility>
 
-#include "runtime/runtime.h"
+#include "core/core.h"
+#include "runtime/output_queue.h"
 
 namespace warpjet {
 namespace {

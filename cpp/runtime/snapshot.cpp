@@ -1,4 +1,4 @@
-// Snapshots: what the engine looks like between two steps, and what is kept of the last ones while somebody looks.
+// Snapshots: what the engine looks like between two steps.
 #include "runtime/step_loop.h"
 
 #include <algorithm>
@@ -7,7 +7,6 @@ namespace warpjet {
 
 namespace {
 
-constexpr Micros kAttention = 2'000'000;  // who has looked is expected to look again within this time
 constexpr int kMostHolders = 254, kCachedBlock = 255;
 
 std::string_view state_of(const Sequence& sequence) {
@@ -16,73 +15,6 @@ std::string_view state_of(const Sequence& sequence) {
 }
 
 }  // namespace
-
-// --- The last steps -------------------------------------------------------------------------------------------------
-
-// All memory is taken at the first look; what was seen before everybody looked away is forgotten.
-void Recorder::watch(Micros now) {
-  if (!watched(now)) {
-    steps_.items.resize(Snapshot::kMaxSteps);
-    rows_.resize(Snapshot::kMaxSteps * Snapshot::kMaxRows);
-    first_tokens_.items.resize(Snapshot::kMaxEvents);
-    ends_.items.resize(Snapshot::kMaxEvents);
-    steps_.pushed = first_tokens_.pushed = ends_.pushed = 0;
-  }
-  until_ = now + kAttention;
-}
-
-bool Recorder::begin_step(std::uint64_t step, Micros now) {
-  step_ = step;
-  in_step_ = watched(now);
-  if (in_step_) steps_.push({.step = step});
-  return in_step_;
-}
-
-void Recorder::row(const Snapshot::Row& row) {
-  Step& step = steps_.newest();
-  if (step.rows == Snapshot::kMaxRows) return;
-  const std::size_t place = (steps_.pushed - 1) % Snapshot::kMaxSteps;
-  rows_[place * Snapshot::kMaxRows + step.rows++] = row;
-}
-
-void Recorder::end_step(Micros began, Micros us) {
-  if (in_step_) {
-    steps_.newest().began = began;
-    steps_.newest().us = us;
-  }
-  in_step_ = false;
-  ++step_;
-}
-
-void Recorder::first_token(Snapshot::FirstToken event, Micros now) {
-  event.step = step_;
-  if (watched(now)) first_tokens_.push(event);
-}
-
-void Recorder::finished(Snapshot::End event, Micros now) {
-  event.step = step_;
-  if (watched(now)) ends_.push(event);
-}
-
-void Recorder::read(std::uint64_t since_step, Snapshot& out) const {
-  steps_.for_each([&](const Step& step, std::size_t place) {
-    if (step.step <= since_step) return;
-    const auto first = rows_.begin() + static_cast<std::ptrdiff_t>(place * Snapshot::kMaxRows);
-    out.steps.push_back({.step = step.step,
-                         .us = step.us,
-                         .start_us = step.began,
-                         .rows = {first, first + static_cast<std::ptrdiff_t>(step.rows)}});
-  });
-  const auto copy = [&](const auto& ring, auto& events) {
-    ring.for_each([&](const auto& event, std::size_t) {
-      if (event.step > since_step) events.push_back(event);
-    });
-  };
-  copy(first_tokens_, out.first_tokens);
-  copy(ends_, out.finished);
-}
-
-// --- The engine now -------------------------------------------------------------------------------------------------
 
 // What cannot be told for want of memory is the asker's loss, not the engine's.
 void StepLoop::State::take_snapshot(std::uint64_t since_step, Answer& answer) {

@@ -13,6 +13,7 @@
 #include <thread>
 #include <unordered_map>
 
+#include "observe/observe.h"
 #include "runtime/runtime.h"
 
 namespace warpjet {

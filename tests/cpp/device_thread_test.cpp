@@ -1,6 +1,6 @@
 // The device thread over a runner that only remembers: order, lifetime of results, errors, faults and the end.
 #include "error_kit.h"
-#include "runtime/runtime.h"
+#include "execute/execute.h"
 
 #include <gtest/gtest.h>
 

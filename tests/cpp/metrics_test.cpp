@@ -1,7 +1,7 @@
 // What an engine tells of itself: Prometheus' text, read by a strict parser, and the trace, read as JSON.
 #include "core/core.h"
 #include "counted_allocations.h"
-#include "runtime/runtime.h"
+#include "observe/observe.h"
 
 #include <gtest/gtest.h>
 

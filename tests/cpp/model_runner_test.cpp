@@ -1,7 +1,7 @@
 // Slots, texts and sampling of the real runner, on the embedded model: however a prompt is cut and shared, the tokens
 // are the same.
 #include "error_kit.h"
-#include "runtime/runtime.h"
+#include "execute/execute.h"
 
 #include <gtest/gtest.h>
 

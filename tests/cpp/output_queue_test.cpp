@@ -1,6 +1,6 @@
 // The output queue: what becomes one output, wake-ups, read credits, and threads that stream through it.
+#include "runtime/output_queue.h"
 #include "error_kit.h"
-#include "runtime/runtime.h"
 
 #include <gtest/gtest.h>
 

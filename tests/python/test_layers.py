@@ -26,7 +26,10 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "schedule": {"core", "memory"},
     "simulate": {"core", "memory", "schedule"},
     "decode": {"core", "device", "ops", "plan", "memory", "schedule"},
-    "runtime": {"core", "quant", "device", "ops", "parallel", "plan", "memory", "schedule", "decode"},
+    "execute": {"core", "quant", "device", "ops", "parallel", "plan", "memory", "schedule", "decode"},
+    "observe": {"core", "memory", "schedule"},
+    "runtime": {"core", "device", "ops", "plan", "memory", "schedule", "decode", "execute", "observe"},
+    "measure": {"core", "device", "ops", "plan", "memory", "schedule", "execute", "runtime"},
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -82,7 +85,7 @@ def test_bindings_see_only_the_public_headers() -> None:
 
 
 def test_runtime_never_sees_a_checkpoint() -> None:
-    for source in sources(CPP / "runtime"):
+    for source in [s for layer in ("execute", "observe", "runtime") for s in sources(CPP / layer)]:
         for word in ("HfConfig", "SafeTensors", "WeightSlot", "Checkpoint"):
             assert word not in source.read_text(), f"{source}: {word}"
 

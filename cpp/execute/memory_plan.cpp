@@ -1,9 +1,9 @@
-#include "runtime/memory_plan.h"
+#include "execute/memory_plan.h"
 
 #include <algorithm>
 #include <cstdio>
 
-#include "runtime/device_state.h"
+#include "execute/device_state.h"
 
 namespace warpjet {
 namespace {

@@ -1,7 +1,7 @@
 // What an engine measures, and how Prometheus reads it: one table of metrics, printed in the text exposition format
 // 0.0.4. Names, labels and meanings follow vLLM's where both have them, so that dashboards need only another prefix.
 #include "core/core.h"
-#include "runtime/runtime.h"
+#include "observe/observe.h"
 
 #include <algorithm>
 #include <array>

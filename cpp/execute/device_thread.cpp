@@ -1,6 +1,6 @@
 // An in-order device: a ring of plans and results, and the thread that works through it.
 #include "device/spin.h"
-#include "runtime/runtime.h"
+#include "execute/execute.h"
 
 #include <thread>
 #include <utility>

@@ -1,7 +1,7 @@
 // The device that computes nothing: for measuring what everything else costs.
 #include <algorithm>
 
-#include "runtime/runtime.h"
+#include "execute/execute.h"
 
 namespace warpjet {
 

@@ -3,8 +3,8 @@
 #include <map>
 #include <numeric>
 
+#include "execute/device_state.h"
 #include "quant/quant.h"
-#include "runtime/device_state.h"
 
 namespace warpjet {
 namespace {

@@ -1,7 +1,7 @@
 // What an engine takes of its device's memory, decided before anything is allocated.
 #pragma once
 
-#include "runtime/runtime.h"
+#include "execute/execute.h"
 
 namespace warpjet {
 

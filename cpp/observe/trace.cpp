@@ -1,6 +1,6 @@
 // The trace: what happened is kept as plain events in a ring; spans, names and text are made when it is written.
 #include "core/core.h"
-#include "runtime/runtime.h"
+#include "observe/observe.h"
 
 #include <algorithm>
 #include <array>

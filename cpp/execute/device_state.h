@@ -1,7 +1,7 @@
 // The slots' state on the device, and how a plan's changes get there.
 #pragma once
 
-#include "runtime/runtime.h"
+#include "execute/execute.h"
 
 namespace warpjet {
 

@@ -1,4 +1,4 @@
-#include "runtime/device_state.h"
+#include "execute/device_state.h"
 
 #include <algorithm>
 
