@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import warpjet
-from warpjet.machine import cpu_name
+from warpjet.common.machine import cpu_name
 
 TINY = Path(warpjet.__file__).parent / "models" / "tiny"
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from warpjet.records import circumstances, device_name, write_record
+from warpjet.bench.records import circumstances, device_name, write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)

@@ -16,7 +16,7 @@ import statistics
 import time
 from pathlib import Path
 
-from warpjet.machine import cpu_name
+from warpjet.common.machine import cpu_name
 
 
 def prompt(length: int, vocab: int) -> list[int]:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import Engine, EngineConfig, OutputQueue, SamplingParams
-from warpjet.locate import EMBEDDED_MODEL
-from warpjet.records import circumstances, write_record
-from warpjet.tables import table
-from warpjet.tokenizer import Tokenizer
+from warpjet.bench.records import circumstances, write_record
+from warpjet.common.tables import table
+from warpjet.requests.locate import EMBEDDED_MODEL
+from warpjet.text.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "serve"))
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import warpjet
-from warpjet.machine import cpu_name
+from warpjet.common.machine import cpu_name
 
 ROOT = Path(__file__).resolve().parents[1]
 OPEN = "import time, warpjet; t = time.perf_counter(); warpjet.LLM(); print(time.perf_counter() - t)"

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
         __version__,
     )
     from warpjet.async_llm import AsyncLLM
-    from warpjet.background import Generation
-    from warpjet.beams import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
-    from warpjet.building import build, built_with_cuda
-    from warpjet.engine_options import AsyncEngineArgs, EngineArgs
     from warpjet.llm import LLM
-    from warpjet.outputs import (
+    from warpjet.requests.background import Generation
+    from warpjet.requests.beams import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
+    from warpjet.requests.building import build, built_with_cuda
+    from warpjet.requests.engine_options import AsyncEngineArgs, EngineArgs
+    from warpjet.requests.outputs import (
         CompletionOutput,
         EmbeddingOutput,
         EmbeddingRequestOutput,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
         RequestOutput,
         RequestOutputKind,
     )
-    from warpjet.prompts import TextPrompt, TokensPrompt
     from warpjet.structured import StructuredOutputsParams
+    from warpjet.text.prompts import TextPrompt, TokensPrompt
 
 __all__ = [
     "LLM",
@@ -69,24 +69,24 @@ __all__ = [
 
 _MODULES = {
     "LLM": "llm",
-    "AsyncEngineArgs": "engine_options",
+    "AsyncEngineArgs": "requests.engine_options",
     "AsyncLLM": "async_llm",
-    "BeamSearchOutput": "beams",
-    "BeamSearchParams": "beams",
-    "BeamSearchSequence": "beams",
-    "Generation": "background",
-    "build": "building",
-    "built_with_cuda": "building",
-    "CompletionOutput": "outputs",
-    "EmbeddingOutput": "outputs",
-    "EmbeddingRequestOutput": "outputs",
-    "EngineArgs": "engine_options",
-    "Logprob": "outputs",
-    "RequestOutput": "outputs",
-    "RequestOutputKind": "outputs",
+    "BeamSearchOutput": "requests.beams",
+    "BeamSearchParams": "requests.beams",
+    "BeamSearchSequence": "requests.beams",
+    "Generation": "requests.background",
+    "build": "requests.building",
+    "built_with_cuda": "requests.building",
+    "CompletionOutput": "requests.outputs",
+    "EmbeddingOutput": "requests.outputs",
+    "EmbeddingRequestOutput": "requests.outputs",
+    "EngineArgs": "requests.engine_options",
+    "Logprob": "requests.outputs",
+    "RequestOutput": "requests.outputs",
+    "RequestOutputKind": "requests.outputs",
     "StructuredOutputsParams": "structured",
-    "TextPrompt": "prompts",
-    "TokensPrompt": "prompts",
+    "TextPrompt": "text.prompts",
+    "TokensPrompt": "text.prompts",
 }
 
 # Other engines' names: what is here instead.

@@ -11,7 +11,7 @@ def main() -> int:
     if ours:
         # KeyboardInterrupt is lost where it meets a callback of the import machinery, so Ctrl-C ends the process here.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from warpjet import cli
+    from warpjet.commands import main as cli
 
     if ours and sys.argv[1:2] != ["serve"]:  # the server goes on loading modules, and has handlers of its own
         signal.signal(signal.SIGINT, interrupted)

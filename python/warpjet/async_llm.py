@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, NoReturn, Self, Unpack
 
 from warpjet._native import Engine, ModelInfo, Output, OutputQueue, PoolingParams, SamplingParams
-from warpjet.assembly import Assembly
-from warpjet.batch import Answer, Collector
-from warpjet.chat import Conversation
-from warpjet.embedding import NO_SAMPLING, Embedding, check_pooling
-from warpjet.engine_options import EngineArgs, OtherOptions
-from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
-from warpjet.prompts import Prompt, PromptType
-from warpjet.session import Session
-from warpjet.tokenizer import Tokenizer
+from warpjet.requests.assembly import Assembly
+from warpjet.requests.batch import Answer, Collector
+from warpjet.requests.embedding import NO_SAMPLING, Embedding, check_pooling
+from warpjet.requests.engine_options import EngineArgs, OtherOptions
+from warpjet.requests.outputs import EmbeddingRequestOutput, RequestOutput
+from warpjet.requests.session import Session
+from warpjet.text.chat import Conversation
+from warpjet.text.prompts import Prompt, PromptType
+from warpjet.text.tokenizer import Tokenizer
 
 # Work of one turn of the event loop, some milliseconds: one for a token and for each entry of log-probabilities.
 _SLICE = 512

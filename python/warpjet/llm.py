@@ -10,19 +10,19 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, Unpack
 
 from warpjet._native import ModelInfo, SamplingParams
-from warpjet.background import Background, Generation
-from warpjet.batch import Answer, Batch, ParamsType, Requests
-from warpjet.beams import BeamSearchOutput, BeamSearchParams, beam_search_output
-from warpjet.chat import Conversation
-from warpjet.embedding import EmbeddingBatch, PoolingType
-from warpjet.engine_options import EngineArgs, OtherOptions
-from warpjet.outputs import EmbeddingRequestOutput, RequestOutput
-from warpjet.parsing.answers import AnswerReader
 from warpjet.parsing.detection import ParserNames, find_parsers
 from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, check_tools
-from warpjet.prompts import Prompt, PromptsType, PromptType
-from warpjet.session import Session
-from warpjet.tokenizer import Tokenizer
+from warpjet.requests.background import Background, Generation
+from warpjet.requests.batch import Answer, Batch, ParamsType, Requests
+from warpjet.requests.beams import BeamSearchOutput, BeamSearchParams, beam_search_output
+from warpjet.requests.chat_answers import AnswerReader
+from warpjet.requests.embedding import EmbeddingBatch, PoolingType
+from warpjet.requests.engine_options import EngineArgs, OtherOptions
+from warpjet.requests.outputs import EmbeddingRequestOutput, RequestOutput
+from warpjet.requests.session import Session
+from warpjet.text.chat import Conversation
+from warpjet.text.prompts import Prompt, PromptsType, PromptType
+from warpjet.text.tokenizer import Tokenizer
 
 
 class LLM:

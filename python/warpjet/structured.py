@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warpjet.json_size import read_bounded
-from warpjet.shown import shown
+from warpjet.common.json_size import read_bounded
+from warpjet.common.shown import shown
 
 _CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _JSON_OPTIONS = ("disable_any_whitespace", "whitespace_pattern")

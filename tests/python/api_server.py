@@ -10,15 +10,15 @@ from typing import Any
 
 from warpjet.async_llm import AsyncLLM
 from warpjet.parsing.events import ToolCallDelta
-from warpjet.serve.app import App, all_endpoints
-from warpjet.serve.auth import Keys
-from warpjet.serve.connection import Limits
 from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, Serving, Started
-from warpjet.serve.errors import ServeError
+from warpjet.serve.http.app import App, all_endpoints
+from warpjet.serve.http.auth import Keys
+from warpjet.serve.http.connection import Limits
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.server import HttpServer
+from warpjet.serve.http.sockets import listening
 from warpjet.serve.parsers import ParserNames
-from warpjet.serve.server import HttpServer
 from warpjet.serve.settings import Settings
-from warpjet.serve.sockets import listening
 
 MODEL = "tiny"
 HERMES = ParserNames(None, "hermes")

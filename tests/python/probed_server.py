@@ -7,11 +7,11 @@ import asyncio
 import sys
 import time
 
-from warpjet.cli import main
-from warpjet.serve import health
+from warpjet.commands.main import main
 from warpjet.serve.conversation import Serving
-from warpjet.serve.exchange import HttpRequest, Response, json_response
-from warpjet.serve.schema import Endpoint
+from warpjet.serve.http.exchange import HttpRequest, Response, json_response
+from warpjet.serve.http.schema import Endpoint
+from warpjet.serve.operating import health
 
 _TICK_SECONDS = 0.002
 

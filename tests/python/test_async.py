@@ -11,7 +11,7 @@ from waiting import PATIENCE_S, asleep, until
 
 from warpjet import LLM, AsyncLLM, RequestOutput, SamplingParams
 from warpjet._native import Output
-from warpjet.assembly import Assembly
+from warpjet.requests.assembly import Assembly
 
 STORY = "Once upon a time"
 GREEDY = SamplingParams(temperature=0, max_tokens=24)

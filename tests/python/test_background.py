@@ -144,7 +144,7 @@ def test_closing_waits_for_a_reader_that_is_about_to_start(monkeypatch: pytest.M
             super().start()
 
     llm = LLM(device="null")
-    monkeypatch.setattr("warpjet.background.threading.Thread", SlowToStart)
+    monkeypatch.setattr("warpjet.requests.background.threading.Thread", SlowToStart)
     handle = llm.generate_async(PROMPT, SamplingParams(max_tokens=1))
     closer.join()
     assert handle.result(30).finished and errors == []
@@ -157,7 +157,7 @@ def test_a_request_ends_when_no_thread_can_read_for_it(monkeypatch: pytest.Monke
 
     with LLM(device="null") as llm:
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
-            patch.setattr("warpjet.background.threading.Thread", NoRoom)
+            patch.setattr("warpjet.requests.background.threading.Thread", NoRoom)
             llm.generate_async(PROMPT, SamplingParams(max_tokens=500))
         assert len(llm.generate_async(PROMPT, SamplingParams(max_tokens=3)).result(30).outputs[0].token_ids) == 3
 

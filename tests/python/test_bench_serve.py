@@ -20,15 +20,15 @@ pytest.importorskip("aiohttp")
 
 import itertools
 
-from warpjet.cli import main
-from warpjet.load.arrivals import send_times
-from warpjet.load.client import Client, Outcome, Target
-from warpjet.load.datasets import LoadRequest
-from warpjet.load.report import Wanted, notes, percentile, summarise
-from warpjet.load.run import Run, run_load
-from warpjet.load.texts import Texts
-from warpjet.locate import EMBEDDED_MODEL
-from warpjet.tokenizer import Tokenizer
+from warpjet.bench.load.arrivals import send_times
+from warpjet.bench.load.client import Client, Outcome, Target
+from warpjet.bench.load.datasets import LoadRequest
+from warpjet.bench.load.report import Wanted, notes, percentile, summarise
+from warpjet.bench.load.run import Run, run_load
+from warpjet.bench.load.texts import Texts
+from warpjet.commands.main import main
+from warpjet.requests.locate import EMBEDDED_MODEL
+from warpjet.text.tokenizer import Tokenizer
 
 TICK = 0.002  # seconds that a timer may be early: those of an event loop are in milliseconds
 SMALL = ("--random-input-len", "20", "--random-output-len", "8", "--num-warmups", "0")
@@ -79,7 +79,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for module in ("client", "run"):
-        monkeypatch.setattr(f"warpjet.load.{module}.time", clock)
+        monkeypatch.setattr(f"warpjet.bench.load.{module}.time", clock)
     return clock
 
 
@@ -272,7 +272,7 @@ def test_each_body_is_sent_at_its_time_or_when_there_is_room(
             outcome.ended = clock.now
             return outcome
 
-    monkeypatch.setattr("warpjet.load.run.asyncio.sleep", sleep)
+    monkeypatch.setattr("warpjet.bench.load.run.asyncio.sleep", sleep)
     run = asyncio.run(ticking())
     assert [outcome.sent - run.begin for outcome in run.outcomes] == sent
     assert run.seconds == 4.0 and run.late_s == 0 and run.most_running == (at_once or 3)
@@ -318,7 +318,7 @@ def test_one_run_is_a_table_and_a_figure(capsys: pytest.CaptureFixture[str], tmp
 def test_an_answer_that_comes_in_one_piece_has_a_figure(tmp_path: Path) -> None:
     """All times between tokens are 0, which no logarithmic axis shows."""
     pytest.importorskip("matplotlib")
-    from warpjet.load.plot import draw
+    from warpjet.bench.load.plot import draw
 
     outcome = Outcome(sent=0.0, chunks=[0.25] * 8, ended=0.25, output_tokens=8)
     run = Run([outcome], 0.0, 0.25, 0.0, 0.0, 1)
@@ -456,7 +456,7 @@ def test_a_trace_keeps_its_times_or_is_stretched_to_a_rate() -> None:
 
 @pytest.mark.parametrize("cell", ["2023-11-16 18:15:46.6805900", "1.5"])
 def test_times_in_a_trace_are_seconds_or_dates(tmp_path: Path, cell: str) -> None:
-    from warpjet.load.datasets import _csv_rows
+    from warpjet.bench.load.datasets import _csv_rows
 
     file = tmp_path / "trace.csv"
     file.write_text(f"Timestamp,Request tokens,Response tokens\n{cell},2,3\n")

@@ -9,9 +9,9 @@ import pytest
 from checkpoints import copy_tiny
 
 from warpjet import LLM, ModelFormatError
-from warpjet.chat import ChatTemplate, load_chat_template
-from warpjet.template import compile_template
-from warpjet.tokenizer import Tokenizer
+from warpjet.text.chat import ChatTemplate, load_chat_template
+from warpjet.text.template import compile_template
+from warpjet.text.tokenizer import Tokenizer
 
 HELLO = [{"role": "user", "content": "hi"}]
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"

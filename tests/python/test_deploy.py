@@ -11,16 +11,16 @@ import pytest
 
 import warpjet
 from warpjet import LLM
-from warpjet.cli import _parser
+from warpjet.commands.main import _parser
 
 pytest.importorskip("yaml")
 pytest.importorskip("httptools")
 
 import yaml
 
-from warpjet.serve.app import all_endpoints
-from warpjet.serve.counters import HttpMetrics
 from warpjet.serve.flags import plan, read_config
+from warpjet.serve.http.app import all_endpoints
+from warpjet.serve.http.counters import HttpMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = Path(warpjet.__file__).parent / "deploy"

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from checkpoints import TINY
 
-from warpjet import LLM, SamplingParams, StructuredOutputsParams, threads
+from warpjet import LLM, SamplingParams, StructuredOutputsParams
 from warpjet._native import QueueFullError
-from warpjet.grammar_limits import check_grammar, check_repeats
-from warpjet.schemas import ENFORCED_FORMATS, prepared
+from warpjet.common import threads
+from warpjet.common.threads import Crew
+from warpjet.guided.limits import check_grammar, check_repeats
+from warpjet.guided.schemas import ENFORCED_FORMATS, prepared
 from warpjet.structured import check_volume
-from warpjet.threads import Crew
 
 
 def choice(text: str) -> SamplingParams:
@@ -93,7 +94,7 @@ def test_grammars_compile_again_when_there_are_threads_again(start: Any, monkeyp
         compiler = llm._session._open_guides()._compiler
         with monkeypatch.context() as patch:
             patch.setattr(_thread, "start_new_thread", start)
-            patch.setattr("warpjet.grammars._START_SECONDS", 0)
+            patch.setattr("warpjet.guided.grammars._START_SECONDS", 0)
             for index in range(40):  # more than may be pending
                 with pytest.raises(QueueFullError):
                     say(llm, f"y{index}")
@@ -107,7 +108,7 @@ def test_without_memory_a_grammar_is_refused_and_the_next_one_is_not(monkeypatch
 
     with LLM(device="cpu") as llm:
         with monkeypatch.context() as patch:
-            patch.setattr("warpjet.grammars.require_room", full)
+            patch.setattr("warpjet.guided.grammars.require_room", full)
             with pytest.raises(QueueFullError, match="no memory"):
                 say(llm, "yes")
         assert say(llm, "yes") == "yes"

@@ -2,7 +2,7 @@
 
 import math
 
-from warpjet.histograms import histogram, quantile
+from warpjet.bench.histograms import histogram, quantile
 
 
 def text(counts: dict[str, int]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from warpjet.json_size import (
+from warpjet.common.json_size import (
     MAX_CONTAINERS,
     MAX_ESCAPES,
     MAX_PAIRS,
@@ -16,10 +16,10 @@ from warpjet.json_size import (
     memory_bytes,
     read_bounded,
 )
-from warpjet.messages import checked_messages
-from warpjet.serve.errors import ServeError
-from warpjet.serve.json_body import MAX_DIGITS, parse_json
-from warpjet.shown import shown
+from warpjet.common.shown import shown
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.json_body import MAX_DIGITS, parse_json
+from warpjet.text.messages import checked_messages
 
 
 def refuse(raw: bytes, says: str) -> None:
@@ -41,12 +41,12 @@ def list_of(item: str, count: int) -> bytes:
 )
 def test_values_are_counted_before_they_are_made(item: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(parse_json(list_of(item, most - 3))["a"]) == most - 3
-    monkeypatch.setattr("warpjet.serve.json_body._DECODER", None)
+    monkeypatch.setattr("warpjet.serve.http.json_body._DECODER", None)
     refuse(list_of(item, most + 3), "more than")
 
 
 def test_pairs_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warpjet.serve.json_body._DECODER", None)
+    monkeypatch.setattr("warpjet.serve.http.json_body._DECODER", None)
     pairs = b",".join(b'"%d":1' % i for i in range(16000))
     refuse(b'{"a":[' + b",".join([b"{" + pairs + b"}"] * (MAX_PAIRS // 16000 + 1)) + b"]}", "pairs of key and value")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from warpjet.serve import exchange
-from warpjet.serve.exchange import json_in_pieces, to_json
+from warpjet.serve.http import exchange
+from warpjet.serve.http.exchange import json_in_pieces, to_json
 
 _ROW = {
     "token": 'a"\n',

@@ -11,8 +11,8 @@ import pytest
 from checkpoints import TINY
 
 from warpjet import LLM, SamplingParams, build
-from warpjet.cli import main
-from warpjet.locate import EMBEDDED_MODEL, find_directory, find_model, is_model, model_name, served_names
+from warpjet.commands.main import main
+from warpjet.requests.locate import EMBEDDED_MODEL, find_directory, find_model, is_model, model_name, served_names
 from warpjet.serve.flags import plan
 from warpjet.serve.launch import open_serving
 
@@ -126,7 +126,7 @@ def test_every_part_of_warpjet_takes_a_name_of_the_hub(
 def test_the_cache_is_where_the_environment_says_and_no_network_is_needed(tmp_path: Path) -> None:
     hub = tmp_path / "hub"
     snapshot = add_to_cache(hub)
-    code = "import sys; from warpjet.locate import find_model; print(find_model(sys.argv[1]))"
+    code = "import sys; from warpjet.requests.locate import find_model; print(find_model(sys.argv[1]))"
     for environment in ({"HF_HOME": str(tmp_path)}, {"HF_HUB_CACHE": str(hub)}, {"TRANSFORMERS_CACHE": str(hub)}):
         unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": ":".join(sys.path)}
         done = subprocess.run(

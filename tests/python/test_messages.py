@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from warpjet import LLM, SamplingParams
-from warpjet.chat import ChatTemplate
-from warpjet.messages import checked_messages
 from warpjet.parsing import TOOL_PARSERS
+from warpjet.text.chat import ChatTemplate
+from warpjet.text.messages import checked_messages
 
 USER = {"role": "user", "content": "Weather in Paris?"}
 TOOL = {

@@ -8,8 +8,8 @@ import pytest
 
 import warpjet
 from warpjet import LLM, AsyncEngineArgs, AsyncLLM, EngineArgs, EngineConfig, SamplingParams, TextPrompt, TokensPrompt
-from warpjet.arguments import fixed_names
-from warpjet.engine_options import EngineOptions, OtherOptions
+from warpjet.requests.arguments import fixed_names
+from warpjet.requests.engine_options import EngineOptions, OtherOptions
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 import warpjet
 from warpjet import LLM, SamplingParams
-from warpjet.locate import EMBEDDED_MODEL
+from warpjet.requests.locate import EMBEDDED_MODEL
 
 LONG = SamplingParams(max_tokens=50)
 

@@ -20,7 +20,7 @@ from waiting import PATIENCE_S, until
 
 pytest.importorskip("httptools", reason="the page needs warpjet[server]")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PAGE = Path(__file__).parents[2] / "python" / "warpjet" / "serve" / "page"
+PAGE = Path(__file__).parents[2] / "python" / "warpjet" / "serve" / "operating" / "page"
 
 
 @pytest.fixture(scope="module")
@@ -660,7 +660,7 @@ def test_live_tells_steps_blocks_and_ends(quiet: Server) -> None:
 
 
 def test_a_slow_look_is_followed_by_another_before_the_engine_forgets() -> None:
-    from warpjet.serve.live import _pause
+    from warpjet.serve.operating.live import _pause
 
     assert _pause(0.001, missed=False) + 0.001 == pytest.approx(0.1)
     assert _pause(0.001, missed=True) + 0.001 == pytest.approx(0.03)
@@ -683,7 +683,7 @@ def test_a_watcher_that_does_not_read_gets_the_newest_and_costs_no_memory(quiet:
 
 
 def test_nobody_looks_when_nobody_watches() -> None:
-    from warpjet.serve.live import LiveFeed
+    from warpjet.serve.operating.live import LiveFeed
 
     class Engine:
         looks = 0

@@ -15,7 +15,7 @@ from checkpoints import TINY
 from serving import Server
 
 from warpjet import EngineConfig, __version__
-from warpjet.cli import main
+from warpjet.commands.main import main
 from warpjet.serve.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from warpjet import LLM, SamplingParams
-from warpjet.repl import Chat, read_messages
-from warpjet.terminal import sampling_params
-from warpjet.wrap import Wrapper
+from warpjet.commands.repl import Chat, read_messages
+from warpjet.commands.terminal import sampling_params
+from warpjet.commands.wrap import Wrapper
 
 PROMPT, MORE = b">>> ", b"... "
 WAIT_S = 60  # how long a test waits for text before it fails

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from warpjet import LLM, SamplingParams
-from warpjet.cli import main
+from warpjet.commands.main import main
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 

@@ -15,11 +15,11 @@ from api_server import KEY, MODEL, api_server, becomes_idle
 from checkpoints import copy_tiny
 
 from warpjet import LLM, SamplingParams
-from warpjet.serve.anthropic_content import system_text, to_messages
-from warpjet.serve.anthropic_tools import to_tools
+from warpjet.serve.anthropic.content import system_text, to_messages
+from warpjet.serve.anthropic.tools import to_tools
 from warpjet.serve.conversation import Serving
-from warpjet.serve.errors import ServeError
-from warpjet.serve.parts import SkippedTools
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.parts import SkippedTools
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: Any = [
@@ -194,7 +194,7 @@ def test_a_template_that_alternates_takes_several_of_one_role(tmp_path: Path) ->
 def test_tools_that_the_server_would_run_are_left_out(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warpjet.serve.anthropic_tools._skipped", SkippedTools("/v1/messages"))
+    monkeypatch.setattr("warpjet.serve.anthropic.tools._skipped", SkippedTools("/v1/messages"))
     hosted = ["web_search_20250305", "code_execution_20250825", "mcp_toolset", "computer_20250124"]
     tools = [*({"type": kind, "name": "x"} for kind in hosted), *TOOLS]
     with caplog.at_level("WARNING", "warpjet.serve"):

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("httptools")
 
-from warpjet.serve.asgi import Receive, Scope, Send
-from warpjet.serve.connection import MAX_HEAD_BYTES, MAX_REFUSED, Connection, Limits
-from warpjet.serve.errors import ServeError
-from warpjet.serve.limits import Bodies
+from warpjet.serve.http.asgi import Receive, Scope, Send
+from warpjet.serve.http.connection import MAX_HEAD_BYTES, MAX_REFUSED, Connection, Limits
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.limits import Bodies
 
 LIMITS = Limits(header_timeout=3, body_timeout=4, keep_alive_timeout=5, send_timeout=6)
 LONGEST = 6.0

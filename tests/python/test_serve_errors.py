@@ -3,8 +3,8 @@
 import pytest
 
 from warpjet import EngineError, QueueFullError
-from warpjet.serve.errors import ServeError, forget_memory_errors, from_exception
-from warpjet.serve.schema import Field, Schema
+from warpjet.serve.http.errors import ServeError, forget_memory_errors, from_exception
+from warpjet.serve.http.schema import Field, Schema
 
 _OWN_WORDS = ("/models/Llama-3.1-8B", "0x7f00deadbeef", "[src/main.cpp:12]", "/v1/chat/completions, /v1/embeddings")
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from warpjet import SamplingParams
-from warpjet.serve.errors import ServeError
-from warpjet.serve.openai_chat import chosen_tools
-from warpjet.serve.openai_fields import SAMPLING_FIELDS
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.openai.chat import chosen_tools
+from warpjet.serve.openai.fields import SAMPLING_FIELDS
+from warpjet.serve.openai.response_format import structured_outputs, tgi_schema
 from warpjet.serve.parsers import find_parser_names
-from warpjet.serve.response_format import structured_outputs, tgi_schema
 from warpjet.serve.settings import Settings
 
 

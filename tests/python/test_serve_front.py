@@ -12,17 +12,17 @@ from serving import Server, error_of
 
 pytest.importorskip("httptools")
 
-from warpjet.json_size import memory_bytes
-from warpjet.serve.app import App, all_endpoints
-from warpjet.serve.auth import Keys, load_keys
-from warpjet.serve.counters import HttpMetrics
-from warpjet.serve.errors import ServeError
-from warpjet.serve.exchange import EventStream, HttpRequest, Response
-from warpjet.serve.limits import Bodies
-from warpjet.serve.router import Router
-from warpjet.serve.schema import Endpoint, Field, Schema
+from warpjet.common.json_size import memory_bytes
+from warpjet.serve.http.app import App, all_endpoints
+from warpjet.serve.http.auth import Keys, load_keys
+from warpjet.serve.http.counters import HttpMetrics
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.exchange import EventStream, HttpRequest, Response
+from warpjet.serve.http.limits import Bodies
+from warpjet.serve.http.router import Router
+from warpjet.serve.http.schema import Endpoint, Field, Schema
+from warpjet.serve.http.sites import Sites
 from warpjet.serve.settings import Settings
-from warpjet.serve.sites import Sites
 
 CHAT = "/v1/chat/completions"
 ROUTER = Router(all_endpoints())

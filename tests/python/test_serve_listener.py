@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from warpjet.serve.listener import Listener, tls_context
+from warpjet.serve.http.listener import Listener, tls_context
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [uvloop.new_event_loop, asyncio.new_event_loop]
 

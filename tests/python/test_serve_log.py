@@ -20,22 +20,22 @@ from api_server import KEY, api_server
 from serving import Server
 from waiting import until
 
-from warpjet import records
 from warpjet._native import EngineConfig
-from warpjet.machine import cpu_name
+from warpjet.bench import records
+from warpjet.common.machine import cpu_name
 from warpjet.serve import launch
-from warpjet.serve.app import App
-from warpjet.serve.auth import Keys
-from warpjet.serve.counters import HttpMetrics
-from warpjet.serve.errors import ServeError
-from warpjet.serve.exchange import EventStream, HttpRequest
 from warpjet.serve.flags import plan
-from warpjet.serve.load_log import LoadLog
-from warpjet.serve.request_log import current_record
-from warpjet.serve.schema import Endpoint
+from warpjet.serve.http.app import App
+from warpjet.serve.http.auth import Keys
+from warpjet.serve.http.counters import HttpMetrics
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.exchange import EventStream, HttpRequest
+from warpjet.serve.http.request_log import current_record
+from warpjet.serve.http.schema import Endpoint
+from warpjet.serve.http.sockets import listening
+from warpjet.serve.operating.load_log import LoadLog
 from warpjet.serve.service import Service, _device_text
 from warpjet.serve.settings import Settings
-from warpjet.serve.sockets import listening
 
 LONG = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True}
 
@@ -86,7 +86,7 @@ def test_the_level_can_change_while_the_process_runs() -> None:
     code = """if True:
         import logging
         from warpjet import LLM
-        from warpjet.log import set_log_level
+        from warpjet.common.log import set_log_level
         for level in ("info", "error", "debug"):
             set_log_level(level)
             assert logging.getLogger("warpjet").level == getattr(logging, level.upper())
@@ -425,7 +425,7 @@ def test_nohup_is_honoured_during_the_load(signals: None, monkeypatch: pytest.Mo
 # A job waits in native code for a lock that nobody opens: the interpreter cannot end it.
 STUCK = """
 import asyncio, atexit, ctypes, sys
-from warpjet import cli
+from warpjet.commands import main as cli
 from warpjet.serve.service import Service
 
 libc, mutex, run = ctypes.CDLL(None), ctypes.create_string_buffer(64), Service.run

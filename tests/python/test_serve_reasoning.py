@@ -9,12 +9,12 @@ import httpx
 import pytest
 from api_server import KEY, MODEL, api_server
 
-from warpjet.assembly import Assembly
-from warpjet.locate import EMBEDDED_MODEL
-from warpjet.outputs import RequestOutput
 from warpjet.parsing import ParserNames
-from warpjet.prompts import Prompt
+from warpjet.requests.assembly import Assembly
+from warpjet.requests.locate import EMBEDDED_MODEL
+from warpjet.requests.outputs import RequestOutput
 from warpjet.serve.conversation import Serving
+from warpjet.text.prompts import Prompt
 
 THOUGHT, SAID = "It asks for the weather, so I look it up.", "I look it up. "
 CALLS: list[tuple[str, dict[str, Any]]] = [("get_weather", {"city": "Rome", "days": 2}), ("now", {})]

@@ -13,11 +13,11 @@ import pytest
 from api_server import KEY, MODEL, OTHER_KEY, api_server, becomes_idle
 
 from warpjet import LLM, SamplingParams
-from warpjet.serve.auth import Keys
 from warpjet.serve.conversation import Serving
-from warpjet.serve.errors import ServeError
-from warpjet.serve.parts import SkippedTools
-from warpjet.serve.response_tools import Origin, offer_tools
+from warpjet.serve.http.auth import Keys
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.parts import SkippedTools
+from warpjet.serve.openai.response_tools import Origin, offer_tools
 
 WEATHER = {
     "type": "function",
@@ -307,7 +307,7 @@ HOSTED = [
 def test_tools_that_the_server_would_run_are_left_out(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warpjet.serve.response_tools._skipped", SkippedTools("/v1/responses"))
+    monkeypatch.setattr("warpjet.serve.openai.response_tools._skipped", SkippedTools("/v1/responses"))
     tools = [*({"type": kind} for kind in HOSTED), WEATHER]
     with caplog.at_level("WARNING", "warpjet.serve"):
         for _ in range(2):

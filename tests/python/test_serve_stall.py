@@ -14,8 +14,8 @@ import httpx
 import pytest
 from serving import Server
 
-from warpjet.serve.app import all_endpoints
-from warpjet.serve.schema import Endpoint
+from warpjet.serve.http.app import all_endpoints
+from warpjet.serve.http.schema import Endpoint
 
 _MOST_SECONDS = 0.1
 _CASES_A_ROUTE = 24

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from warpjet.serve.errors import ServeError
-from warpjet.serve.workers import Workers
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.workers import Workers
 
 
 class Holds:
@@ -148,7 +148,7 @@ def test_a_thread_that_never_begins_leaves_its_place(monkeypatch: pytest.MonkeyP
 def test_jobs_do_not_keep_the_process_alive() -> None:
     code = """
 import asyncio, time
-from warpjet.serve.workers import Workers
+from warpjet.serve.http.workers import Workers
 async def main():
     workers = Workers(4, 60)
     for _ in range(4):

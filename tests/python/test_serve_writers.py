@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from warpjet.outputs import Logprob
 from warpjet.parsing.events import ToolCallDelta
-from warpjet.serve.anthropic_events import MessageWriter
+from warpjet.requests.outputs import Logprob
+from warpjet.serve.anthropic.events import MessageWriter
 from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
-from warpjet.serve.errors import ServeError
-from warpjet.serve.response_events import ResponseWriter
-from warpjet.serve.response_items import parse_items, to_messages
-from warpjet.serve.response_store import ResponseStore, StoredResponse
-from warpjet.serve.response_tools import Origin
+from warpjet.serve.http.errors import ServeError
+from warpjet.serve.openai.response_events import ResponseWriter
+from warpjet.serve.openai.response_items import parse_items, to_messages
+from warpjet.serve.openai.response_store import ResponseStore, StoredResponse
+from warpjet.serve.openai.response_tools import Origin
 
 THINK_SAY_CALL: list[list[ChatEvent]] = [
     [Started(12, 4, list(range(12))), Delta(0, reasoning="Let me ")],

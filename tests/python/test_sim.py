@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 import warpjet
-from warpjet import info
 from warpjet._native import EngineConfig, SimConfig, arrivals, simulate
+from warpjet.commands import info
 
 SHORT = ("--duration-s", "20")
 

@@ -9,7 +9,7 @@ import pytest
 
 from warpjet import LLM, EngineError, SamplingParams
 from warpjet._native import Engine, EngineConfig, OutputQueue
-from warpjet.locate import EMBEDDED_MODEL
+from warpjet.requests.locate import EMBEDDED_MODEL
 
 KEYS = {
     *("step", "now_us", "block_size", "kv_blocks", "max_model_len", "max_num_seqs"),

@@ -20,7 +20,7 @@ from waiting import PATIENCE_S, until
 
 from warpjet import LLM, AsyncLLM, SamplingParams, StructuredOutputsParams
 from warpjet._native import OutputQueue
-from warpjet.grammars import Compiler
+from warpjet.guided.grammars import Compiler
 from warpjet.structured import from_text, to_text
 
 PROMPT = "Once upon a time"

@@ -7,9 +7,10 @@ import pytest
 from checkpoints import copy_tiny
 
 from warpjet import LLM, SamplingParams
-from warpjet.chat import ChatTemplate
 from warpjet.parsing import ChatParser
-from warpjet.serve import anthropic_content, response_items
+from warpjet.serve.anthropic import content as anthropic_content
+from warpjet.serve.openai import response_items
+from warpjet.text.chat import ChatTemplate
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "call00001", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "fox"}'}}

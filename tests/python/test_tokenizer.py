@@ -12,8 +12,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
 from warpjet import LLM, ModelFormatError
-from warpjet.stopping import StopStrings
-from warpjet.tokenizer import Tokenizer
+from warpjet.text.stopping import StopStrings
+from warpjet.text.tokenizer import Tokenizer
 
 SEED = 20240807
 TEXTS = ["Once upon a time", "日本語 👩‍👩‍👧 naïve", "  two\n\n  spaces ", "<|user|>hi<|end|>", "\u200b\x00é"]

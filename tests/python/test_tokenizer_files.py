@@ -11,8 +11,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import ByteLevel, TemplateProcessing
 
 from warpjet import LLM, ModelFormatError, SamplingParams
-from warpjet.tokenizer import Tokenizer
-from warpjet.tokenizer_files import read_json
+from warpjet.text.tokenizer import Tokenizer
+from warpjet.text.tokenizer_files import read_json
 
 BOS, EOS, END, ONCE, UPON = 1, 2, 6, 1381, 1845
 NAMES = {"bos_token": "<|bos|>", "eos_token": "<|eos|>"}

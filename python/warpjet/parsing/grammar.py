@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from warpjet.guided.schemas import WHITESPACE, prepared
 from warpjet.parsing.chat_parser import check_parsers
 from warpjet.parsing.harmony import CHANNEL, MESSAGE, START, Harmony
 from warpjet.parsing.json_text import MAX_NAME
@@ -15,7 +16,6 @@ from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
 from warpjet.parsing.tool_parsers import TOOL_PARSERS, Layout, ToolParser
 from warpjet.parsing.tools import ToolChoice, Tools, chosen_name
 from warpjet.parsing.xml_calls import Xml
-from warpjet.schemas import WHITESPACE, prepared
 
 TokenId = Callable[[str], int | None]
 

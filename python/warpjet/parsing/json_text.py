@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from warpjet.json_size import read_bounded
+from warpjet.common.json_size import read_bounded
 from warpjet.parsing.reader import SPACE, Emit, Reader, Reading
 
 MAX_DEPTH = 128

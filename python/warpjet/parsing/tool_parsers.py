@@ -44,7 +44,7 @@ class ToolParser:
     make_id: MakeId = new_call_id
 
 
-DEFAULT_TOOL_PARSER = "hermes"  # reads the format of warpjet.default_tools
+DEFAULT_TOOL_PARSER = "hermes"  # reads the format of warpjet.text.default_tools
 
 _NAME, _ARGUMENTS, _PARAMETERS = '{"name": "', '", "arguments": ', '", "parameters": '
 _OBJECT = (_NAME, _ARGUMENTS, "}")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warpjet.shown import shown
+from warpjet.common.shown import shown
 
 Tools = Sequence[Mapping[str, Any]]
 ToolChoice = str | Mapping[str, Any]

@@ -13,26 +13,26 @@ from weakref import WeakValueDictionary
 from warpjet import __version__
 from warpjet._native import SamplingParams
 from warpjet.async_llm import AsyncLLM
-from warpjet.chat import ChatTemplate
-from warpjet.json_size import exceeds
-from warpjet.outputs import CompletionOutput, Logprob, RequestOutput
+from warpjet.common.json_size import exceeds
 from warpjet.parsing.chat_parser import shown_tokens
 from warpjet.parsing.detection import ParserNames
 from warpjet.parsing.tools import check_tool_choice, check_tools
-from warpjet.prompts import Prompt, PromptType
-from warpjet.serve.counters import HttpMetrics
-from warpjet.serve.errors import ServeError, bad_request, from_exception
-from warpjet.serve.exchange import HttpRequest
+from warpjet.requests.outputs import CompletionOutput, Logprob, RequestOutput
+from warpjet.serve.http.counters import HttpMetrics
+from warpjet.serve.http.errors import ServeError, bad_request, from_exception
+from warpjet.serve.http.exchange import HttpRequest
+from warpjet.serve.http.request_log import current_record
+from warpjet.serve.http.workers import Workers
+from warpjet.serve.openai.response_store import ResponseStore
 from warpjet.serve.parsers import adjusted, make_parsers
-from warpjet.serve.request_log import current_record
-from warpjet.serve.response_store import ResponseStore
-from warpjet.serve.workers import Workers
-from warpjet.tokenizer import Tokenizer
+from warpjet.text.chat import ChatTemplate
+from warpjet.text.prompts import Prompt, PromptType
+from warpjet.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from warpjet.parsing.chat_parser import ChatParser
     from warpjet.parsing.events import ToolCallDelta
-    from warpjet.serve.live import LiveFeed
+    from warpjet.serve.operating.live import LiveFeed
     from warpjet.serve.settings import Settings
     from warpjet.structured import StructuredOutputsParams
 
@@ -165,7 +165,7 @@ class Serving:
     @functools.cached_property
     def live_feed(self) -> "LiveFeed":
         """What those see who watch the engine."""
-        from warpjet.serve.live import LiveFeed
+        from warpjet.serve.operating.live import LiveFeed
 
         return LiveFeed(self.llm, lambda: self.draining)
 

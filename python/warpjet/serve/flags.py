@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import EngineConfig
-from warpjet.arguments import engine_config, fixed_names, is_fixed
-from warpjet.flags import Parser, add_fields, default_text, flag_of, read_number, whole_number
+from warpjet.commands.flags import Parser, add_fields, default_text, flag_of, read_number, whole_number
+from warpjet.requests.arguments import engine_config, fixed_names, is_fixed
 from warpjet.serve.settings import CHOICES, Settings, read_setting
 
 # Other servers' names of ours.

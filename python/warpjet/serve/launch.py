@@ -12,15 +12,15 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from warpjet.async_llm import AsyncLLM
-from warpjet.locate import find_model, served_names
-from warpjet.log import start_log
-from warpjet.serve.auth import load_keys
+from warpjet.common.log import start_log
+from warpjet.requests.locate import find_model, served_names
 from warpjet.serve.conversation import Serving
 from warpjet.serve.flags import Plan
-from warpjet.serve.listener import tls_context
+from warpjet.serve.http.auth import load_keys
+from warpjet.serve.http.listener import tls_context
+from warpjet.serve.http.sockets import listening
 from warpjet.serve.parsers import find_parser_names
 from warpjet.serve.service import Service, draining_signals
-from warpjet.serve.sockets import listening
 
 _log = logging.getLogger("warpjet.serve")
 

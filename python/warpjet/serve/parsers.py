@@ -7,13 +7,13 @@ from warpjet._native import SamplingParams
 from warpjet.parsing.chat_parser import ChatParser
 from warpjet.parsing.constraint import completion_constraint
 from warpjet.parsing.detection import ParserNames, default_tool_parser, find_parsers
-from warpjet.serve.errors import bad_request
+from warpjet.serve.http.errors import bad_request
 
 if TYPE_CHECKING:
+    from warpjet.requests.session import Session
     from warpjet.serve.conversation import ChatRequest
     from warpjet.serve.settings import Settings
-    from warpjet.session import Session
-    from warpjet.tokenizer import Tokenizer
+    from warpjet.text.tokenizer import Tokenizer
 
 
 _log = logging.getLogger("warpjet.serve")

@@ -10,18 +10,18 @@ import sys
 from types import FrameType
 
 from warpjet._native import EngineConfig, __version__
-from warpjet.machine import cpu_name
-from warpjet.records import device_name
-from warpjet.serve.app import App, all_endpoints
-from warpjet.serve.asgi import Application
-from warpjet.serve.auth import load_keys
-from warpjet.serve.connection import Limits
+from warpjet.bench.records import device_name
+from warpjet.common.machine import cpu_name
 from warpjet.serve.conversation import Serving
-from warpjet.serve.listener import tls_context
-from warpjet.serve.load_log import LoadLog
-from warpjet.serve.server import HttpServer, allowed_connections
+from warpjet.serve.http.app import App, all_endpoints
+from warpjet.serve.http.asgi import Application
+from warpjet.serve.http.auth import load_keys
+from warpjet.serve.http.connection import Limits
+from warpjet.serve.http.listener import tls_context
+from warpjet.serve.http.server import HttpServer, allowed_connections
+from warpjet.serve.http.sites import Sites
+from warpjet.serve.operating.load_log import LoadLog
 from warpjet.serve.settings import Settings
-from warpjet.serve.sites import Sites
 
 _log = logging.getLogger("warpjet.serve")
 

@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from warpjet.chat import CONTENT_FORMATS
-from warpjet.log import LEVELS
+from warpjet.common.log import LEVELS
+from warpjet.text.chat import CONTENT_FORMATS
 
 
 def _s(default: Any, doc: str, kind: str = "") -> Any:

@@ -1,0 +1,1 @@
+"""`warpjet bench`: the engine, the start, and a server under load."""

@@ -1,0 +1,1 @@
+"""Constrained decoding: from a constraint to a grammar to masks."""

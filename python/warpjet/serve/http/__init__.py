@@ -1,0 +1,1 @@
+"""HTTP: connections, bodies, limits, routing. It knows no API."""

@@ -1,0 +1,32 @@
+"""Chat messages and tools in the OpenAPI document. What is wrong with them is told by warpjet.text.messages and
+warpjet.parsing.tools."""
+
+_TEXT_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+}
+_CONTENT = {"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TEXT_PART}]}
+MESSAGES = {
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {"role": {"type": "string", "minLength": 1}, "content": _CONTENT},
+    }
+}
+_FUNCTION = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.:/-]{1,128}$"},
+        "description": {"type": "string"},
+        "parameters": {"type": "object"},
+    },
+}
+TOOLS = {
+    "items": {
+        "type": "object",
+        "required": ["type", "function"],
+        "properties": {"type": {"enum": ["function"]}, "function": _FUNCTION},
+    }
+}

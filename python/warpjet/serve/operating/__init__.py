@@ -1,0 +1,1 @@
+"""Routes for operators: health, metrics, the page, tokenization, administration, the OpenAPI document."""
