@@ -15,32 +15,7 @@
 
 namespace warpjet {
 
-// What is known so far of the embedding that a request wants of its prompt. The stepping thread's, which visits the
-// positions in order and more than once when they are computed again: each counts once.
-struct Pool {
-  bool mean = false;        // over the prompt; else its last position alone
-  std::vector<double> sum;  // over the first `count` positions, of a mean
-  int count = 0;
-};
 constexpr std::int32_t kPooledToken = -3;  // of a row that gives an embedding
-
-// How a sequence is sampled: what the device must know of its request. Token ids were checked against the vocabulary
-// when the request came. Valid as long as the sequence has a slot.
-struct SampleState {
-  const SamplingParams* params = nullptr;
-  std::uint64_t key = 0;                   // random_key(seed, sample)
-  std::span<const std::int32_t> stop_ids;  // end its text, and are banned before min_tokens are out
-  int logprobs = -1;                       // most likely tokens to report with each token; -1 is none wanted
-  int prompt_logprobs = -1;                // the same for the prompt
-  // What a guide lets the next token be: ceil(vocab / 32) words, bit set = allowed; null: there is no guide. The words
-  // stay where they are, and change only when the token that they were for is known.
-  const std::int32_t* guide_mask = nullptr;
-  Pool* pool = nullptr;  // its prompt is pooled, and nothing is sampled
-};
-
-// Whether `token` ends a text that has `output_length` tokens of output, this one included. The device and the engine
-// ask the same question of the same data, so they agree.
-bool is_stop(const SampleState& state, std::int32_t token, int output_length);
 
 // --- Records --------------------------------------------------------------------------------------------------------
 
@@ -48,14 +23,48 @@ bool is_stop(const SampleState& state, std::int32_t token, int output_length);
 constexpr int kMaxStopIds = 512, kMaxBiases = 4096, kMaxBadWordEnds = 1024, kMaxBadWordTokens = 4096;
 constexpr int kListWords = kMaxStopIds + 2 * kMaxBiases + kMaxBadWordEnds + kMaxBadWordTokens;
 
-// A slot's row of each array of SlotViews.
-SlotSampling pack(const SampleState& state, int prompt_length);
-int pack_lists(const SampleState& state, std::span<std::int32_t> out);  // returns how many words it wrote
-bool is_masked(const SampleState& state);                               // by allowed_token_ids, by a guide or by both
-void pack_mask(const SampleState& state, std::span<std::int32_t> out);  // of one that is
+// What a prompt becomes instead of a text: nothing, the hidden state of its last token, or the mean of all.
+enum class Pooling : std::int32_t { none, last, mean };
 
-// Whether Penalize may ever change this slot's logits.
-bool needs_edits(const SampleState& state);
+// How a sequence is sampled, in numbers. As words of a batch a record is this, then the slot's row of SlotViews::lists
+// as far as it is used, then its row of SlotViews::masks, if it has one.
+struct SampleRecord {
+  SlotSampling sampling;
+  std::int32_t prompt_logprobs = -1;  // most likely tokens to report with each token of the prompt; -1: none wanted
+  Pooling pooling = Pooling::none;
+  std::int32_t edits = 0;    // 1: Penalize may change its logits
+  std::int32_t adapter = 0;  // LoRA adapter; 0: none
+  std::int32_t num_list_words = 0, num_mask_words = 0;
+};
+constexpr std::size_t kRecordWords = sizeof(SampleRecord) / sizeof(std::int32_t);
+
+// What a record is made of, while it is made. Token ids were checked against the vocabulary when the request came.
+struct SampleOptions {
+  const SamplingParams& params;
+  int prompt_length = 0;
+  std::uint64_t key = 0;                          // random_key(seed, sample)
+  std::span<const std::int32_t> stop_ids = {};    // end its text, and are banned before min_tokens are out
+  int logprobs = -1;                              // most likely tokens to report with each token; -1: none wanted
+  int prompt_logprobs = -1;                       // the same for the prompt
+  std::span<const std::int32_t> guide_mask = {};  // ceil(vocab / 32) words, bit set = allowed; empty: there is no guide
+  Pooling pooling = Pooling::none;
+};
+std::vector<std::int32_t> pack_record(const SampleOptions& options, int vocab);
+
+// Writes what a guide allows next, as far as the request allows it too, where pack_record() has put the first mask.
+// Returns those words.
+std::span<const std::int32_t> pack_mask(const SamplingParams& params, std::span<const std::int32_t> guide_mask,
+                                        std::span<std::int32_t> record);
+
+struct RecordView : SampleRecord {
+  std::span<const std::int32_t> lists, mask;  // of the words that were read
+  std::span<const std::int32_t> stop_ids() const { return lists.first(sampling.num_stops); }
+};
+RecordView read_record(std::span<const std::int32_t> words);  // throws internal when they are no record
+
+// Whether `token` ends a text that has `output_length` tokens of output, this one included. The device and the engine
+// ask the same question of the same data, so they agree.
+bool is_stop(const RecordView& record, std::int32_t token, int output_length);
 
 // --- Log-probabilities ----------------------------------------------------------------------------------------------
 
@@ -88,8 +97,8 @@ struct SlotTexts {
 
 // What some row of a step needs.
 struct SampleNeeds {
-  bool edits = false;     // needs_edits() of a slot
-  bool logprobs = false;  // SampleState::logprobs >= 0 of a slot
+  bool edits = false;     // SampleRecord::edits of a slot
+  bool logprobs = false;  // SlotSampling::logprobs >= 0 of a slot
 };
 
 // Owns how all slots are sampled, on the device, and the scratch of sampling. Used by the thread that steps; all work
@@ -108,11 +117,11 @@ class Sampler {
 
   // Writes a slot's record, by copies from host memory that the sampler keeps for that: kStaged joins may be on their
   // way, one more waits until the oldest has arrived.
-  void join(int slot, const SampleState& state, int prompt_length);
+  void join(int slot, const RecordView& record);
   static constexpr int kStaged = 64;
 
-  // The slot's mask has changed: writes it anew. Who is in the slot has drawn with the last one, and that is known.
-  void set_mask(int slot, const SampleState& state);
+  // Writes the slot's mask anew. The token that the last one was for has been drawn and is known.
+  void set_mask(int slot, std::span<const std::int32_t> mask);
 
   // Draws a token for each row of logits [rows, vocab] f32, which may change, and appends it to the text of the row's
   // slot: slots [rows] i32, on the device. Returns the tokens [rows] i32, on the device until the next call. A row

@@ -108,39 +108,38 @@ std::int64_t Sampler::bytes(const Config& c) {
          c.rows * (c.vocab + 5 + 2 * c.max_top) * word;
 }
 
-void Sampler::join(int slot, const SampleState& state, int prompt_length) {
+void Sampler::join(int slot, const RecordView& record) {
   State& s = *state_;
   WJ_CHECK(slot >= 0 && slot < s.config.slots, "slot ", slot, " of ", s.config.slots);
-  std::byte* record = s.staging.at(static_cast<std::int64_t>(s.next_staged) * s.record_bytes);
+  WJ_CHECK(record.mask.empty() || std::cmp_equal(record.mask.size(), s.mask_words), record.mask.size(),
+           " words of a mask");
+  std::byte* next = s.staging.at(static_cast<std::int64_t>(s.next_staged) * s.record_bytes);
   State::Staged& staged = s.staged[s.next_staged];
   s.next_staged = (s.next_staged + 1) % s.staged.size();
   if (staged.used) staged.arrived->wait();
   staged.used = true;
 
-  const SlotSampling sampling = pack(state, prompt_length);
-  std::memcpy(record, &sampling, sizeof sampling);
-  auto* words = reinterpret_cast<std::int32_t*>(record + sizeof sampling);
-  const int num_words = pack_lists(state, {words, kListWords});
-  const bool masked = is_masked(state);
-  if (masked) pack_mask(state, {words + kListWords, static_cast<std::size_t>(s.mask_words)});
-  const auto upload = [&](const TensorView& rows, const void* from, std::size_t bytes) {
-    if (bytes > 0)
-      s.device.stream().copy(rows.row<std::byte>(std::int64_t{slot} * dtype_bytes(rows.dtype)), from, bytes);
+  const auto upload = [&](const TensorView& rows, const auto& words) {
+    const std::span<const std::byte> bytes = std::as_bytes(words);
+    if (bytes.empty()) return;
+    std::ranges::copy(bytes, next);
+    s.device.stream().copy(rows.row<std::byte>(std::int64_t{slot} * dtype_bytes(rows.dtype)), next, bytes.size());
+    next += bytes.size();
   };
-  upload(s.params_view, record, sizeof sampling);
-  upload(s.lists_view, words, static_cast<std::size_t>(num_words) * sizeof(std::int32_t));
-  upload(s.masks_view, words + kListWords, masked ? static_cast<std::size_t>(s.mask_words) * sizeof(std::int32_t) : 0);
+  upload(s.params_view, std::span(&record.sampling, 1));
+  upload(s.lists_view, record.lists);
+  upload(s.masks_view, record.mask);
   s.device.stream().record(*staged.arrived);
 }
 
 // A slot's place is free again when its mask changes: the copy came before a draw whose token is known.
-void Sampler::set_mask(int slot, const SampleState& state) {
+void Sampler::set_mask(int slot, std::span<const std::int32_t> mask) {
   State& s = *state_;
-  WJ_CHECK(slot >= 0 && slot < s.config.slots && is_masked(state), "slot ", slot, " of ", s.config.slots);
-  const auto words = static_cast<std::size_t>(s.mask_words);
+  WJ_CHECK(slot >= 0 && slot < s.config.slots, "slot ", slot, " of ", s.config.slots);
+  WJ_CHECK(std::cmp_equal(mask.size(), s.mask_words), mask.size(), " words of a mask");
   auto* staged = reinterpret_cast<std::int32_t*>(s.mask_staging.data()) + slot * s.mask_words;
-  pack_mask(state, {staged, words});
-  s.device.stream().copy(s.masks_view.row<std::int32_t>(slot), staged, words * sizeof(std::int32_t));
+  std::ranges::copy(mask, staged);
+  s.device.stream().copy(s.masks_view.row<std::int32_t>(slot), staged, mask.size_bytes());
 }
 
 // --- Steps ----------------------------------------------------------------------------------------------------------

@@ -37,12 +37,12 @@ DeviceState::DeviceState(const Config& config, const Catalogs& catalogs, Device&
   decoding_.reserve(config.num_slots);
 }
 
-void DeviceState::apply(const SlotChange& change, const StepPlan& plan, Staging& staging) {
+void DeviceState::apply(const SlotChange& change, const Batch& batch, Staging& staging) {
   WJ_CHECK(change.slot >= 0 && change.slot < config_.num_slots, "slot ", change.slot, " of ", config_.num_slots);
   Slot& slot = slots_[change.slot];
   switch (change.kind) {
     case SlotChange::Kind::join:
-      return join(change.slot, plan.joins[change.a], plan, staging);
+      return join(change.slot, batch.joins[change.a], batch, staging);
     case SlotChange::Kind::block:
       WJ_CHECK(change.a >= 0 && change.a < at_.max_blocks, "block ", change.a, " of ", at_.max_blocks);
       return edit(at_.tables + change.slot * at_.max_blocks + change.a, change.b, staging);
@@ -51,7 +51,7 @@ void DeviceState::apply(const SlotChange& change, const StepPlan& plan, Staging&
       edit(at_.texts + change.slot * at_.max_text + change.a, change.b, staging);
       edit(at_.lengths + change.slot, change.a + 1, staging);
       edit(at_.alive + change.slot, 1, staging);
-      slot.text_edited = batch_;
+      slot.text_edited = flushes_;
       return;
     case SlotChange::Kind::mask:
       return;  // the sampler's
@@ -62,7 +62,7 @@ void DeviceState::apply(const SlotChange& change, const StepPlan& plan, Staging&
     case SlotChange::Kind::pause:
       return pause(slot, staging);
     case SlotChange::Kind::leave:
-      slot.sampling = nullptr;
+      slot.taken = false;
       slot.decode_index = -1;
       return;
   }
@@ -70,26 +70,28 @@ void DeviceState::apply(const SlotChange& change, const StepPlan& plan, Staging&
 
 // The text comes by copies, which overtake the edits that are still being gathered: those of this slot's text, and of
 // the text that it begins with, go first.
-void DeviceState::join(warpjet::Slot slot, const Join& join, const StepPlan& plan, Staging& staging) {
-  WJ_CHECK(join.prefix + join.count <= config_.max_text, "a text of ", join.prefix + join.count, " tokens, room for ",
-           config_.max_text);
+void DeviceState::join(warpjet::Slot slot, const Join& join, const Batch& batch, Staging& staging) {
+  const std::span<const std::int32_t> tokens = batch.at(join.tokens);
+  const std::int32_t length = join.prefix + join.tokens.count;
+  WJ_CHECK(length <= config_.max_text, "a text of ", length, " tokens, room for ", config_.max_text);
   const bool waits =
-      slots_[slot].text_edited == batch_ || (join.prefix > 0 && slots_[join.source].text_edited == batch_);
+      slots_[slot].text_edited == flushes_ || (join.prefix > 0 && slots_[join.source].text_edited == flushes_);
   if (waits) flush(staging);
   constexpr std::size_t kWord = sizeof(std::int32_t);
   std::int32_t* text = word(at_.texts + slot * at_.max_text);
   if (join.prefix > 0)
     stream_.copy(text, word(at_.texts + join.source * at_.max_text), static_cast<std::size_t>(join.prefix) * kWord);
-  if (join.count > 0) {
-    const std::span<std::int32_t> staged = staging.room<std::int32_t>(join.count);
-    std::copy_n(plan.tokens.begin() + join.first, join.count, staged.begin());
+  if (!tokens.empty()) {
+    const std::span<std::int32_t> staged = staging.room<std::int32_t>(tokens.size());
+    std::ranges::copy(tokens, staged.begin());
     stream_.copy(text + join.prefix, staged.data(), staged.size_bytes());
   }
-  slots_[slot].sampling = join.sampling;
-  slots_[slot].prompt_length = join.prompt_length;
-  slots_[slot].decode_index = -1;
-  edit(at_.lengths + slot, join.prefix + join.count, staging);
-  edit(at_.prompt_lengths + slot, join.prompt_length, staging);
+  Slot& taken = slots_[slot];
+  taken.taken = true;
+  taken.record = read_record(batch.at(join.record));
+  taken.decode_index = -1;
+  edit(at_.lengths + slot, length, staging);
+  edit(at_.prompt_lengths + slot, taken.record.sampling.prompt_length, staging);
   edit(at_.alive + slot, 1, staging);
 }
 
@@ -110,7 +112,7 @@ void DeviceState::edit(std::int64_t place, std::int64_t value, Staging& staging)
 }
 
 void DeviceState::flush(Staging& staging) {
-  ++batch_;
+  ++flushes_;
   if (edits_.empty()) return;
   const std::span<Entry> staged = staging.room<Entry>(edits_.size());
   std::copy(edits_.begin(), edits_.end(), staged.begin());

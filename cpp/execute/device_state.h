@@ -1,4 +1,4 @@
-// The slots' state on the device, and how a plan's changes get there.
+// The slots' state on the device, and how a batch's changes get there.
 #pragma once
 
 #include "execute/execute.h"
@@ -33,36 +33,41 @@ class Staging {
 };
 
 // Texts, block tables and the list of decoding slots, as arrays of one piece of memory, so that a change of any of them
-// is an edit {place, value}. The host keeps of a slot only what the plan's sizes depend on.
+// is an edit {place, value}. The host keeps of a slot only what the work of a step depends on.
 class DeviceState {
  public:
   struct Config {
     int num_slots = 0, max_text = 0, block_size = 0;
   };
-  // What the host knows of whoever has a slot.
+  // What the host knows of the sequence in a slot.
   struct Slot {
-    const SampleState* sampling = nullptr;
-    std::int32_t prompt_length = 0;
+    bool taken = false;
+    SampleRecord record;
     std::int32_t decode_index = -1;
-    std::uint64_t text_edited = 0;  // the last batch of edits that changes its text
+    std::uint64_t text_edited = 0;  // the flush of edits that last changes its text
   };
 
   DeviceState(const Config& config, const Catalogs& catalogs, Device& device);
   static std::int64_t bytes(const Config& config);
 
-  // Gives the plan's changes to the stream. Calls joined(slot) for every slot that is taken, masked(slot) for every one
-  // whose mask has changed.
+  // Gives the batch's changes to the stream. Calls joined(slot, record) for every slot that is taken, and masked(slot,
+  // mask) for every one whose mask has changed.
   template <class Joined, class Masked>
-  void apply(const StepPlan& plan, Staging& staging, Joined joined, Masked masked) {
-    for (const SlotChange& change : plan.changes) {
-      apply(change, plan, staging);
-      if (change.kind == SlotChange::Kind::join) joined(change.slot);
-      if (change.kind == SlotChange::Kind::mask) masked(change.slot);
+  void apply(const Batch& batch, Staging& staging, Joined joined, Masked masked) {
+    for (const SlotChange& change : batch.changes) {
+      apply(change, batch, staging);
+      if (change.kind == SlotChange::Kind::join)
+        joined(change.slot, read_record(batch.at(batch.joins[change.a].record)));
+      if (change.kind == SlotChange::Kind::mask) masked(change.slot, batch.at({change.a, change.b}));
     }
     flush(staging);
   }
 
-  const Slot& slot(warpjet::Slot slot) const { return slots_[slot]; }
+  // One that is taken; throws internal else.
+  const Slot& slot(warpjet::Slot slot) const {
+    WJ_CHECK(slots_[slot].taken, "slot ", slot, " is empty");
+    return slots_[slot];
+  }
   std::span<const warpjet::Slot> decoding_slots() const { return decoding_; }
 
   TensorView texts() const { return matrix(at_.texts, at_.max_text); }
@@ -84,8 +89,8 @@ class DeviceState {
   };
   static constexpr std::size_t kMaxEdits = 4096;  // of one launch
 
-  void apply(const SlotChange& change, const StepPlan& plan, Staging& staging);
-  void join(warpjet::Slot slot, const Join& join, const StepPlan& plan, Staging& staging);
+  void apply(const SlotChange& change, const Batch& batch, Staging& staging);
+  void join(warpjet::Slot slot, const Join& join, const Batch& batch, Staging& staging);
   void pause(Slot& slot, Staging& staging);
   void edit(std::int64_t place, std::int64_t value, Staging& staging);
   void flush(Staging& staging);
@@ -104,7 +109,7 @@ class DeviceState {
   std::vector<Slot> slots_;
   std::vector<warpjet::Slot> decoding_;
   std::vector<Entry> edits_;  // not given to the stream yet
-  std::uint64_t batch_ = 1;   // of edits
+  std::uint64_t flushes_ = 1;
 };
 
 }  // namespace warpjet

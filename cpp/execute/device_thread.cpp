@@ -1,4 +1,4 @@
-// An in-order device: a ring of plans and results, and the thread that works through it.
+// An in-order device: a ring of batches and results, and the thread that works through it.
 #include "device/spin.h"
 #include "execute/execute.h"
 
@@ -14,7 +14,7 @@ constexpr std::chrono::hours kForever{1};  // whoever has news rings; waking now
 
 struct DeviceThread::State {
   struct Entry {
-    StepPlan plan;
+    Batch batch;
     StepResult result;
   };
 
@@ -36,7 +36,8 @@ struct DeviceThread::State {
   std::uint64_t taken = 0;   // results given; the engine thread's
   std::exception_ptr error;  // the first one, for good; the device thread's
 
-  // Counts of plans. An entry is the device thread's while finished <= its plan < launched, else the engine thread's.
+  // Counts of batches. An entry is the device thread's while finished <= its batch < launched, else the engine
+  // thread's.
   alignas(64) std::atomic<std::uint64_t> launched{0};
   alignas(64) std::atomic<std::uint64_t> finished{0};
   std::atomic<bool> stopping{false};
@@ -56,12 +57,12 @@ DeviceThread::~DeviceThread() {
   state_->thread.join();
 }
 
-void DeviceThread::launch(StepPlan& plan) {
+void DeviceThread::launch(Batch& batch) {
   State& s = *state_;
   const std::uint64_t step = s.launched.load(std::memory_order_relaxed);
-  WJ_CHECK(step - s.taken + 1 < s.ring.size(), step - s.taken, " plans are in flight");
+  WJ_CHECK(step - s.taken + 1 < s.ring.size(), step - s.taken, " batches are in flight");
   WJ_REQUIRE(!s.hit(), device, "injected fault: launch");
-  std::swap(s.entry(step).plan, plan);
+  std::swap(s.entry(step).batch, batch);
   s.launched.store(step + 1, std::memory_order_release);
   s.bell.ring();
 }
@@ -94,7 +95,7 @@ void DeviceThread::State::work() {
   }
 }
 
-// After an error the slots are not what later plans were made for, so these are not run.
+// After an error the slots are not what later batches were made for, so these are not run.
 template <class Action>
 bool DeviceThread::State::guarded(Action action) {
   try {
@@ -109,7 +110,7 @@ void DeviceThread::State::start(Entry& entry) {
   if (error) return;
   guarded([&] {
     WJ_REQUIRE(!hit(), device, "injected fault: step");
-    runner->start(entry.plan, entry.result);
+    runner->start(entry.batch, entry.result);
     return true;
   });
 }

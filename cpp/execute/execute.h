@@ -1,4 +1,4 @@
-// Execution of steps: plans in, results out. The engine thread calls Executor; everything else runs on the device
+// Execution of steps: batches in, results out. The engine thread calls Executor; everything else runs on the device
 // thread.
 #pragma once
 
@@ -17,22 +17,22 @@ namespace warpjet {
 
 // What one step computed.
 struct StepResult {
-  std::vector<SampledRow> sampled;       // one per sample of the plan, in its order
+  std::vector<SampledRow> sampled;       // one per sample of the batch, in its order
   std::vector<SampledRow> scored;        // one per prompt token that follows a token of a chunk with prompt_logprobs
-  std::vector<std::size_t> scored_ends;  // of each chunk of the plan: where its rows end in `scored`
+  std::vector<std::size_t> scored_ends;  // of each chunk of the batch: where its rows end in `scored`
   double us = 0;                         // how long the device worked on it
   double idle_us = -1;                   // the device had no work before it; negative: unknown
   std::exception_ptr error;              // the step failed; the rest is meaningless
 };
 
-// Runs plans in order: the seam between scheduling and computing. start() takes up a plan and returns at once where the
-// device works by itself; done() tells, without waiting, whether the oldest started plan is through; finish() waits for
-// it and completes its result. Plan and result stay where they are in between. Throws when the device fails. Tests put
-// a pure function here, which does everything in start().
+// Runs batches in order: the seam between scheduling and computing. start() takes up a batch and returns at once where
+// the device works by itself; done() tells, without waiting, whether the oldest started batch is through; finish()
+// waits for it and completes its result. Batch and result stay where they are in between. Throws when the device fails.
+// Tests put a pure function here, which does everything in start().
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
-  virtual void start(const StepPlan& plan, StepResult& result) = 0;
+  virtual void start(const Batch& batch, StepResult& result) = 0;
   virtual bool done() { return true; }
   virtual void finish() {}
 };
@@ -49,12 +49,12 @@ class ModelRunner final : public StepRunner {
  public:
   struct Config {
     int max_tokens = 0, max_seqs = 0, max_model_len = 0, num_slots = 0, max_logprobs = 0;
-    int max_in_flight = 1;     // plans that are started and not finished
+    int max_in_flight = 1;     // batches that are started and not finished
     int max_graph_tokens = 0;  // 0: no graphs
   };
   ModelRunner(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device);
   ~ModelRunner() override;
-  void start(const StepPlan& plan, StepResult& result) override;
+  void start(const Batch& batch, StepResult& result) override;
   bool done() override;
   void finish() override;
 
@@ -63,13 +63,13 @@ class ModelRunner final : public StepRunner {
   std::unique_ptr<State> state_;
 };
 
-// An in-order device as the engine thread sees it. launch() returns at once and takes the plan as it is (swapping it
+// An in-order device as the engine thread sees it. launch() returns at once and takes the batch as it is (swapping it
 // for an old one, whose memory is used again); poll() gives the oldest result that is there and has not been given yet,
 // or null; it is valid until the next poll().
 class Executor {
  public:
   virtual ~Executor() = default;
-  virtual void launch(StepPlan& plan) = 0;
+  virtual void launch(Batch& batch) = 0;
   virtual StepResult* poll() = 0;
 };
 
@@ -79,7 +79,7 @@ class NullExecutor final : public Executor {
  public:
   // Throws invalid_argument when the vocabulary has nothing but end tokens.
   NullExecutor(int depth, int num_slots, const ModelInfo& model);
-  void launch(StepPlan& plan) override;
+  void launch(Batch& batch) override;
   StepResult* poll() override { return taken_ == launched_ ? nullptr : &results_[taken_++ % results_.size()]; }
 
  private:
@@ -98,14 +98,14 @@ class NullExecutor final : public Executor {
   std::size_t launched_ = 0, taken_ = 0;
 };
 
-// Runs a StepRunner on a thread of its own; rings the bell when a result is there. At most `depth` plans are in flight,
-// launched or polled but not yet replaced. Destruction waits for the steps that were started.
+// Runs a StepRunner on a thread of its own; rings the bell when a result is there. At most `depth` batches are in
+// flight, launched or polled but not yet replaced. Destruction waits for the steps that were started.
 class DeviceThread final : public Executor {
  public:
   DeviceThread(std::unique_ptr<StepRunner> runner, int depth, std::shared_ptr<Doorbell> bell,
                FaultPlan* faults = nullptr);
   ~DeviceThread() override;
-  void launch(StepPlan& plan) override;
+  void launch(Batch& batch) override;
   StepResult* poll() override;
 
  private:

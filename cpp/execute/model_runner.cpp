@@ -1,4 +1,4 @@
-// Plan -> slots -> rows -> forward -> sampler -> results, all of it given to the device's stream without waiting.
+// Batch -> slots -> rows -> forward -> sampler -> results, all of it given to the device's stream without waiting.
 #include <algorithm>
 #include <map>
 #include <numeric>
@@ -81,6 +81,12 @@ int num_scored(const Chunk& chunk, int prompt_length) {
 }
 
 struct ModelRunner::State {
+  // Slots may change hands before a step that samples them is finished.
+  struct Sample {
+    Slot slot = kNoSlot;
+    std::int32_t logprobs = -1;
+    Pooling pooling = Pooling::none;
+  };
   // A step between start() and finish().
   struct Flight {
     Flight(Device& device, const Config& config, const Plan& plan, std::size_t staging_bytes)
@@ -89,19 +95,22 @@ struct ModelRunner::State {
           tokens(device, DType::i32, config.max_seqs),
           logprobs(device, config.max_seqs, config.max_logprobs),
           hidden(device, plan.buffers[plan.tap(kHiddenTap).index].dtype, config.max_seqs, plan.model.hidden_size) {
-      wanted.reserve(config.max_seqs);
-      pools.reserve(config.max_seqs);
+      samples.reserve(config.max_seqs);
     }
     Staging staging;
     std::unique_ptr<Event> begin;
     HostArray tokens;
     HostLogprobs logprobs;
-    HostArray hidden;          // of the samples, when one of them is pooled
-    std::vector<Pool*> pools;  // of the samples; null: one that draws a token
+    HostArray hidden;  // of the samples, when one of them is pooled
+    std::vector<Sample> samples;
     int num_pooled = 0;
-    std::vector<int> wanted;  // most likely tokens to report with each sample; -1: no log-probabilities
     SampleNeeds needs;
     StepResult* result = nullptr;
+  };
+  // Hidden states of a slot's prompt, position by position.
+  struct Sum {
+    std::vector<double> values;
+    int count = 0;
   };
   // Rows of a step, and how many a kernel is given: the same, or the size of a graph.
   struct Sizes {
@@ -110,18 +119,19 @@ struct ModelRunner::State {
 
   State(const Config& config, Runner runner, KvCache kv, const Catalogs& catalogs, Device& device);
 
-  void start(const StepPlan& plan, StepResult& result);
+  void start(const Batch& batch, StepResult& result);
   void finish();
 
-  void copy_blocks(const StepPlan& plan, Staging& staging);
-  void send_header(const StepPlan& plan, Staging& staging);
-  void gather_needs(const StepPlan& plan, Flight& flight) const;
+  void join(Slot slot, const RecordView& record);
+  void copy_blocks(const Batch& batch, Staging& staging);
+  void send_header(const Batch& batch, Staging& staging);
+  void gather_needs(const Batch& batch, Flight& flight) const;
   int padded(int count) const;
   void forward(Sizes sizes);
   void prepare(Sizes sizes);
-  void score(const StepPlan& plan, StepResult& result, Flight& flight);
-  void pool(const StepPlan& plan, Flight& flight);
-  void add_rows(Pool& pool, const Chunk& chunk, std::int64_t first_row, Flight& flight);
+  void score(const Batch& batch, StepResult& result, Flight& flight);
+  void pool(const Batch& batch, Flight& flight);
+  void add_rows(const Chunk& chunk, std::int64_t first_row, Flight& flight);
   void read_embedding(const Flight& flight, std::int64_t row, SampledRow& out) const;
   void sample(int samples, SampleNeeds needs);
   template <class Key, class Work>
@@ -139,6 +149,7 @@ struct ModelRunner::State {
   KvView kv_view;
   DeviceState state;
   Sampler sampler;
+  std::vector<Sum> sums;  // of the slots
   const Kernel<PrepareRows>& prepare_kernel;
 
   // The inputs of a step, on the device.
@@ -160,8 +171,8 @@ ModelRunner::ModelRunner(const Config& config, Runner runner, KvCache kv, const 
     : state_(std::make_unique<State>(config, std::move(runner), std::move(kv), catalogs, device)) {}
 ModelRunner::~ModelRunner() = default;
 
-void ModelRunner::start(const StepPlan& plan, StepResult& result) {
-  state_->start(plan, result);
+void ModelRunner::start(const Batch& batch, StepResult& result) {
+  state_->start(batch, result);
 }
 bool ModelRunner::done() {
   State& s = *state_;
@@ -185,6 +196,7 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
                .rows = runner.max_sampled(),
                .vocab = runner.plan().model.vocab_size,
                .max_top = config.max_logprobs}),
+      sums(config.num_slots),
       prepare_kernel(catalogs.of<PrepareRows>().select(
           {.tokens = 1, .seqs = 1, .samples = 1, .block_size = kv.config().block_size}, device.info())) {
   WJ_CHECK(runner.max_sampled() >= config.max_seqs, runner.max_sampled(), " rows for ", config.max_seqs, " samples");
@@ -221,34 +233,33 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
 
 // --- Steps ----------------------------------------------------------------------------------------------------------
 
-void ModelRunner::State::start(const StepPlan& plan, StepResult& result) {
+void ModelRunner::State::start(const Batch& batch, StepResult& result) {
   device.use_on_this_thread();
   WJ_CHECK(started - finished < flights.size(), started - finished, " steps are in flight");
-  WJ_CHECK(plan.num_samples() <= config.max_seqs, plan.num_samples(), " samples, room for ", config.max_seqs);
+  WJ_CHECK(batch.num_samples() <= config.max_seqs, batch.num_samples(), " samples, room for ", config.max_seqs);
   Flight& flight = flights[started % flights.size()];
   flight.result = &result;
   flight.staging.reset();
   stream.record(*flight.begin);
   state.apply(
-      plan, flight.staging,
-      [&](Slot slot) { sampler.join(slot, *state.slot(slot).sampling, state.slot(slot).prompt_length); },
-      [&](Slot slot) { sampler.set_mask(slot, *state.slot(slot).sampling); });
-  WJ_CHECK(std::cmp_equal(state.decoding_slots().size(), plan.num_decodes), state.decoding_slots().size(),
-           " decoding slots, planned ", plan.num_decodes);
-  copy_blocks(plan, flight.staging);
-  send_header(plan, flight.staging);
-  gather_needs(plan, flight);
+      batch, flight.staging, [&](Slot slot, const RecordView& record) { join(slot, record); },
+      [&](Slot slot, std::span<const std::int32_t> mask) { sampler.set_mask(slot, mask); });
+  WJ_CHECK(std::cmp_equal(state.decoding_slots().size(), batch.num_decodes), state.decoding_slots().size(),
+           " decoding slots, planned ", batch.num_decodes);
+  copy_blocks(batch, flight.staging);
+  send_header(batch, flight.staging);
+  gather_needs(batch, flight);
 
-  Sizes sizes = {.tokens = plan.num_decodes,
-                 .seqs = plan.num_decodes + static_cast<int>(plan.chunks.size()),
-                 .samples = plan.num_samples()};
-  for (const Chunk& chunk : plan.chunks) sizes.tokens += chunk.count;
+  Sizes sizes = {.tokens = batch.num_decodes,
+                 .seqs = batch.num_decodes + static_cast<int>(batch.chunks.size()),
+                 .samples = batch.num_samples()};
+  for (const Chunk& chunk : batch.chunks) sizes.tokens += chunk.count;
   WJ_CHECK(sizes.seqs <= config.max_seqs && sizes.tokens <= config.max_tokens, "a step of ", sizes.seqs,
            " sequences and ", sizes.tokens, " tokens, room for ", config.max_seqs, " and ", config.max_tokens);
   if (sizes.tokens > 0) {
     forward(sizes);
-    score(plan, result, flight);
-    pool(plan, flight);
+    score(batch, result, flight);
+    pool(batch, flight);
     if (sizes.samples > flight.num_pooled) sample(sizes.samples, flight.needs);
   }
   if (sizes.samples > flight.num_pooled) {
@@ -265,44 +276,50 @@ void ModelRunner::State::finish() {
   Flight& flight = flights[step % flights.size()];
   end_of(step).wait();
   StepResult& result = *flight.result;
-  const auto samples = static_cast<std::int64_t>(flight.wanted.size());
+  const auto samples = static_cast<std::int64_t>(flight.samples.size());
   const std::int32_t* tokens = flight.tokens.list(samples).as<std::int32_t>();
   result.sampled.resize(samples);
   for (std::int64_t i = 0; i < samples; ++i) {
     SampledRow& out = result.sampled[i];
     out.token = tokens[i];
     out.logprobs.clear();
-    if (flight.wanted[i] >= 0) out.logprobs = read_logprobs(flight.logprobs.views(samples), i, flight.wanted[i]);
-    if (flight.pools[i]) read_embedding(flight, i, out);
+    const Sample& sample = flight.samples[i];
+    if (sample.logprobs >= 0) out.logprobs = read_logprobs(flight.logprobs.views(samples), i, sample.logprobs);
+    if (sample.pooling != Pooling::none) read_embedding(flight, i, out);
   }
   result.us = end_of(step).microseconds_since(*flight.begin);
   result.idle_us = step > 0 ? std::max(0.0, flight.begin->microseconds_since(end_of(step - 1))) : -1;
 }
 
-void ModelRunner::State::copy_blocks(const StepPlan& plan, Staging& staging) {
-  if (plan.copies.empty()) return;
+// A sum of hidden states starts anew with each sequence.
+void ModelRunner::State::join(Slot slot, const RecordView& record) {
+  sampler.join(slot, record);
+  if (record.pooling == Pooling::mean) sums[slot].count = 0;
+}
+
+void ModelRunner::State::copy_blocks(const Batch& batch, Staging& staging) {
+  if (batch.copies.empty()) return;
   constexpr std::size_t kMost = 4096;  // copies of one list
-  for (std::size_t first = 0; first < plan.copies.size(); first += kMost) {
-    const std::size_t count = std::min(kMost, plan.copies.size() - first);
+  for (std::size_t first = 0; first < batch.copies.size(); first += kMost) {
+    const std::size_t count = std::min(kMost, batch.copies.size() - first);
     const std::span<std::int32_t> list = staging.room<std::int32_t>(count * KvCache::kCopyWords);
-    kv.copy(std::span(plan.copies).subspan(first, count), list.data(), stream);
+    kv.copy(std::span(batch.copies).subspan(first, count), list.data(), stream);
   }
 }
 
 // Steady decoding repeats the header of the step before, which the device has.
-void ModelRunner::State::send_header(const StepPlan& plan, Staging& staging) {
+void ModelRunner::State::send_header(const Batch& batch, Staging& staging) {
   auto& words = next_header;
-  words.assign({plan.num_decodes, static_cast<std::int32_t>(plan.chunks.size()),
-                static_cast<std::int32_t>(plan.sample_slots.size()), 0});
-  std::int32_t row = plan.num_decodes, sample = 0;
-  for (const Chunk& chunk : plan.chunks) {
-    WJ_CHECK(state.slot(chunk.slot).sampling, "slot ", chunk.slot, " is empty");
+  words.assign({batch.num_decodes, static_cast<std::int32_t>(batch.chunks.size()),
+                static_cast<std::int32_t>(batch.sample_slots.size()), 0});
+  std::int32_t row = batch.num_decodes, sample = 0;
+  for (const Chunk& chunk : batch.chunks) {
     words.insert(words.end(), {chunk.slot, chunk.start, row, sample});
     row += chunk.count;
     sample += chunk.num_samples;
   }
   words.insert(words.end(), {0, 0, row, sample});
-  words.insert(words.end(), plan.sample_slots.begin(), plan.sample_slots.end());
+  words.insert(words.end(), batch.sample_slots.begin(), batch.sample_slots.end());
   if (words == sent_header) return;
   const std::span<std::int32_t> staged = staging.room<std::int32_t>(words.size());
   std::copy(words.begin(), words.end(), staged.begin());
@@ -310,22 +327,19 @@ void ModelRunner::State::send_header(const StepPlan& plan, Staging& staging) {
   std::swap(sent_header, next_header);
 }
 
-void ModelRunner::State::gather_needs(const StepPlan& plan, Flight& flight) const {
+void ModelRunner::State::gather_needs(const Batch& batch, Flight& flight) const {
   flight.needs = {};
   flight.num_pooled = 0;
-  flight.wanted.clear();
-  flight.pools.clear();
+  flight.samples.clear();
   const auto add = [&](Slot slot) {
-    WJ_CHECK(state.slot(slot).sampling, "slot ", slot, " is empty");
-    const SampleState& sampling = *state.slot(slot).sampling;
-    flight.wanted.push_back(sampling.logprobs);
-    flight.pools.push_back(sampling.pool);
-    flight.num_pooled += sampling.pool != nullptr;
-    flight.needs.edits |= needs_edits(sampling);
-    flight.needs.logprobs |= sampling.logprobs >= 0;
+    const SampleRecord& record = state.slot(slot).record;
+    flight.samples.push_back({.slot = slot, .logprobs = record.sampling.logprobs, .pooling = record.pooling});
+    flight.num_pooled += record.pooling != Pooling::none;
+    flight.needs.edits |= record.edits != 0;
+    flight.needs.logprobs |= record.sampling.logprobs >= 0;
   };
   for (const Slot slot : state.decoding_slots()) add(slot);
-  for (const Slot slot : plan.sample_slots) add(slot);
+  for (const Slot slot : batch.sample_slots) add(slot);
 }
 
 // --- Work for the device --------------------------------------------------------------------------------------------
@@ -409,24 +423,24 @@ StepInputs ModelRunner::State::inputs(Sizes sizes) const {
 
 // Log-probabilities of prompts, before sampling, which takes the buffer of logits. They come in slices, since that
 // buffer is sized for sampling only, and the host waits for each: who asks for them does not ask for speed.
-void ModelRunner::State::score(const StepPlan& plan, StepResult& result, Flight& flight) {
+void ModelRunner::State::score(const Batch& batch, StepResult& result, Flight& flight) {
   std::size_t total = 0;
   result.scored_ends.clear();
-  for (const Chunk& chunk : plan.chunks) {
-    const DeviceState::Slot& slot = state.slot(chunk.slot);
-    if (slot.sampling->prompt_logprobs >= 0) total += num_scored(chunk, slot.prompt_length);
+  for (const Chunk& chunk : batch.chunks) {
+    const SampleRecord& record = state.slot(chunk.slot).record;
+    if (record.prompt_logprobs >= 0) total += num_scored(chunk, record.sampling.prompt_length);
     result.scored_ends.push_back(total);
   }
   result.scored.resize(total);
   std::size_t done = 0;
-  std::int64_t first_row = plan.num_decodes;
-  for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
-    const Chunk& chunk = plan.chunks[i];
+  std::int64_t first_row = batch.num_decodes;
+  for (std::size_t i = 0; i < batch.chunks.size(); ++i) {
+    const Chunk& chunk = batch.chunks[i];
     std::int64_t row = first_row, position = chunk.start + 1;  // of the token that follows
     while (done < result.scored_ends[i]) {
       const auto count = static_cast<std::int64_t>(
           std::min<std::size_t>(result.scored_ends[i] - done, static_cast<std::size_t>(config.max_seqs)));
-      const int wanted = state.slot(chunk.slot).sampling->prompt_logprobs;
+      const int wanted = state.slot(chunk.slot).record.prompt_logprobs;
       const TensorView rows(as<std::int32_t>(score_rows) + row, DType::i32, {count});
       const TensorView following(state.texts().row<std::int32_t>(chunk.slot) + position, DType::i32, {count});
       flight.logprobs.copy_from(sampler.score(runner.logits(rows), following, wanted), stream);
@@ -446,45 +460,44 @@ void ModelRunner::State::score(const StepPlan& plan, StepResult& result, Flight&
 
 // The hidden states of prompts that are pooled. All of a mean's come to the host, in slices as for scores, and are
 // added up there in the order of the text, so that the sum does not depend on the chunks.
-void ModelRunner::State::pool(const StepPlan& plan, Flight& flight) {
-  std::int64_t first_row = plan.num_decodes;
-  for (const Chunk& chunk : plan.chunks) {
-    Pool* const pool = state.slot(chunk.slot).sampling->pool;
-    if (pool && pool->mean) add_rows(*pool, chunk, first_row, flight);
+void ModelRunner::State::pool(const Batch& batch, Flight& flight) {
+  std::int64_t first_row = batch.num_decodes;
+  for (const Chunk& chunk : batch.chunks) {
+    if (state.slot(chunk.slot).record.pooling == Pooling::mean) add_rows(chunk, first_row, flight);
     first_row += chunk.count;
   }
   if (flight.num_pooled == 0) return;
-  const auto samples = static_cast<std::int64_t>(flight.pools.size());
+  const auto samples = static_cast<std::int64_t>(flight.samples.size());
   flight.hidden.copy_from(runner.hidden({sample_rows.data(), DType::i32, {samples}}), stream);
 }
 
-void ModelRunner::State::add_rows(Pool& pool, const Chunk& chunk, std::int64_t first_row, Flight& flight) {
-  const std::int64_t width = runner.plan().model.hidden_size, end = chunk.start + chunk.count;
-  std::vector<float> values(width);
-  pool.sum.resize(width);
-  while (pool.count < end) {
-    WJ_CHECK(pool.count >= chunk.start, "positions from ", pool.count, " on were never computed");
-    const std::int64_t count = std::min<std::int64_t>(end - pool.count, config.max_seqs);
-    const TensorView rows(as<std::int32_t>(score_rows) + first_row + pool.count - chunk.start, DType::i32, {count});
+void ModelRunner::State::add_rows(const Chunk& chunk, std::int64_t first_row, Flight& flight) {
+  Sum& sum = sums[chunk.slot];
+  if (sum.count == 0) sum.values.assign(runner.plan().model.hidden_size, 0);
+  WJ_CHECK(sum.count == chunk.start, "a mean of ", sum.count, " positions goes on at ", chunk.start);
+  std::vector<float> values(sum.values.size());
+  for (std::int32_t done = 0; done < chunk.count;) {
+    const std::int32_t count = std::min(chunk.count - done, config.max_seqs);
+    const TensorView rows(as<std::int32_t>(score_rows) + first_row + done, DType::i32, {count});
     flight.hidden.copy_from(runner.hidden(rows), stream);
     stream.synchronize();
-    for (std::int64_t row = 0; row < count; ++row, ++pool.count) {
+    for (std::int64_t row = 0; row < count; ++row) {
       flight.hidden.read_row(row, values);
-      for (std::int64_t i = 0; i < width; ++i) pool.sum[i] += values[i];
+      for (std::size_t i = 0; i < values.size(); ++i) sum.values[i] += values[i];
     }
+    done += count;
   }
+  sum.count += chunk.count;
 }
 
 void ModelRunner::State::read_embedding(const Flight& flight, std::int64_t row, SampledRow& out) const {
-  const Pool& pool = *flight.pools[row];
+  const Sample& sample = flight.samples[row];
   out.token = kPooledToken;
   out.embedding.resize(runner.plan().model.hidden_size);
-  if (pool.mean) {
-    std::ranges::transform(pool.sum, out.embedding.begin(),
-                           [&](double sum) { return static_cast<float>(sum / pool.count); });
-    return;
-  }
-  flight.hidden.read_row(row, out.embedding);
+  if (sample.pooling == Pooling::last) return flight.hidden.read_row(row, out.embedding);
+  const Sum& sum = sums[sample.slot];
+  std::ranges::transform(sum.values, out.embedding.begin(),
+                         [&](double value) { return static_cast<float>(value / sum.count); });
 }
 
 // Samples that read the same row get a copy of its logits each: the sampler changes them in place.

@@ -22,15 +22,15 @@ NullExecutor::NullExecutor(int depth, int num_slots, const ModelInfo& model)
   }
 }
 
-void NullExecutor::launch(StepPlan& plan) {
+void NullExecutor::launch(Batch& batch) {
   StepResult& result = results_[launched_++ % results_.size()];
-  for (const SlotChange& change : plan.changes) apply(change);
-  result.sampled.resize(plan.num_samples());
-  result.scored_ends.assign(plan.chunks.size(), 0);
+  for (const SlotChange& change : batch.changes) apply(change);
+  result.sampled.resize(batch.num_samples());
+  result.scored_ends.assign(batch.chunks.size(), 0);
   auto row = result.sampled.begin();
   for (const Slot slot : decoding_) (row++)->token = draw(slot, lengths_[slot]);
-  auto slot = plan.sample_slots.begin();
-  for (const Chunk& chunk : plan.chunks) {
+  auto slot = batch.sample_slots.begin();
+  for (const Chunk& chunk : batch.chunks) {
     for (int i = 0; i < chunk.num_samples; ++i) (row++)->token = draw(*slot++, chunk.start + chunk.count);
   }
 }

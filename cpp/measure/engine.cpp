@@ -121,12 +121,12 @@ class Measurer {
     KvBlocks kv({.num_blocks = kLength / 32 * (running + 1), .block_size = 32});
     Scheduler scheduler({.max_num_seqs = running, .max_batched_tokens = 65536}, kv);
     for (int i = 1; i <= running + waiting; ++i) scheduler.add(make_sequence(i, 8, kLength), 0);
-    StepPlan plan;
+    Batch batch;
     std::vector<std::int32_t> tokens(running, 7);
     std::vector<double> times;
     for (int i = 0; i < 32 * (options_.repeats + 1); ++i) {
       const Clock::time_point start = Clock::now();
-      scheduler.schedule(plan, i);
+      scheduler.schedule(batch, i);
       scheduler.retire(tokens, i);
       if (i >= 32) times.push_back(us_since(start));
     }

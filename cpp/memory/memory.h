@@ -2,7 +2,7 @@
 // cache itself. Owned by the engine thread; no locks, no device calls: what must be copied is written into a list that
 // the next step carries out.
 //
-// The device runs plans in the order in which they were made. So a block belongs to whom the newest plan says: it can
+// The device runs batches in the order in which they were made. So a block belongs to whom the newest one says: it can
 // be given away while a step that reads it is still in flight, because whatever its new holder does comes later.
 //
 // A block of a tier is in exactly one state, and every change goes through BlockPool:
@@ -38,7 +38,7 @@ constexpr BlockId kNoBlock = -1;
 constexpr NodeId kNoNode = -1;
 
 // Where a block lies. The host tier keeps what the device has no room for.
-enum class Tier : std::uint8_t { device, host };
+enum class Tier : std::int32_t { device, host };
 constexpr int kNumTiers = 2;
 
 // A block to be copied, all layers of it. The copies of a step run in order, before the step writes anything itself.
@@ -294,7 +294,7 @@ class KvBlocks {
 
   void reset_cache();  // forgets every block that nobody holds
 
-  std::vector<Copy>& copies() { return copies_; }  // to be moved into the next plan
+  std::vector<Copy>& copies() { return copies_; }  // to be moved into the next batch
   // Appends events from `number` on that are still kept; returns the number of the next event to come.
   std::uint64_t events_since(std::uint64_t number, std::vector<KvEvent>& out) const;
 

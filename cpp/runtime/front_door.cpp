@@ -74,9 +74,7 @@ std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request reques
     sample.live = live.get();
     sample.index = i;
     sample.said.final = std::make_unique<Output>();
-    if (!guide) continue;
-    sample.told.final = std::make_unique<Output>();
-    sample.mask = live->request.mask;
+    if (guide) sample.told.final = std::make_unique<Output>();
   }
   try {
     live->reader.open(std::move(queue), live->num_running, bell_);

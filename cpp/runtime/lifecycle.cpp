@@ -18,6 +18,11 @@ double milliseconds(Micros us) {
   return 1e-3 * static_cast<double>(us);
 }
 
+Pooling pooling_of(const Request& request) {
+  if (!request.pooling) return Pooling::none;
+  return request.pooling->pooling == "mean" ? Pooling::mean : Pooling::last;
+}
+
 }  // namespace
 
 // --- Coming -------------------------------------------------------------------------------------------------------
@@ -73,14 +78,16 @@ std::vector<std::unique_ptr<Sequence>> StepLoop::State::make_sequences(Live& liv
       p.seed ? static_cast<std::uint64_t>(*p.seed)
              : random_key(static_cast<std::uint64_t>(config_.engine.seed), static_cast<std::uint32_t>(live.id));
   for (Sample& sample : live.samples) {
-    sample.state = {.params = &p,
-                    .key = random_key(seed, static_cast<std::uint32_t>(sample.index)),
-                    .stop_ids = live.beams() ? std::span<const std::int32_t>() : live.stop_ids,
-                    .logprobs = live.beams() ? std::min(2 * p.beam_width, vocab) : resolved(p.logprobs),
-                    .prompt_logprobs = sample.index == 0 ? resolved(p.prompt_logprobs) : -1,
-                    .guide_mask = live.guided() ? sample.mask.data() : nullptr,
-                    .pool = live.request.pooling ? &sample.pool : nullptr};
-    sample.pool.mean = live.request.pooling && live.request.pooling->pooling == "mean";
+    sample.words = pack_record({.params = p,
+                                .prompt_length = live.prompt_length,
+                                .key = random_key(seed, static_cast<std::uint32_t>(sample.index)),
+                                .stop_ids = live.beams() ? std::span<const std::int32_t>() : live.stop_ids,
+                                .logprobs = live.beams() ? std::min(2 * p.beam_width, vocab) : resolved(p.logprobs),
+                                .prompt_logprobs = sample.index == 0 ? resolved(p.prompt_logprobs) : -1,
+                                .guide_mask = live.request.mask,
+                                .pooling = pooling_of(live.request)},
+                               vocab);
+    sample.record = read_record(sample.words);
   }
   // Beams fork from the first when its prompt has been computed. The prompt itself moves into the last sequence made.
   const int count = live.beams() ? 1 : static_cast<int>(live.samples.size());
@@ -113,12 +120,13 @@ std::unique_ptr<Sequence> StepLoop::State::make_sequence(Sample& sample, std::ve
   if (config_.rope_original > 0 && live.prompt_length > config_.rope_original) {
     sequence->domain.salt += cat('\0', "rope length ", live.prompt_length);
   }
-  // The logits and hidden states of cached tokens are gone, so whoever wants them computes the prompt anew.
-  const bool wants_all = sample.state.prompt_logprobs >= 0 || sample.pool.mean;
-  sequence->read_prefix_cache = !p.skip_reading_prefix_cache && !wants_all;
+  // The logits and hidden states of cached tokens are gone, so a request for them computes its whole prompt.
+  const bool is_mean = sample.record.pooling == Pooling::mean;
+  sequence->read_prefix_cache = !p.skip_reading_prefix_cache && sample.record.prompt_logprobs < 0 && !is_mean;
+  sequence->swappable = !is_mean;
   sequence->lockstep = live.beams();
   sequence->guided = live.guided();
-  sequence->sampling = &sample.state;
+  sequence->record = sample.words;
   sequence->user = &sample;
   return sequence;
 }
@@ -197,8 +205,7 @@ void StepLoop::State::take_guidance(const Guidance& answer) {
   switch (answer.kind) {
     case Guidance::Kind::go_on:
       let_go(sample);
-      std::ranges::copy(answer.mask, sample.mask.begin());
-      scheduler_.let_go_on(*sample.sequence);
+      scheduler_.let_go_on(*sample.sequence, pack_mask(live.request.sampling, answer.mask, sample.words));
       if (!live.paused && !live.unread) scheduler_.resume(*sample.sequence, now_);
       return;
     case Guidance::Kind::stop:
@@ -252,14 +259,15 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   sample.last_token = now_;
   if (p.max_tokens && *p.max_tokens == 0) return finish(sample, FinishReason::length);  // only the prompt was wanted
 
+  const bool wants_logprobs = sample.record.sampling.logprobs >= 0;
   std::unique_ptr<Output> details;
-  if (first || sample.state.logprobs >= 0) details = make_details(sample);
+  if (first || wants_logprobs) details = make_details(sample);
   if (first && sample.index == 0) details->prompt_logprobs = std::exchange(live.prompt_logprobs, {});
-  if (sample.state.logprobs >= 0) details->logprobs.push_back(std::move(row.logprobs));
+  if (wants_logprobs) details->logprobs.push_back(std::move(row.logprobs));
   push_token(sample, row.token, std::move(details));
 
   const Sequence& sequence = *sample.sequence;
-  if (is_stop(sample.state, row.token, sequence.output_length())) {
+  if (is_stop(sample.record, row.token, sequence.output_length())) {
     const auto& eos = config_.model.eos_token_ids;
     const bool is_eos = !p.ignore_eos && std::ranges::find(eos, row.token) != eos.end();
     return finish(sample, FinishReason::stop, ErrorCode::internal, {}, is_eos ? -1 : row.token);
@@ -450,8 +458,7 @@ void StepLoop::State::finish_request(RequestId id, FinishReason reason, ErrorCod
   }
 }
 
-// The record outlives the steps that may know of it, in flight or in the making: the device reads its sampling
-// parameters.
+// The record stays until the turn is over: the caller may still look at it.
 void StepLoop::State::end(Live& live) {
   unreserve(live.prompt_length, live.request.tenant);
   if (live.has_deadline) {
@@ -460,7 +467,6 @@ void StepLoop::State::end(Live& live) {
     if (entry != last) deadlines_.erase(entry);
   }
   if (live.guided()) num_guided_ -= live.samples.size();
-  live.ended_at = launched_ + (scheduler_.names_sampling() ? 1 : 0);
   const auto found = live_.find(live.id);
   ended_.push_back(std::move(found->second));
   live_.erase(found);

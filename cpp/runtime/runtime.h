@@ -6,14 +6,14 @@
 //   engine thread  owns sequences, blocks, tree, policies and the record of every request. It plans step n+1 while the
 //                  device runs step n, polls for results, and never waits for the device: when there is nothing to plan
 //                  and nothing has come back it waits for the doorbell, which the inbox, the device and readers ring.
-//   device thread  owns the runner: slots, KV tensors, weights. It takes plans in order and gives back results in
+//   device thread  owns the runner: slots, KV tensors, weights. It takes batches in order and gives back results in
 //   order.
-// Plans and results live in a ring of `max_steps_in_flight` entries; an entry belongs to one side at a time. In a
+// Batches and results live in a ring of `max_steps_in_flight` entries; an entry belongs to one side at a time. In a
 // steady step nothing allocates, locks, logs or makes a system call.
 //
-// A request's record lives from submit() until its last final output was handed over and the last step that knew of it
-// has retired. That a sample has ended, and that its resources are free, are two events: the final output goes out with
-// the first, once, and nothing follows it.
+// A request's record lives from submit() until its last final output was handed over. That a sample has ended, and that
+// its slot and the object of its sequence are free, are two events: the final output goes out with the first, once, and
+// nothing follows it.
 #pragma once
 
 #include <warpjet/engine.h>
@@ -39,7 +39,7 @@ void validate_request(const Request& request, const EngineConfig& engine, const 
 void validate_mask(std::span<const std::int32_t> mask, const ModelInfo& model);
 bool allows_any(std::span<const std::int32_t> mask, const ModelInfo& model);
 
-// The step loop on its thread: inbox -> plan -> launch, poll -> retire -> outputs. An Engine is this plus a model;
+// The step loop on its thread: inbox -> batch -> launch, poll -> retire -> outputs. An Engine is this plus a model;
 // tests give it a runner of their own.
 class StepLoop {
  public:

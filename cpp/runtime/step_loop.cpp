@@ -95,7 +95,7 @@ void StepLoop::State::run_turn() {
   require_progress(planned);
   publish_stats();
   deliver();
-  if (!ended_.empty()) std::erase_if(ended_, [&](const auto& live) { return live->ended_at <= retired_; });
+  ended_.clear();
 }
 
 // A command stays in the inbox until it has been obeyed: when that fails, so does the engine, and answers it.
@@ -137,15 +137,15 @@ bool StepLoop::State::plan_ahead() {
   bool planned = false;
   while (scheduler_.num_in_flight() < config_.engine.max_steps_in_flight) {
     const Micros start = now_ = now();
-    if (!scheduler_.schedule(plan_, start)) break;
+    if (!scheduler_.schedule(batch_, start)) break;
     if (config_.check) scheduler_.check();
-    launches_[plan_.step % launches_.size()] = {.planned = start,
-                                                .tokens = plan_.num_tokens,
-                                                .decodes = plan_.num_decodes,
-                                                .chunks = static_cast<int>(plan_.chunks.size())};
-    launched_ = plan_.step;
-    Micros& launched = launches_[plan_.step % launches_.size()].launched;
-    executor_->launch(plan_);
+    launches_[batch_.step % launches_.size()] = {.planned = start,
+                                                 .tokens = batch_.num_tokens,
+                                                 .decodes = batch_.num_decodes,
+                                                 .chunks = static_cast<int>(batch_.chunks.size())};
+    launched_ = batch_.step;
+    Micros& launched = launches_[batch_.step % launches_.size()].launched;
+    executor_->launch(batch_);
     launched = now();
     planned = true;
   }

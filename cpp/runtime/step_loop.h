@@ -3,8 +3,8 @@
 // like).
 //
 // A request is `live` from submit() until each of its samples has had its final output. Everything that ends a sample
-// goes through finish(): it hands over the final output and removes the sequence. Then the record waits in ended_ until
-// no step in flight knows of it.
+// goes through finish(): it hands over the final output and removes the sequence. The record goes at the end of that
+// turn: steps in flight know nothing of it.
 #pragma once
 
 #include <array>
@@ -116,11 +116,10 @@ class StepLoop::State {
     int index = 0;
     Sequence* sequence = nullptr;  // owned by the scheduler
     bool ended = false;
-    Speech said, told;               // to the reader; to the guide
-    std::vector<std::int32_t> mask;  // of its next token; empty: there is no guide
-    int held_index = -1;             // in held_
-    SampleState state;
-    Pool pool;
+    Speech said, told;                // to the reader; to the guide
+    std::vector<std::int32_t> words;  // how it is sampled; with a guide the mask is the next token's
+    RecordView record;                // of these words
+    int held_index = -1;              // in held_
     Micros last_token = 0, first_token = 0;
     Micros prefill = 0;                 // time spent running until then
     double score = 0;                   // of a beam: sum of log-probabilities
@@ -147,7 +146,6 @@ class StepLoop::State {
     std::vector<Hypothesis> hypotheses;  // finished beams, best first
     bool has_deadline = false;
     Micros submitted = 0, scheduled = -1;
-    std::uint64_t ended_at = 0;  // the last step that may know of it
     bool beams() const { return request.sampling.beam_width > 1; }
     bool guided() const { return guide.queue != nullptr; }
   };
@@ -265,7 +263,7 @@ class StepLoop::State {
   std::vector<Sample*> held_;                 // guided ones that wait for their guide; has room for all that are live
   std::size_t num_guided_ = 0;                // live samples that have a guide
   Micros guides_due_ = 0;                     // nobody in held_ is late before
-  std::vector<std::unique_ptr<Live>> ended_;  // until no step in flight knows of them; has room for all of live_
+  std::vector<std::unique_ptr<Live>> ended_;  // until the turn is over; has room for all of live_
   std::vector<QueueState> delivery_;          // queues with news
   SequenceId next_sequence_ = 1;
   struct Launch {
@@ -273,7 +271,7 @@ class StepLoop::State {
     int tokens = 0, decodes = 0, chunks = 0;
   };
   std::array<Launch, 4> launches_;  // of steps in flight, by step
-  StepPlan plan_;
+  Batch batch_;
   std::vector<std::int32_t> tokens_;
   Micros started_ = 0, now_ = 0;  // the engine; this turn
   std::uint64_t turn_ = 1;
@@ -287,8 +285,8 @@ class StepLoop::State {
   std::atomic<bool> busy_{false};
 
   std::mutex close_mutex_;
-  std::unique_ptr<Executor> executor_;  // goes first: its thread may be running a step that knows of records above
-  std::thread thread_;                  // last: starts when everything else is there
+  std::unique_ptr<Executor> executor_;
+  std::thread thread_;  // last: starts when everything else is there
 };
 
 }  // namespace warpjet

@@ -136,13 +136,13 @@ void Scheduler::hold(Sequence& sequence, Micros now) {
   num_held_ += sequence.state == SequenceState::running;
 }
 
-void Scheduler::let_go_on(Sequence& sequence) {
+void Scheduler::let_go_on(Sequence& sequence, std::span<const std::int32_t> mask) {
   WJ_CHECK(sequence.held >= 0 && sequence.in_flight == 0, "sequence=", sequence.id);
   sequence.held = -1;
   if (sequence.state != SequenceState::running) return;  // it comes back with the mask as it is now
   --num_held_;
-  next_.changes.push_back({.kind = SlotChange::Kind::mask, .slot = sequence.slot});
-  has_masks_ = true;
+  const Range words = next_.add(mask);
+  next_.changes.push_back({.kind = SlotChange::Kind::mask, .slot = sequence.slot, .a = words.first, .b = words.count});
   start_decoding(sequence);
 }
 
@@ -306,7 +306,8 @@ void Scheduler::stop_running(Sequence& sequence) {
 void Scheduler::give_way(Sequence& sequence) {
   stop_running(sequence);
   const int cache_class = std::min(sequence.cache_class + 1, kNumCacheClasses - 1);
-  if (config_.preemption == Preemption::swap && kv_.try_swap_out(sequence.table, sequence.planned, cache_class)) {
+  const bool swap = config_.preemption == Preemption::swap && sequence.swappable;
+  if (swap && kv_.try_swap_out(sequence.table, sequence.planned, cache_class)) {
     sequence.swapped_tokens = sequence.planned;
     ++swaps_;
   }

@@ -4,7 +4,7 @@
 // There are no phases: a sequence has tokens that are known (or on their way) and tokens whose keys and values have
 // been planned, and a step plans some of the difference: a chunk of a prompt, or the one next token of a decode.
 //
-//   schedule() -> StepPlan -> the device runs it -> retire(tokens), in the same order; several plans may be in flight
+//   schedule() -> Batch -> the device runs it -> retire(tokens), in the same order; several batches may be in flight
 //
 // Planning runs ahead of knowing: the token that a step samples is the next step's input, and stays on the device. What
 // the host learns at retire() are the tokens themselves; only then are blocks published and sequences ended. A row
@@ -19,6 +19,7 @@
 #pragma once
 
 #include "memory/memory.h"
+#include "schedule/batch.h"
 
 #include <algorithm>
 #include <array>
@@ -36,65 +37,6 @@ namespace warpjet {
 
 using SequenceId = std::uint64_t;
 using Micros = std::int64_t;  // a monotonic time or a duration
-using Slot = std::int32_t;    // where a running sequence's state lies on the device
-constexpr Slot kNoSlot = -1;
-
-// Slots that a device needs: those of sequences that ended while a step was in flight are not free yet.
-constexpr int num_slots(int max_num_seqs, int max_in_flight) {
-  return max_in_flight > 1 ? 2 * max_num_seqs : max_num_seqs;
-}
-struct SampleState;  // how to sample; decode's, opaque here
-
-// --- The plan of a step ---------------------------------------------------------------------------------------------
-
-// One change of the device's slots. The device applies them in order, before anything else in the step. The list of
-// decoding slots, and each slot's text and block table, live on the device: steady decoding changes nothing.
-struct SlotChange {
-  enum class Kind : std::uint8_t {
-    join,    // the slot takes up joins[a]
-    block,   // its block table[a] = b
-    token,   // its text's token a is b, and its last
-    mask,    // its sampling's mask has changed
-    decode,  // to the end of the list of decoding slots: from now on one token in every step
-    pause,   // off that list; the last one takes its place
-    leave,   // nobody is here any more
-  };
-  Kind kind = Kind::join;
-  Slot slot = kNoSlot;
-  std::int32_t a = 0, b = 0;
-};
-
-// The text of a new slot: `prefix` tokens of another slot's, then tokens[first, first + count) of the plan.
-struct Join {
-  Slot source = kNoSlot;
-  std::int32_t prefix = 0, first = 0, count = 0;
-  std::int32_t prompt_length = 0;
-  const SampleState* sampling = nullptr;  // valid until the last step that uses the slot has retired
-};
-
-// tokens[start, start + count) of a slot's text. The last row's logits are sampled for the next `num_samples` of
-// sample_slots: the slot itself, and siblings that start from the same prompt.
-struct Chunk {
-  Slot slot = kNoSlot;
-  std::int32_t start = 0, count = 0, num_samples = 0;
-};
-
-// One step's work, plain data. Order: changes, copies, then one token for every decoding slot, then the chunks. Samples
-// come in that order too. `num_decodes` repeats the length of the list of decoding slots.
-struct StepPlan {
-  std::uint64_t step = 0;
-  std::vector<SlotChange> changes;
-  std::vector<Join> joins;
-  std::vector<std::int32_t> tokens;
-  std::vector<Copy> copies;
-  std::vector<Chunk> chunks;
-  std::vector<Slot> sample_slots;  // of the chunks' samples
-  int num_decodes = 0, num_tokens = 0;
-
-  int num_samples() const { return num_decodes + static_cast<int>(sample_slots.size()); }
-  void clear();
-};
-std::uint64_t digest(const StepPlan& plan);  // equal plans, equal digests: what ranks compare
 
 // --- Sequences ------------------------------------------------------------------------------------------------------
 
@@ -120,9 +62,10 @@ struct Sequence {
   bool read_prefix_cache = true;  // off: computes everything itself; what it computes is still published
   bool lockstep = false;          // its next tokens are not those that are sampled: they come by choose()
   bool guided = false;            // after each token it waits for let_go_on(): what may follow is not known before
+  bool swappable = true;          // off: preempted, it computes everything again, since the device adds something up
   SequenceId leader = 0;          // a sibling (n > 1) starts from its leader's prompt; 0 = none
-  const SampleState* sampling = nullptr;
-  void* user = nullptr;  // the runtime's record
+  std::span<const std::int32_t> record;  // how it is sampled, for the device; stays where it is
+  void* user = nullptr;                  // the runtime's record
 
   // The scheduler's. Public to be read.
   SequenceState state = SequenceState::waiting;
@@ -254,9 +197,9 @@ class Scheduler {
   // resume() it then.
   void choose(Sequence& sequence, std::int32_t token);
 
-  // A guided sequence that is `held` may be planned again: what its sampling says is the next token's mask. It may have
-  // been paused meanwhile to make room for others: resume() it then.
-  void let_go_on(Sequence& sequence);
+  // A guided sequence that is `held` may be planned again: `mask` is the next token's, which its record now holds too.
+  // It may have been paused meanwhile to make room for others: resume() it then.
+  void let_go_on(Sequence& sequence, std::span<const std::int32_t> mask);
 
   // Ends a sequence, in whatever state. Its blocks are released now; the object goes when its rows in flight have
   // retired, and belongs to the scheduler until then.
@@ -266,12 +209,12 @@ class Scheduler {
   void pause(Sequence& sequence, Micros now, WaitReason reason);
   void resume(Sequence& sequence, Micros now);
 
-  // Plans the next step; false, and an empty plan, when there is nothing to plan now (everything waits for a step in
+  // Plans the next step; false, and an empty batch, when there is nothing to plan now (everything waits for a step in
   // flight, or nothing is left). Running sequences go before waiting ones, each by policy; when a running sequence
   // finds no block the last in order is preempted, and then nobody is admitted in this step.
-  bool schedule(StepPlan& plan, Micros now);
+  bool schedule(Batch& batch, Micros now);
 
-  // What a plan computed, in its order: first a row for each decoding slot, then the chunks, each followed by a row
+  // What a batch computed, in its order: first a row for each decoding slot, then the chunks, each followed by a row
   // without tokens for each sibling that starts there.
   struct Row {
     Sequence* sequence = nullptr;  // null: surplus, the sequence has ended
@@ -279,7 +222,7 @@ class Scheduler {
     bool sampled = false;
   };
 
-  // The oldest plan in flight was computed; tokens[i] is its i-th sample. Appends tokens, publishes blocks that became
+  // The oldest batch in flight was computed; tokens[i] is its i-th sample. Appends tokens, publishes blocks that became
   // full. Does not end anything: the caller looks at the rows, valid until the next call, and removes sequences that
   // are through before it plans again. A negative token (no finite logit) is not appended.
   std::span<const Row> retire(std::span<const std::int32_t> tokens, Micros now);
@@ -296,8 +239,6 @@ class Scheduler {
   std::int64_t num_preemptions() const { return preemptions_; }
   std::int64_t num_swaps() const { return swaps_; }
   bool idle() const { return live_.empty(); }
-  // Whether the next plan tells the device to read a SampleState, perhaps of who is gone by now.
-  bool names_sampling() const { return !next_.joins.empty() || has_masks_; }
   const Sequence* first_waiting() const { return waiting_.empty() ? nullptr : waiting_.begin()->get(); }
   // The first `most` of all that are live: those that run, then the paused, the parked and the waiting ones; the first
   // and the last in their order.
@@ -329,7 +270,7 @@ class Scheduler {
   void admit_waiting(Micros now);
   enum class Admission : std::uint8_t { admitted, parked, later };
   Admission admit_first(Micros now);
-  void finish_plan(StepPlan& plan);
+  void finish_batch(Batch& batch);
 
   bool plan_decode(Sequence& sequence, Micros now);  // false: it lost its place
   bool has_nothing_to_do(Micros now) const;
@@ -405,9 +346,8 @@ class Scheduler {
   std::vector<Sequence*> slots_;                    // null: free
   std::vector<Slot> free_slots_;
 
-  // The plan in the making. Changes pile up in it between steps too.
-  StepPlan next_;
-  bool has_masks_ = false;                               // among its changes
+  // The batch in the making. Changes pile up in it between steps too.
+  Batch next_;
   std::vector<Row> chunk_rows_;                          // one a chunk
   std::vector<int> leaders_;                             // chunks that end a prompt that siblings wait for
   std::vector<std::pair<int, Sequence*>> sibling_rows_;  // who starts from which chunk, in its order

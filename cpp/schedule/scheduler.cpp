@@ -43,7 +43,7 @@ Scheduler::Scheduler(const SchedulerConfig& config, KvBlocks& kv)
 
 // --- Planning -------------------------------------------------------------------------------------------------------
 
-bool Scheduler::schedule(StepPlan& plan, Micros now) {
+bool Scheduler::schedule(Batch& batch, Micros now) {
   WJ_CHECK(num_in_flight_ < config_.max_in_flight, "steps in flight=", num_in_flight_);
   unpark_late(now);
   budget_ = prefill_budget();
@@ -57,10 +57,10 @@ bool Scheduler::schedule(StepPlan& plan, Micros now) {
     admit_waiting(now);
   }
   if (decoding_.empty() && chunk_rows_.empty()) {
-    plan.clear();
+    batch.clear();
     return false;
   }
-  finish_plan(plan);
+  finish_batch(batch);
   return true;
 }
 
@@ -207,7 +207,7 @@ bool Scheduler::try_share_prompt(const Sequence& leader, Sequence& sibling) {
 }
 
 // What the device gets; and what changes from the next step on.
-void Scheduler::finish_plan(StepPlan& plan) {
+void Scheduler::finish_batch(Batch& batch) {
   Flight& flight = flights_[(first_flight_ + num_in_flight_++) % flights_.size()];
   const int decodes = static_cast<int>(decoding_.size());
   flight.rows.resize(decodes);
@@ -237,9 +237,8 @@ void Scheduler::finish_plan(StepPlan& plan) {
   next_.num_decodes = decodes;
   next_.num_tokens = static_cast<int>(flight.tokens);
   std::swap(next_.copies, kv_.copies());
-  std::swap(plan, next_);
+  std::swap(batch, next_);
   next_.clear();
-  has_masks_ = false;
   kv_.copies().clear();
   std::swap(kv_.copies(), late_copies_);
   for (Sequence* sequence : starters_) start_decoding(*sequence);

@@ -12,11 +12,8 @@ void Scheduler::join(Sequence& sequence, Slot source, int prefix) {
   slots_[sequence.slot] = &sequence;
   next_.joins.push_back({.source = source,
                          .prefix = prefix,
-                         .first = static_cast<std::int32_t>(next_.tokens.size()),
-                         .count = sequence.length() - prefix,
-                         .prompt_length = sequence.prompt_length,
-                         .sampling = sequence.sampling});
-  next_.tokens.insert(next_.tokens.end(), sequence.tokens.begin() + prefix, sequence.tokens.end());
+                         .tokens = next_.add(std::span(sequence.tokens).subspan(prefix)),
+                         .record = next_.add(sequence.record)});
   next_.changes.push_back(
       {.kind = SlotChange::Kind::join, .slot = sequence.slot, .a = static_cast<std::int32_t>(next_.joins.size()) - 1});
   set_blocks(sequence, 0);

@@ -127,7 +127,7 @@ void Replica::end(Sequence& sequence) {
 // --- Steps ----------------------------------------------------------------------------------------------------------
 
 void Replica::plan() {
-  while (num_flights_ < static_cast<int>(flights_.size()) && scheduler_.schedule(plan_, now_)) launch();
+  while (num_flights_ < static_cast<int>(flights_.size()) && scheduler_.schedule(batch_, now_)) launch();
   // Who waits for something else than a step gives up after a time.
   constexpr Micros kLook = 1000;
   constexpr int kMostLooks = 10'000;
@@ -141,17 +141,17 @@ void Replica::plan() {
 }
 
 void Replica::launch() {
-  const StepWork work = device_.run(plan_);
+  const StepWork work = device_.run(batch_);
   const Micros us = setup_.cost.step_us(work);
   const Micros start = std::max(now_ + setup_.host, busy_until_), window = setup_.workload.duration;
   busy_until_ = start + us;
   flights_[(first_flight_ + num_flights_++) % static_cast<int>(flights_.size())] = {
-      .us = us, .end = busy_until_, .samples = plan_.num_samples()};
+      .us = us, .end = busy_until_, .samples = batch_.num_samples()};
   ++tally_.steps;
-  tally_.step_tokens += plan_.num_tokens;
-  tally_.step_decodes += plan_.num_decodes;
+  tally_.step_tokens += batch_.num_tokens;
+  tally_.step_decodes += batch_.num_decodes;
   tally_.busy_in_window += std::max<Micros>(0, std::min(busy_until_, window) - start);
-  if (busy_until_ <= window) tally_.prompt_in_window += plan_.num_tokens - plan_.num_decodes;
+  if (busy_until_ <= window) tally_.prompt_in_window += batch_.num_tokens - batch_.num_decodes;
 }
 
 void Replica::retire() {
@@ -177,9 +177,9 @@ void Replica::retire() {
   ended_.clear();
 }
 
-// --- What a plan costs ----------------------------------------------------------------------------------------------
+// --- What a batch costs ---------------------------------------------------------------------------------------------
 
-void DeviceMirror::change(const SlotChange& change, const StepPlan& plan) {
+void DeviceMirror::change(const SlotChange& change, const Batch& batch) {
   State& slot = slots_[static_cast<std::size_t>(change.slot)];
   const auto stop = [&] {
     if (slot.since < 0) return;
@@ -190,7 +190,7 @@ void DeviceMirror::change(const SlotChange& change, const StepPlan& plan) {
   };
   switch (change.kind) {
     case SlotChange::Kind::join:
-      slot.length = plan.joins[change.a].prefix + plan.joins[change.a].count;
+      slot.length = batch.joins[change.a].prefix + batch.joins[change.a].tokens.count;
       break;
     case SlotChange::Kind::token:
       stop();
@@ -211,18 +211,18 @@ void DeviceMirror::change(const SlotChange& change, const StepPlan& plan) {
   }
 }
 
-StepWork DeviceMirror::run(const StepPlan& plan) {
-  for (const SlotChange& slot_change : plan.changes) {
-    if (slot_change.kind != SlotChange::Kind::block) change(slot_change, plan);
+StepWork DeviceMirror::run(const Batch& batch) {
+  for (const SlotChange& slot_change : batch.changes) {
+    if (slot_change.kind != SlotChange::Kind::block) change(slot_change, batch);
   }
-  WJ_CHECK(decoding_ == plan.num_decodes, "decoding=", decoding_, " plan=", plan.num_decodes);
-  StepWork work{.tokens = plan.num_tokens, .decode_keys = decode_keys_};
-  for (const Chunk& chunk : plan.chunks) {
+  WJ_CHECK(decoding_ == batch.num_decodes, "decoding=", decoding_, " batch=", batch.num_decodes);
+  StepWork work{.tokens = batch.num_tokens, .decode_keys = decode_keys_};
+  for (const Chunk& chunk : batch.chunks) {
     work.chunk_keys += chunk.start + chunk.count;
     work.chunk_pairs += chunk.count * (chunk.start + (chunk.count + 1) / 2.0);
   }
-  for (const Slot slot : plan.sample_slots) ++slots_[static_cast<std::size_t>(slot)].length;
-  for (const Copy& copy : plan.copies) ++(copy.from == copy.to ? work.device_copies : work.host_copies);
+  for (const Slot slot : batch.sample_slots) ++slots_[static_cast<std::size_t>(slot)].length;
+  for (const Copy& copy : batch.copies) ++(copy.from == copy.to ? work.device_copies : work.host_copies);
   ++step_;
   decode_keys_ += decoding_;
   return work;

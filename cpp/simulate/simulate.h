@@ -193,18 +193,18 @@ struct Setup {
   Micros ttft = 0, itl = 0, point = 0;  // limits; length of a Point
 };
 
-// What the device would know: enough to say what a plan costs. The texts' lengths by slot, from the plan's changes.
+// What the device would know: enough to say what a batch costs. The texts' lengths by slot, from the batch's changes.
 class DeviceMirror {
  public:
   explicit DeviceMirror(int num_slots) : slots_(static_cast<std::size_t>(num_slots)) {}
-  StepWork run(const StepPlan& plan);
+  StepWork run(const Batch& batch);
 
  private:
   struct State {
     std::int64_t length = 0;  // of the text; of a decoding slot, at `since`
     std::int64_t since = -1;  // the step from which on it decodes; -1: it does not
   };
-  void change(const SlotChange& change, const StepPlan& plan);
+  void change(const SlotChange& change, const Batch& batch);
   std::vector<State> slots_;
   std::int64_t step_ = 0, decode_keys_ = 0;
   int decoding_ = 0;
@@ -256,7 +256,7 @@ class Replica {
   Micros now_ = 0, busy_until_ = 0, look_again_ = kForever;
   std::vector<Flight> flights_;  // a ring
   int first_flight_ = 0, num_flights_ = 0;
-  StepPlan plan_;
+  Batch batch_;
   std::vector<std::int32_t> tokens_;
   std::vector<Sequence*> ended_;
   std::uint32_t next_token_ = 0;

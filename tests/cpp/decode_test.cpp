@@ -59,15 +59,20 @@ class SamplerTest : public testing::Test {
     std::uint64_t key = random_key(7, 0);
   };
 
-  SampleState state_of(const Sequence& sequence) const {
-    return {.params = sequence.params, .key = sequence.key, .stop_ids = stops_, .logprobs = sequence.logprobs};
+  std::vector<std::int32_t> record_of(const Sequence& sequence) const {
+    return pack_record({.params = *sequence.params,
+                        .prompt_length = sequence.prompt_length,
+                        .key = sequence.key,
+                        .stop_ids = stops_,
+                        .logprobs = sequence.logprobs},
+                       kVocab);
   }
 
   void join(int slot, const Sequence& sequence) {
     std::copy(sequence.text.begin(), sequence.text.end(), texts_.begin() + slot * kMaxText);
     lengths_[slot] = static_cast<std::int32_t>(sequence.text.size());
     alive_[slot] = 1;
-    sampler_->join(slot, state_of(sequence), sequence.prompt_length);
+    sampler_->join(slot, read_record(record_of(sequence)));
   }
 
   SlotTexts texts() {
@@ -79,7 +84,7 @@ class SamplerTest : public testing::Test {
     const std::int64_t rows = std::ssize(order);
     SampleNeeds needs;
     for (const Sequence& sequence : sequences) {
-      needs.edits |= needs_edits(state_of(sequence));
+      needs.edits |= read_record(record_of(sequence)).edits != 0;
       needs.logprobs |= sequence.logprobs >= 0;
     }
     const TensorView tokens = sampler_->sample(kit::view_of(logits_, rows), kit::view_of(order), texts(), needs);
@@ -438,10 +443,11 @@ TEST_F(SamplerTest, StepsAllocateNothing) {
   logits_.assign(kMaxRows * kVocab, 0.5f);
   const TensorView logits = kit::view_of(logits_, kMaxRows), slots = kit::view_of(order);
   const SlotTexts where = texts();
+  const std::vector<std::int32_t> record = record_of(sequence);
   for (const bool logprobs : {false, true}) {
     const std::int64_t before = allocations;
     for (int i = 0; i < 10; ++i) sampler_->sample(logits, slots, where, {.edits = true, .logprobs = logprobs});
-    sampler_->join(0, state_of(sequence), 3);
+    sampler_->join(0, read_record(record));
     EXPECT_EQ(allocations, before);
   }
 }
@@ -451,7 +457,7 @@ TEST_F(SamplerTest, RefusesMoreRowsThanItHasRoomFor) {
   logits_.assign((kMaxRows + 1) * kVocab, 0.0f);
   EXPECT_THROW(sampler_->sample(kit::view_of(logits_, kMaxRows + 1), kit::view_of(order), texts(), {}), Error);
   EXPECT_THROW(sampler_->score(kit::view_of(logits_, kMaxRows + 1), kit::view_of(order), 0), Error);
-  EXPECT_THROW(sampler_->join(kSlots, {}, 0), Error);
+  EXPECT_THROW(sampler_->join(kSlots, {}), Error);
 }
 
 // --- Records --------------------------------------------------------------------------------------------------------
@@ -461,42 +467,66 @@ TEST(Records, TheLargestRequestFitsAndOneMoreWordIsRefused) {
   for (int i = 0; i < kMaxBiases; ++i) params.logit_bias[i] = 1;
   params.bad_words_token_ids.assign(kMaxBadWordEnds, std::vector<std::int32_t>(kMaxBadWordTokens / kMaxBadWordEnds, 1));
   validate(params);
-  std::vector<std::int32_t> stop_ids(kMaxStopIds, 2), words(kListWords);
-  EXPECT_EQ(pack_lists({.params = &params, .stop_ids = stop_ids}, words), kListWords);
+  std::vector<std::int32_t> stop_ids(kMaxStopIds, 2);
+  EXPECT_EQ(pack_record({.params = params, .stop_ids = stop_ids}, kVocab).size(), kRecordWords + kListWords);
   stop_ids.push_back(2);
-  EXPECT_THROW(pack_lists({.params = &params, .stop_ids = stop_ids}, words), Error);
+  EXPECT_THROW(pack_record({.params = params, .stop_ids = stop_ids}, kVocab), Error);
 }
 
 TEST(Records, OnlyWhatChangesLogitsNeedsEdits) {
-  SamplingParams params;
-  params.temperature = 0.5;
-  params.top_k = 3;
-  params.stop_token_ids = {3};
-  params.logprobs = 4;
-  EXPECT_FALSE(needs_edits({.params = &params}));
-  const auto needed = [](auto change) {
-    SamplingParams changed;
-    change(changed);
-    return needs_edits({.params = &changed});
+  const auto edited = [](auto change) {
+    SamplingParams params;
+    change(params);
+    return read_record(pack_record({.params = params, .stop_ids = params.stop_token_ids}, kVocab)).edits != 0;
   };
-  EXPECT_TRUE(needed([](auto& p) { p.repetition_penalty = 1.1; }));
-  EXPECT_TRUE(needed([](auto& p) { p.presence_penalty = 0.1; }));
-  EXPECT_TRUE(needed([](auto& p) { p.frequency_penalty = 0.1; }));
-  EXPECT_TRUE(needed([](auto& p) { p.logit_bias[1] = 0.1; }));
-  EXPECT_TRUE(needed([](auto& p) { p.allowed_token_ids = {{1}}; }));
-  EXPECT_TRUE(needed([](auto& p) { p.bad_words_token_ids = {{1}}; }));
-  EXPECT_TRUE(needed([](auto& p) { p.min_tokens = 1; }));
+  EXPECT_FALSE(edited([](auto& p) {
+    p.temperature = 0.5;
+    p.top_k = 3;
+    p.stop_token_ids = {3};
+    p.logprobs = 4;
+  }));
+  EXPECT_TRUE(edited([](auto& p) { p.repetition_penalty = 1.1; }));
+  EXPECT_TRUE(edited([](auto& p) { p.presence_penalty = 0.1; }));
+  EXPECT_TRUE(edited([](auto& p) { p.frequency_penalty = 0.1; }));
+  EXPECT_TRUE(edited([](auto& p) { p.logit_bias[1] = 0.1; }));
+  EXPECT_TRUE(edited([](auto& p) { p.allowed_token_ids = {{1}}; }));
+  EXPECT_TRUE(edited([](auto& p) { p.bad_words_token_ids = {{1}}; }));
+  EXPECT_TRUE(edited([](auto& p) { p.min_tokens = 1; }));
+}
+
+TEST(Records, ListsAndMasksComeBackAsTheyWere) {
+  SamplingParams params;
+  params.logit_bias = {{4, 1.5}};
+  params.bad_words_token_ids = {{7, 8}, {9}};
+  const std::vector<std::int32_t> stop_ids = {2, 6}, guide = {-1, 0b101};
+  std::vector<std::int32_t> words =
+      pack_record({.params = params, .stop_ids = stop_ids, .guide_mask = guide, .pooling = Pooling::mean}, kVocab);
+  const RecordView record = read_record(words);
+  const std::vector<std::int32_t> lists(record.lists.begin(), record.lists.end());
+  EXPECT_EQ(lists, (std::vector<std::int32_t>{2, 6, 4, std::bit_cast<std::int32_t>(1.5f), 2, 3, 7, 8, 9}));
+  EXPECT_TRUE(std::ranges::equal(record.stop_ids(), stop_ids));
+  EXPECT_TRUE(std::ranges::equal(record.mask, guide));
+  EXPECT_EQ(record.pooling, Pooling::mean);
+
+  params.allowed_token_ids = {{33, 34}};
+  const std::vector<std::int32_t> next = {-1, 0b110};
+  EXPECT_TRUE(std::ranges::equal(pack_mask(params, next, words), std::vector<std::int32_t>{0, 0b110}));
+  EXPECT_TRUE(std::ranges::equal(read_record(words).mask, std::vector<std::int32_t>{0, 0b110}));
+  EXPECT_THROW(pack_mask(params, guide, std::span(words).first(kRecordWords)), Error) << "cut short";
+  words.pop_back();
+  EXPECT_THROW(read_record(words), Error);
 }
 
 TEST(IsStop, OnlyListedTokensEndATextAndNotBeforeMinTokens) {
   const std::vector<std::int32_t> stop_ids = {2, 6};
   SamplingParams params;
   params.min_tokens = 3;
-  const SampleState state = {.params = &params, .stop_ids = stop_ids};
-  EXPECT_FALSE(is_stop(state, 6, 2));
-  EXPECT_TRUE(is_stop(state, 6, 3));
-  EXPECT_TRUE(is_stop(state, 2, 9));
-  EXPECT_FALSE(is_stop(state, 5, 9));
+  const std::vector<std::int32_t> words = pack_record({.params = params, .stop_ids = stop_ids}, kVocab);
+  const RecordView record = read_record(words);
+  EXPECT_FALSE(is_stop(record, 6, 2));
+  EXPECT_TRUE(is_stop(record, 6, 3));
+  EXPECT_TRUE(is_stop(record, 2, 9));
+  EXPECT_FALSE(is_stop(record, 5, 9));
 }
 
 }  // namespace

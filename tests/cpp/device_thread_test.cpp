@@ -14,12 +14,12 @@ using namespace std::chrono_literals;
 // The result tells which step it is of.
 class EchoRunner final : public StepRunner {
  public:
-  void start(const StepPlan& plan, StepResult& result) override {
+  void start(const Batch& batch, StepResult& result) override {
     running.store(true);
     if (hold) gate->wait(0, 1h);
-    if (plan.step == fail_at) WJ_FAIL(device, "step ", plan.step, " failed");
-    result.us = static_cast<double>(plan.step);
-    result.sampled.assign(1, {.token = static_cast<std::int32_t>(plan.tokens.size())});
+    if (batch.step == fail_at) WJ_FAIL(device, "step ", batch.step, " failed");
+    result.us = static_cast<double>(batch.step);
+    result.sampled.assign(1, {.token = static_cast<std::int32_t>(batch.words.size())});
     runs->fetch_add(1);
   }
   std::uint64_t fail_at = ~std::uint64_t{0};
@@ -35,10 +35,10 @@ class DeviceThreadTest : public testing::Test {
     device_ = std::make_unique<DeviceThread>(std::move(runner_), depth, bell_, faults);
   }
   void launch(std::uint64_t step, int tokens = 0) {
-    StepPlan plan;
-    plan.step = step;
-    plan.tokens.resize(tokens);
-    device_->launch(plan);
+    Batch batch;
+    batch.step = step;
+    batch.words.resize(tokens);
+    device_->launch(batch);
   }
   StepResult& next() {
     for (;;) {
@@ -91,16 +91,16 @@ TEST_F(DeviceThreadTest, AResultStaysAsItIsUntilTheNextPoll) {
 
 TEST_F(DeviceThreadTest, GivesBackTheMemoryOfOldPlans) {
   start(1);
-  StepPlan plan;
-  for (std::uint64_t step = 0; step < 3; ++step) {  // as many plans as there are
-    plan = {};
-    plan.tokens.reserve(100);
-    device_->launch(plan);
+  Batch batch;
+  for (std::uint64_t step = 0; step < 3; ++step) {  // as many batches as there are
+    batch = {};
+    batch.words.reserve(100);
+    device_->launch(batch);
     next();
   }
   for (std::uint64_t step = 3; step < 8; ++step) {
-    device_->launch(plan);
-    EXPECT_GE(plan.tokens.capacity(), 100u);
+    device_->launch(batch);
+    EXPECT_GE(batch.words.capacity(), 100u);
     next();
   }
 }
@@ -109,7 +109,7 @@ TEST_F(DeviceThreadTest, RefusesMorePlansThanFit) {
   start(2);
   launch(0);
   launch(1);
-  expect_error(ErrorCode::internal, "2 plans are in flight", [&] { launch(2); });
+  expect_error(ErrorCode::internal, "2 batches are in flight", [&] { launch(2); });
 }
 
 TEST_F(DeviceThreadTest, AfterAnErrorNoPlanIsRun) {
@@ -125,11 +125,11 @@ TEST_F(DeviceThreadTest, AfterAnErrorNoPlanIsRun) {
 TEST_F(DeviceThreadTest, AFaultInLaunchLeavesThePlan) {
   FaultPlan faults(0);
   start(1, &faults);
-  StepPlan plan;
-  plan.step = 5;
-  expect_error(ErrorCode::device, "injected fault: launch", [&] { device_->launch(plan); });
-  EXPECT_EQ(plan.step, 5u);
-  device_->launch(plan);
+  Batch batch;
+  batch.step = 5;
+  expect_error(ErrorCode::device, "injected fault: launch", [&] { device_->launch(batch); });
+  EXPECT_EQ(batch.step, 5u);
+  device_->launch(batch);
   EXPECT_EQ(next().us, 5);
 }
 

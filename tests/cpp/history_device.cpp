@@ -9,16 +9,16 @@ ToyDevice::ToyDevice(const Config& config) : config_(config), slots_(config.num_
   kv_[1].resize(static_cast<std::size_t>(config.num_host_blocks) * config.block_size);
 }
 
-void ToyDevice::start(const StepPlan& plan, StepResult& result) {
-  WJ_CHECK(plan.step == ++steps_, "step ", plan.step, " came as number ", steps_);
-  for (const SlotChange& change : plan.changes) apply(change, plan);
-  for (const Copy& c : plan.copies) copy(c);
-  fill(plan);
+void ToyDevice::start(const Batch& batch, StepResult& result) {
+  WJ_CHECK(batch.step == ++steps_, "step ", batch.step, " came as number ", steps_);
+  for (const SlotChange& change : batch.changes) apply(change, batch);
+  for (const Copy& c : batch.copies) copy(c);
+  fill(batch);
   for (const Row& row : rows_) write(row);
   for (const Row& row : rows_) check_reads(row);
-  score(plan, result);
+  score(batch, result);
   sample(result);
-  result.us = 20 + 3 * plan.num_tokens;
+  result.us = 20 + 3 * batch.num_tokens;
   ++counts_.steps;
   counts_.rows += std::ssize(rows_);
 }
@@ -26,21 +26,21 @@ void ToyDevice::start(const StepPlan& plan, StepResult& result) {
 // --- Slots ----------------------------------------------------------------------------------------------------------
 
 ToyDevice::SlotState& ToyDevice::slot(Slot slot) {
-  WJ_CHECK(slot >= 0 && slot < config_.num_slots && slots_[slot].sampling, "nobody is in slot ", slot);
+  WJ_CHECK(slot >= 0 && slot < config_.num_slots && !slots_[slot].record.empty(), "nobody is in slot ", slot);
   return slots_[slot];
 }
 
-void ToyDevice::apply(const SlotChange& change, const StepPlan& plan) {
+void ToyDevice::apply(const SlotChange& change, const Batch& batch) {
   switch (change.kind) {
     case SlotChange::Kind::join:
-      return join(change.slot, plan.joins.at(change.a), plan);
+      return join(change.slot, batch.joins.at(change.a), batch);
     case SlotChange::Kind::block:
       return set_block(slot(change.slot), change.a, change.b);
     case SlotChange::Kind::token:
       return rewrite(slot(change.slot), change.a, change.b);
     case SlotChange::Kind::mask:
-      WJ_CHECK(slot(change.slot).sampling->guide_mask, "slot ", change.slot, " has no mask");
-      slot(change.slot).mask = *slot(change.slot).sampling->guide_mask;
+      WJ_CHECK(!slot(change.slot).sampling.mask.empty() && change.b == 1, "slot ", change.slot, " has no mask");
+      slot(change.slot).mask = batch.at({change.a, change.b})[0];
       return;
     case SlotChange::Kind::decode:
       WJ_CHECK(slot(change.slot).decode_index < 0, "slot ", change.slot, " decodes already");
@@ -55,15 +55,15 @@ void ToyDevice::apply(const SlotChange& change, const StepPlan& plan) {
   }
 }
 
-void ToyDevice::join(Slot index, const Join& join, const StepPlan& plan) {
-  WJ_CHECK(index >= 0 && index < config_.num_slots && !slots_[index].sampling, "somebody is in slot ", index);
-  WJ_CHECK(join.sampling && join.first + join.count <= std::ssize(plan.tokens));
+void ToyDevice::join(Slot index, const Join& join, const Batch& batch) {
+  WJ_CHECK(index >= 0 && index < config_.num_slots && slots_[index].record.empty(), "somebody is in slot ", index);
   SlotState& s = slots_[index];
-  s.sampling = join.sampling;
-  s.prompt_length = join.prompt_length;
-  s.mask = s.sampling->guide_mask ? *s.sampling->guide_mask : kAllAllowed;
-  const bool own_keys = config_.rules.rope_original > 0 && join.prompt_length > config_.rules.rope_original;
-  s.states = {first_state(*join.sampling->params, own_keys ? join.prompt_length : 0)};
+  const std::span<const std::int32_t> record = batch.at(join.record);
+  s.record.assign(record.begin(), record.end());
+  s.sampling = read_record(s.record);
+  s.mask = s.sampling.mask.empty() ? kAllAllowed : s.sampling.mask[0];
+  const bool own_keys = config_.rules.rope_original > 0 && s.prompt_length() > config_.rules.rope_original;
+  s.states = {first_state(salt_of(s.sampling.sampling.key), own_keys ? s.prompt_length() : 0)};
   if (join.prefix > 0) {
     const SlotState& source = slot(join.source);
     WJ_CHECK(join.prefix <= std::ssize(source.text) && source.states[0] == s.states[0], "a foreign prefix");
@@ -71,9 +71,9 @@ void ToyDevice::join(Slot index, const Join& join, const StepPlan& plan) {
     s.states.assign(source.states.begin(), source.states.begin() + join.prefix + 1);
   }
   s.alive = true;
-  for (int i = 0; i < join.count; ++i) append(s, plan.tokens[join.first + i]);
+  for (const std::int32_t token : batch.at(join.tokens)) append(s, token);
   s.alive = true;
-  WJ_CHECK(std::ssize(s.text) >= join.prompt_length, "a text that is shorter than its prompt");
+  WJ_CHECK(std::ssize(s.text) >= s.prompt_length(), "a text that is shorter than its prompt");
   ++counts_.joins;
   counts_.forks += join.prefix > 0;
 }
@@ -87,7 +87,7 @@ void ToyDevice::set_block(SlotState& s, int index, BlockId block) {
 
 void ToyDevice::rewrite(SlotState& s, int index, std::int32_t token) {
   const int length = static_cast<int>(s.text.size());
-  WJ_CHECK((index == length || index == length - 1) && index >= s.prompt_length, "not the next token: ", index);
+  WJ_CHECK((index == length || index == length - 1) && index >= s.prompt_length(), "not the next token: ", index);
   WJ_CHECK(s.next <= index, "the token at ", index, " was computed already");
   s.text.resize(index);
   s.states.resize(index + 1);
@@ -122,7 +122,7 @@ void ToyDevice::copy(const Copy& c) {
 
 // --- Rows -----------------------------------------------------------------------------------------------------------
 
-void ToyDevice::fill(const StepPlan& plan) {
+void ToyDevice::fill(const Batch& batch) {
   rows_.clear();
   samples_.clear();
   int tokens = 0;
@@ -133,10 +133,10 @@ void ToyDevice::fill(const StepPlan& plan) {
     if (s.alive) add_row(decoding, static_cast<int>(s.text.size()) - 1, 1);
     counts_.surplus += !s.alive;
   }
-  WJ_CHECK(std::cmp_equal(decoding_.size(), plan.num_decodes), decoding_.size(), " slots decode, planned ",
-           plan.num_decodes);
-  auto next = plan.sample_slots.begin();
-  for (const Chunk& chunk : plan.chunks) {
+  WJ_CHECK(std::cmp_equal(decoding_.size(), batch.num_decodes), decoding_.size(), " slots decode, planned ",
+           batch.num_decodes);
+  auto next = batch.sample_slots.begin();
+  for (const Chunk& chunk : batch.chunks) {
     const SlotState& s = slot(chunk.slot);
     tokens += chunk.count;
     WJ_CHECK(s.alive && s.decode_index < 0 && chunk.count > 0, "a chunk of slot ", chunk.slot);
@@ -144,14 +144,14 @@ void ToyDevice::fill(const StepPlan& plan) {
     WJ_CHECK(whole == (chunk.num_samples > 0), "slot ", chunk.slot, " is sampled before its text ends, or not then");
     add_row(chunk.slot, chunk.start, chunk.count);
     for (int i = 0; i < chunk.num_samples; ++i, ++next) {
-      WJ_CHECK(next != plan.sample_slots.end() && (i > 0 || *next == chunk.slot));
+      WJ_CHECK(next != batch.sample_slots.end() && (i > 0 || *next == chunk.slot));
       WJ_CHECK(slot(*next).states.back() == s.states.back(), "slot ", *next, " is sampled from another text");
       samples_.push_back({*next, static_cast<int>(rows_.size()) - 1});
       counts_.siblings += i > 0;
     }
   }
-  WJ_CHECK(next == plan.sample_slots.end() && std::ssize(samples_) == plan.num_samples());
-  WJ_CHECK(tokens == plan.num_tokens && tokens <= config_.max_tokens, tokens, " tokens, planned ", plan.num_tokens);
+  WJ_CHECK(next == batch.sample_slots.end() && std::ssize(samples_) == batch.num_samples());
+  WJ_CHECK(tokens == batch.num_tokens && tokens <= config_.max_tokens, tokens, " tokens, planned ", batch.num_tokens);
   WJ_CHECK(std::ssize(samples_) <= config_.max_seqs && std::ssize(rows_) <= config_.max_seqs, samples_.size(),
            " samples, ", rows_.size(), " rows");
 }
@@ -189,7 +189,7 @@ void ToyDevice::write(const Row& row) {
 void ToyDevice::check_overwrite(Slot writer, BlockId block, int offset, KvState state) const {
   for (Slot other = 0; other < config_.num_slots; ++other) {
     const SlotState& s = slots_[other];
-    if (!s.sampling || other == writer || (config_.window > 0 && !s.alive)) continue;
+    if (s.record.empty() || other == writer || (config_.window > 0 && !s.alive)) continue;
     for (std::size_t i = 0; i < s.table.size(); ++i) {
       const int position = static_cast<int>(i) * config_.block_size + offset;
       if (s.table[i] != block || position >= s.verified || position < first_visible(s.next)) continue;
@@ -214,13 +214,13 @@ void ToyDevice::check_reads(const Row& row) {
 
 // --- Results --------------------------------------------------------------------------------------------------------
 
-void ToyDevice::score(const StepPlan& plan, StepResult& result) const {
+void ToyDevice::score(const Batch& batch, StepResult& result) const {
   result.scored.clear();
   result.scored_ends.clear();
-  for (const Chunk& chunk : plan.chunks) {
+  for (const Chunk& chunk : batch.chunks) {
     const SlotState& s = slots_[chunk.slot];
-    const int top = s.sampling->prompt_logprobs;
-    for (int i = 0; top >= 0 && i < num_scored(chunk, s.prompt_length); ++i) {
+    const int top = s.sampling.prompt_logprobs;
+    for (int i = 0; top >= 0 && i < num_scored(chunk, s.prompt_length()); ++i) {
       const int position = chunk.start + i;
       const std::int32_t token = s.text[position + 1];
       result.scored.push_back({.token = token, .logprobs = logprobs_of(s.states[position + 1], token, top)});
@@ -239,17 +239,14 @@ void ToyDevice::sample(StepResult& result) {
     const int last = row.start + row.count - 1;
     const KvState state = kv(slots_[row.slot].table[last / config_.block_size], last % config_.block_size);
     SlotState& s = slot(samples_[i].slot);
-    const SampleState& sampling = *s.sampling;
-    const bool below_min = std::ssize(s.text) - s.prompt_length < sampling.params->min_tokens;
-    const bool beams = sampling.params->beam_width > 1;
-    out.token =
-        beams && !is_broken(state)
-            ? most_likely(state)
-            : draw(state, sampling.key, sampling.stop_ids.first(below_min ? sampling.stop_ids.size() : 0), s.mask);
+    const SlotSampling& sampling = s.sampling.sampling;
+    const bool below_min = std::ssize(s.text) - s.prompt_length() < sampling.min_tokens;
+    const auto banned = below_min ? s.sampling.stop_ids() : std::span<const std::int32_t>();
+    out.token = draw(state, sampling.key, banned, s.mask);
     counts_.broken += out.token == kBrokenToken;
     if (sampling.logprobs >= 0 && out.token >= 0) out.logprobs = logprobs_of(state, out.token, sampling.logprobs);
     append(s, out.token);
-    if (sampling.guide_mask) s.mask = 0;  // it was for this token alone
+    if (!s.sampling.mask.empty()) s.mask = 0;  // it was for this token alone
   }
 }
 
@@ -261,7 +258,7 @@ void ToyDevice::append(SlotState& s, std::int32_t token) {
   WJ_CHECK(std::ssize(s.text) <= config_.rules.max_model_len, "a text of more than ", config_.rules.max_model_len);
   s.text.push_back(token);
   s.states.push_back(next_state(s.states.back(), token));
-  s.alive = !is_stop(*s.sampling, token, static_cast<int>(s.text.size()) - s.prompt_length);
+  s.alive = !is_stop(s.sampling, token, static_cast<int>(s.text.size()) - s.prompt_length());
 }
 
 // --- The executor ---------------------------------------------------------------------------------------------------
@@ -269,7 +266,7 @@ void ToyDevice::append(SlotState& s, std::int32_t token) {
 StepwiseExecutor::StepwiseExecutor(ToyDevice& device, int depth, const Faults& faults)
     : device_(device), faults_(faults), ring_(depth + 1) {}
 
-// A step that runs when the engine ends is still run: what it knows of must be there.
+// A step that runs when the engine ends is still run.
 StepwiseExecutor::~StepwiseExecutor() {
   try {
     complete();
@@ -278,10 +275,10 @@ StepwiseExecutor::~StepwiseExecutor() {
   }
 }
 
-void StepwiseExecutor::launch(StepPlan& plan) {
-  WJ_CHECK(launched_ - taken_ + 1 < ring_.size(), launched_ - taken_, " plans are in flight");
+void StepwiseExecutor::launch(Batch& batch) {
+  WJ_CHECK(launched_ - taken_ + 1 < ring_.size(), launched_ - taken_, " batches are in flight");
   WJ_REQUIRE(!faults_.plan || !faults_.plan->hit(), device, "injected fault: launch");
-  std::swap(entry(launched_).plan, plan);
+  std::swap(entry(launched_).batch, batch);
   ++launched_;
 }
 
@@ -292,12 +289,17 @@ StepResult* StepwiseExecutor::poll() {
 bool StepwiseExecutor::complete() {
   if (launched_ == completed_) return false;
   Entry& e = entry(completed_);
-  if (faults_.silent_from >= 0 && std::cmp_greater_equal(e.plan.step, faults_.silent_from)) return false;
-  const bool fails = std::cmp_equal(e.plan.step, faults_.error_at) || (faults_.plan && faults_.plan->hit());
+  if (faults_.silent_from >= 0 && std::cmp_greater_equal(e.batch.step, faults_.silent_from)) return false;
+  const bool fails = std::cmp_equal(e.batch.step, faults_.error_at) || (faults_.plan && faults_.plan->hit());
   if (fails) error_ = std::make_exception_ptr(Error(ErrorCode::device, "injected fault: step", __FILE__, __LINE__));
   e.result.error = error_;
   try {
-    if (!error_) device_.start(e.plan, e.result);
+    if (!error_) {
+      to_bytes(e.batch, bytes_);
+      from_bytes(bytes_, sent_);
+      WJ_CHECK(digest(sent_) == digest(e.batch), "step ", sent_.step, " has changed on its way");
+      device_.start(sent_, e.result);
+    }
   } catch (...) {
     error_ = std::current_exception();  // nothing is run after that
     throw;

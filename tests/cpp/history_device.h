@@ -18,7 +18,7 @@ struct DeviceCounts {
   std::int64_t device_copies = 0, offloads = 0, restores = 0, broken = 0, rewrites = 0, beyond_window = 0;
 };
 
-// Throws internal when a plan breaks the rules.
+// Throws internal when a batch breaks the rules.
 class ToyDevice final : public StepRunner {
  public:
   struct Config {
@@ -27,21 +27,22 @@ class ToyDevice final : public StepRunner {
     Rules rules;
   };
   explicit ToyDevice(const Config& config);
-  void start(const StepPlan& plan, StepResult& result) override;
+  void start(const Batch& batch, StepResult& result) override;
   const DeviceCounts& counts() const { return counts_; }
 
  private:
   struct SlotState {
-    const SampleState* sampling = nullptr;  // null: nobody is here
+    std::vector<std::int32_t> record;  // empty: nobody is here
+    RecordView sampling;               // of it
     Tokens text;
     std::vector<KvState> states;  // before the first token, and after each
-    int prompt_length = 0;
     std::vector<BlockId> table;
     int decode_index = -1;
     bool alive = false;
-    int next = -1;                    // the position to be computed next; -1: not known yet
-    std::int32_t mask = kAllAllowed;  // as it was when it was written here
-    int verified = 0;                 // positions before it were seen to be right, as far as they are in the window
+    int next = -1;  // the position to be computed next; -1: not known yet
+    std::int32_t mask = kAllAllowed;
+    int verified = 0;  // positions before it were seen to be right, as far as they are in the window
+    int prompt_length() const { return sampling.sampling.prompt_length; }
   };
   struct Row {
     Slot slot = kNoSlot;
@@ -53,21 +54,21 @@ class ToyDevice final : public StepRunner {
   };
 
   SlotState& slot(Slot slot);
-  void apply(const SlotChange& change, const StepPlan& plan);
-  void join(Slot slot, const Join& join, const StepPlan& plan);
+  void apply(const SlotChange& change, const Batch& batch);
+  void join(Slot slot, const Join& join, const Batch& batch);
   void set_block(SlotState& slot, int index, BlockId block);
   void rewrite(SlotState& slot, int index, std::int32_t token);
   void leave_decoding(SlotState& slot);
   void copy(const Copy& copy);
 
-  void fill(const StepPlan& plan);
+  void fill(const Batch& batch);
   void add_row(Slot slot, int start, int count);
   void write(const Row& row);
   void check_reads(const Row& row);
   void check_overwrite(Slot writer, BlockId block, int offset, KvState state) const;
   int first_visible(int position) const { return config_.window == 0 ? 0 : std::max(0, position - config_.window + 1); }
 
-  void score(const StepPlan& plan, StepResult& result) const;
+  void score(const Batch& batch, StepResult& result) const;
   void sample(StepResult& result);
   KvState& kv(BlockId block, int offset) { return kv_[0][block * config_.block_size + offset]; }
   void append(SlotState& slot, std::int32_t token);
@@ -83,8 +84,8 @@ class ToyDevice final : public StepRunner {
   DeviceCounts counts_;
 };
 
-// Holds the plans that were launched until it is told to complete one: results come when a history says so. Plans are
-// kept in a ring, as the device thread keeps them.
+// Holds the batches that were launched until it is told to complete one: results come when a history says so. They are
+// kept in a ring, as the device thread keeps them, and reach the device as bytes.
 class StepwiseExecutor final : public Executor {
  public:
   struct Faults {
@@ -94,14 +95,14 @@ class StepwiseExecutor final : public Executor {
   };
   StepwiseExecutor(ToyDevice& device, int depth, const Faults& faults);
   ~StepwiseExecutor() override;
-  void launch(StepPlan& plan) override;
+  void launch(Batch& batch) override;
   StepResult* poll() override;
-  bool complete();  // the oldest plan; false: nothing is in flight, or it is never answered
+  bool complete();  // the oldest batch; false: nothing is in flight, or it is never answered
   int in_flight() const { return static_cast<int>(launched_ - completed_); }
 
  private:
   struct Entry {
-    StepPlan plan;
+    Batch batch;
     StepResult result;
   };
   Entry& entry(std::uint64_t step) { return ring_[step % ring_.size()]; }
@@ -110,6 +111,8 @@ class StepwiseExecutor final : public Executor {
   const Faults faults_;
   std::vector<Entry> ring_;
   std::uint64_t launched_ = 0, completed_ = 0, taken_ = 0;
+  std::vector<std::byte> bytes_;
+  Batch sent_;
   std::exception_ptr error_;
 };
 

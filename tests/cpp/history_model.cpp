@@ -37,12 +37,26 @@ std::int64_t make_seed(int number, int salt) {
   return std::int64_t{number} * 10 + salt;
 }
 
+// Undoes random_key(). The keys of requests without a seed come from no small one.
+int salt_of(std::uint64_t key) {
+  std::uint64_t z = key ^ (key >> 31) ^ (key >> 62);
+  z *= 0x319642b2d24d8ec3u;
+  z ^= (z >> 27) ^ (z >> 54);
+  z *= 0x96de1b173f119089u;
+  z ^= (z >> 30) ^ (z >> 60);
+  for (std::uint64_t sample = 0; sample < 64; ++sample) {
+    const std::uint64_t seed = z - (sample + 1) * 0x9e3779b97f4a7c15u;
+    if (seed <= UINT32_MAX) return static_cast<int>(seed % 10);
+  }
+  return 0;
+}
+
 std::string salt_text(int salt) {
   return salt == 0 ? "" : cat("salt ", salt);
 }
 
-KvState first_state(const SamplingParams& params, int rope_length) {
-  return mix(params.seed ? *params.seed % 10 : 0, rope_length);
+KvState first_state(int salt, int rope_length) {
+  return mix(salt, rope_length);
 }
 
 KvState next_state(KvState state, std::int32_t token) {
@@ -70,10 +84,6 @@ std::int32_t draw(KvState state, std::uint64_t key, std::span<const std::int32_t
   return mask != kAllAllowed && is_out() ? kBrokenToken : token;
 }
 
-std::int32_t most_likely(KvState state) {
-  return sorted_logprobs(state)[0].token;
-}
-
 Logprobs logprobs_of(KvState state, std::int32_t token, int top) {
   const auto all = sorted_logprobs(state);
   Logprobs entries = {*std::ranges::find(all, token, &TokenLogprob::token)};
@@ -89,7 +99,8 @@ int max_length(const Request& request, const Rules& rules) {
 
 KvState prompt_state(const Request& request, const Rules& rules) {
   const int length = static_cast<int>(request.prompt.size());
-  return first_state(request.sampling, rules.rope_original > 0 && length > rules.rope_original ? length : 0);
+  const int salt = request.sampling.seed ? static_cast<int>(*request.sampling.seed % 10) : 0;
+  return first_state(salt, rules.rope_original > 0 && length > rules.rope_original ? length : 0);
 }
 
 std::vector<std::int32_t> stop_ids(const SamplingParams& params) {

@@ -19,13 +19,15 @@ using Logprobs = std::vector<TokenLogprob>;
 constexpr int kVocab = 11;  // few tokens: outputs share prefixes too, and beams see most of them
 constexpr std::int32_t kEos = 2;
 
-// Requests are told apart by what the device sees of them: the seed, whose last digit is the salt.
+// Requests are told apart by what the device sees of them: the seed, whose last digit is the salt. salt_of() finds it
+// in the key of a sample.
 constexpr int kNumSalts = 3;
 std::int64_t make_seed(int number, int salt);
+int salt_of(std::uint64_t key);
 std::string salt_text(int salt);
 
 // Before the first token; `rope_length` is not 0 when keys depend on the prompt's length.
-KvState first_state(const SamplingParams& params, int rope_length);
+KvState first_state(int salt, int rope_length);
 KvState next_state(KvState state, std::int32_t token);
 
 // The token that a sample with this key draws; `banned` ones are not drawn. Some states are broken: kBrokenToken.
@@ -41,7 +43,6 @@ struct ToyGuidance {
 ToyGuidance guidance_of(KvState state);
 // The entry of `token`, then the `top` most likely ones.
 Logprobs logprobs_of(KvState state, std::int32_t token, int top);
-std::int32_t most_likely(KvState state);
 
 // What the rules of a model and an engine say about a request, besides its own parameters.
 struct Rules {

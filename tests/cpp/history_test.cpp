@@ -143,15 +143,15 @@ class LoneScheduler {
     while (scheduler_.num_in_flight() < depth) {
       const std::uint64_t before = scheduler_.digest(), blocks = kv_.digest();
       const std::int64_t preemptions = scheduler_.num_preemptions();
-      if (scheduler_.schedule(plan_, now_)) {
-        samples_.push_back(plan_.num_samples());
+      if (scheduler_.schedule(batch_, now_)) {
+        samples_.push_back(batch_.num_samples());
         continue;
       }
       // Somebody may have lost its blocks, or have found a prefix that is worth waiting for: that is all there was to
       // do.
       const std::uint64_t after = scheduler_.digest();
       EXPECT_TRUE(kv_.digest() == blocks || scheduler_.num_preemptions() > preemptions);
-      EXPECT_FALSE(scheduler_.schedule(plan_, now_));
+      EXPECT_FALSE(scheduler_.schedule(batch_, now_));
       EXPECT_EQ(scheduler_.digest(), after);
       return before == after;
     }
@@ -172,7 +172,7 @@ class LoneScheduler {
  private:
   KvBlocks kv_;
   Scheduler scheduler_;
-  StepPlan plan_;
+  Batch batch_;
   std::deque<int> samples_;
   SequenceId ids_ = 0;
   Micros now_ = 0;

@@ -58,23 +58,20 @@ class ModelRunnerTest : public testing::Test {
                                                                 .max_logprobs = 20},
                                             std::move(runner), KvCache(kv, catalogs_, *device_), catalogs_, *device_);
     params_.temperature = 0;
-    sampling_.params = &params_;
     for (int i = 0; i < 21; ++i) prompt_.push_back(100 + 37 * i);
   }
 
-  // --- The plan in the making
+  // --- The batch in the making
 
   static BlockId block_of(Slot slot, int index) { return 1 + slot * kSlotBlocks + index; }
-  void change(SlotChange::Kind kind, Slot slot, int a = 0, int b = 0) { plan_.changes.push_back({kind, slot, a, b}); }
-  void join(Slot slot, const Tokens& text, const SampleState& sampling, Slot source = kNoSlot, int prefix = 0) {
-    change(SlotChange::Kind::join, slot, static_cast<int>(plan_.joins.size()));
-    plan_.joins.push_back({.source = source,
-                           .prefix = prefix,
-                           .first = static_cast<std::int32_t>(plan_.tokens.size()),
-                           .count = static_cast<std::int32_t>(text.size()),
-                           .prompt_length = static_cast<std::int32_t>(prompt_.size()),
-                           .sampling = &sampling});
-    plan_.tokens.insert(plan_.tokens.end(), text.begin(), text.end());
+  void change(SlotChange::Kind kind, Slot slot, int a = 0, int b = 0) { batch_.changes.push_back({kind, slot, a, b}); }
+  SampleOptions sampling() const { return {.params = params_, .prompt_length = length()}; }
+  void join(Slot slot, const Tokens& text, const SampleOptions& sampling, Slot source = kNoSlot, int prefix = 0) {
+    change(SlotChange::Kind::join, slot, static_cast<int>(batch_.joins.size()));
+    batch_.joins.push_back({.source = source,
+                            .prefix = prefix,
+                            .tokens = batch_.add(text),
+                            .record = batch_.add(pack_record(sampling, 3072))});
     for (int i = 0; i < kSlotBlocks; ++i) change(SlotChange::Kind::block, slot, i, block_of(slot, i));
   }
   void decode(Slot slot) {
@@ -86,19 +83,20 @@ class ModelRunnerTest : public testing::Test {
     --num_decodes_;
   }
   void chunk(Slot slot, int start, int count, const std::vector<Slot>& sampled = {}) {
-    plan_.chunks.push_back({slot, start, count, static_cast<std::int32_t>(sampled.size())});
-    plan_.sample_slots.insert(plan_.sample_slots.end(), sampled.begin(), sampled.end());
+    batch_.chunks.push_back({slot, start, count, static_cast<std::int32_t>(sampled.size())});
+    batch_.sample_slots.insert(batch_.sample_slots.end(), sampled.begin(), sampled.end());
   }
-  void run() {
-    runner_->start(plan_, result_);
+  void run() { run(batch_); }
+  void run(const Batch& batch) {
+    runner_->start(batch, result_);
     runner_->finish();
   }
   Tokens step() {
-    plan_.num_decodes = num_decodes_;
-    plan_.num_tokens = num_decodes_;
-    for (const Chunk& chunk : plan_.chunks) plan_.num_tokens += chunk.count;
+    batch_.num_decodes = num_decodes_;
+    batch_.num_tokens = num_decodes_;
+    for (const Chunk& chunk : batch_.chunks) batch_.num_tokens += chunk.count;
     run();
-    plan_.clear();
+    batch_.clear();
     Tokens tokens;
     for (const SampledRow& row : result_.sampled) tokens.push_back(row.token);
     return tokens;
@@ -106,7 +104,7 @@ class ModelRunnerTest : public testing::Test {
 
   // What the model says when the prompt runs whole and alone, in this slot.
   Tokens alone(int count, Slot slot = 0) {
-    join(slot, prompt_, sampling_);
+    join(slot, prompt_, sampling());
     chunk(slot, 0, length(), {slot});
     Tokens tokens = step();
     decode(slot);
@@ -121,9 +119,8 @@ class ModelRunnerTest : public testing::Test {
   std::unique_ptr<Device> device_ = make_cpu_device(1);
   std::unique_ptr<ModelRunner> runner_;
   SamplingParams params_;
-  SampleState sampling_;
   Tokens prompt_;
-  StepPlan plan_;
+  Batch batch_;
   StepResult result_;
   int num_decodes_ = 0;
 };
@@ -132,7 +129,7 @@ class ModelRunnerTest : public testing::Test {
 
 TEST_F(ModelRunnerTest, ChunksOfAPromptGiveTheTokensOfTheWhole) {
   const Tokens expected = alone(16);
-  join(1, prompt_, sampling_);
+  join(1, prompt_, sampling());
   for (int start = 0; start < 15; start += 5) {
     chunk(1, start, 5);
     EXPECT_TRUE(step().empty());
@@ -147,8 +144,8 @@ TEST_F(ModelRunnerTest, ChunksOfAPromptGiveTheTokensOfTheWhole) {
 // Whole blocks are shared; the last one is copied before either of the two writes into it.
 TEST_F(ModelRunnerTest, ASiblingGoesOnFromItsLeadersPrompt) {
   const Tokens expected = alone(16);
-  join(1, prompt_, sampling_);
-  join(2, {}, sampling_, 1, length());
+  join(1, prompt_, sampling());
+  join(2, {}, sampling(), 1, length());
   change(SlotChange::Kind::block, 2, 0, block_of(1, 0));
   chunk(1, 0, length(), {1, 2});
   Tokens leader, sibling;
@@ -158,7 +155,7 @@ TEST_F(ModelRunnerTest, ASiblingGoesOnFromItsLeadersPrompt) {
     sibling.push_back(tokens[1]);
   };
   take(step());
-  plan_.copies.push_back({.source = block_of(1, 1), .target = block_of(2, 1)});
+  batch_.copies.push_back({.source = block_of(1, 1), .target = block_of(2, 1)});
   decode(1);
   decode(2);
   while (leader.size() < expected.size()) take(step());
@@ -170,10 +167,9 @@ TEST_F(ModelRunnerTest, SiblingsDrawWithTheirOwnParametersFromTheSameRow) {
   const Tokens expected = alone(1);
   SamplingParams other_params = params_;
   other_params.logit_bias = {{expected[0], -100.0}};
-  SampleState other = sampling_;
-  other.params = &other_params;
+  SampleOptions other = {.params = other_params, .prompt_length = length()};
   join(1, prompt_, other);
-  join(2, {}, sampling_, 1, length());
+  join(2, {}, sampling(), 1, length());
   chunk(1, 0, length(), {1, 2});
   const Tokens tokens = step();
   EXPECT_NE(tokens[0], expected[0]);
@@ -181,10 +177,10 @@ TEST_F(ModelRunnerTest, SiblingsDrawWithTheirOwnParametersFromTheSameRow) {
 }
 
 TEST_F(ModelRunnerTest, PromptLogprobsDoNotDependOnTheCut) {
-  SampleState scoring = sampling_;
+  SampleOptions scoring = sampling();
   scoring.prompt_logprobs = 2;
   join(0, prompt_, scoring);
-  join(1, prompt_, sampling_);
+  join(1, prompt_, sampling());
   chunk(1, 0, 3);
   chunk(0, 0, length(), {0});
   step();
@@ -213,6 +209,36 @@ TEST(NumScored, CountsTheTokensThatAnotherOneOfThePromptFollows) {
   EXPECT_EQ(num_scored({.start = 12, .count = 3}, 10), 0);
 }
 
+TEST_F(ModelRunnerTest, ABatchThatCameAsBytesGivesTheSameResult) {
+  params_.temperature = 1;
+  params_.logit_bias = {{7, 2.0}};
+  params_.allowed_token_ids = Tokens{7, 8, 9, 300};
+  SampleOptions wanted = sampling();
+  wanted.logprobs = 3;
+  for (const bool sent : {false, true}) {
+    join(sent, prompt_, wanted);
+    chunk(sent, 0, length(), {sent});
+    batch_.num_tokens = length();
+    std::vector<std::byte> bytes;
+    to_bytes(batch_, bytes);
+    Batch copy;
+    from_bytes(bytes, copy);
+    EXPECT_EQ(digest(copy), digest(batch_));
+    if (sent) batch_ = Batch();  // the runner has nothing but the copy
+    const StepResult expected = result_;
+    run(copy);
+    if (sent) {
+      EXPECT_EQ(result_.sampled[0].token, expected.sampled[0].token);
+      ASSERT_EQ(result_.sampled[0].logprobs.size(), 4u);
+      for (int i = 0; i < 4; ++i) {
+        EXPECT_EQ(result_.sampled[0].logprobs[i].token, expected.sampled[0].logprobs[i].token);
+        EXPECT_EQ(result_.sampled[0].logprobs[i].logprob, expected.sampled[0].logprobs[i].logprob);
+      }
+    }
+    batch_.clear();
+  }
+}
+
 // --- Decoding
 
 TEST_F(ModelRunnerTest, RowsAfterAStopAreSurplus) {
@@ -222,9 +248,9 @@ TEST_F(ModelRunnerTest, RowsAfterAStopAreSurplus) {
   params_.min_tokens = 3;  // or an earlier one of these would end it
   SamplingParams free_params = params_;
   free_params.min_tokens = 0;
-  SampleState stopping = sampling_, free = sampling_;
+  SampleOptions stopping = sampling();
   stopping.stop_ids = stop_ids;
-  free.params = &free_params;
+  const SampleOptions free = {.params = free_params, .prompt_length = length()};
   join(0, prompt_, stopping);
   join(1, prompt_, free);
   chunk(0, 0, length(), {0});
@@ -246,7 +272,7 @@ TEST_F(ModelRunnerTest, RowsAfterAStopAreSurplus) {
 
 TEST_F(ModelRunnerTest, ABrokenRowEndsItsText) {
   params_.allowed_token_ids = Tokens{};
-  join(0, prompt_, sampling_);
+  join(0, prompt_, sampling());
   chunk(0, 0, length(), {0});
   EXPECT_EQ(step(), Tokens({kBrokenToken}));
   decode(0);
@@ -256,33 +282,40 @@ TEST_F(ModelRunnerTest, ABrokenRowEndsItsText) {
 TEST_F(ModelRunnerTest, AMaskHoldsUntilItChanges) {
   const Tokens expected = alone(4);
   const std::int32_t forced = (expected[2] + 1) % 3072;
-  Tokens mask(3072 / 32, -1);
-  SampleState guided = sampling_;
-  guided.guide_mask = mask.data();
+  const Tokens all(3072 / 32, -1);
+  Tokens one(3072 / 32, 0);
+  one[forced / 32] = static_cast<std::int32_t>(1u << (forced % 32));
+  SampleOptions guided = sampling();
+  guided.guide_mask = all;
+  Tokens record = pack_record(guided, 3072);
+  const auto set_mask = [&](const SamplingParams& params, const Tokens& mask) {
+    const Range words = batch_.add(pack_mask(params, mask, record));
+    change(SlotChange::Kind::mask, 0, words.first, words.count);
+  };
   join(0, prompt_, guided);
-  join(1, prompt_, sampling_);
+  join(1, prompt_, sampling());
   chunk(0, 0, length(), {0});
   chunk(1, 0, length(), {1});
   EXPECT_EQ(step(), Tokens({expected[0], expected[0]}));
   decode(0);
   decode(1);
   EXPECT_EQ(step(), Tokens({expected[1], expected[1]}));
-  std::ranges::fill(mask, 0);
-  mask[forced / 32] = static_cast<std::int32_t>(1u << (forced % 32));
-  change(SlotChange::Kind::mask, 0);
+  set_mask(params_, one);
   EXPECT_EQ(step(), Tokens({forced, expected[2]}));
-  std::ranges::fill(mask, -1);  // not told: the device has the old one
-  EXPECT_EQ(step(), Tokens({forced, expected[3]}));
-  params_.allowed_token_ids = Tokens{forced, forced == 9 ? 8 : 9};
-  mask[forced / 32] = 0;
-  change(SlotChange::Kind::mask, 0);
-  EXPECT_EQ(step()[0], forced == 9 ? 8 : 9);
+  EXPECT_EQ(step(), Tokens({forced, expected[3]}));  // it holds until it changes
+  const std::int32_t other = forced == 9 ? 8 : 9;
+  SamplingParams params = params_;
+  params.allowed_token_ids = Tokens{forced, other};
+  Tokens all_but_one = all;
+  all_but_one[forced / 32] = ~one[forced / 32];
+  set_mask(params, all_but_one);
+  EXPECT_EQ(step()[0], other);
 }
 
 TEST_F(ModelRunnerTest, TheLastDecodingSlotTakesThePlaceOfOneThatPauses) {
   const Tokens expected = alone(6);
   for (Slot slot = 0; slot < 3; ++slot) {
-    join(slot, prompt_, sampling_);
+    join(slot, prompt_, sampling());
     chunk(slot, 0, length(), {slot});
     EXPECT_EQ(step(), Tokens({expected[0]}));  // the others do not decode yet
   }
@@ -292,7 +325,7 @@ TEST_F(ModelRunnerTest, TheLastDecodingSlotTakesThePlaceOfOneThatPauses) {
   change(SlotChange::Kind::leave, 0);
   Tokens shorter = prompt_;
   shorter.push_back(expected[0]);
-  join(0, shorter, sampling_);  // comes back, a token behind
+  join(0, shorter, sampling());  // comes back, a token behind
   chunk(0, 0, length() + 1, {0});
   EXPECT_EQ(step(), Tokens({expected[2], expected[2], expected[1]}));
   pause(2);
@@ -305,11 +338,11 @@ TEST_F(ModelRunnerTest, ATokenFromOutsideTakesThePlaceOfTheSampledOne) {
   const std::int32_t forced = expected[2] == 500 ? 501 : 500;
   Tokens text = prompt_;
   text.insert(text.end(), {expected[0], expected[1], forced});
-  join(1, text, sampling_);
+  join(1, text, sampling());
   chunk(1, 0, static_cast<int>(text.size()), {1});
   const Tokens next = step();
 
-  join(0, prompt_, sampling_);
+  join(0, prompt_, sampling());
   chunk(0, 0, length(), {0});
   step();
   decode(0);
@@ -321,29 +354,29 @@ TEST_F(ModelRunnerTest, ATokenFromOutsideTakesThePlaceOfTheSampledOne) {
 
 TEST_F(ModelRunnerTest, SteadyDecodingAllocatesNothing) {
   for (Slot slot = 0; slot < 3; ++slot) {
-    join(slot, prompt_, sampling_);
+    join(slot, prompt_, sampling());
     chunk(slot, 0, length(), {slot});
     step();
     decode(slot);
   }
   step();
-  plan_.num_decodes = plan_.num_tokens = 3;
+  batch_.num_decodes = batch_.num_tokens = 3;
   const std::int64_t before = allocations;
   for (int i = 0; i < 20; ++i) run();
   EXPECT_EQ(allocations, before);
   EXPECT_GT(result_.us, 0);
 }
 
-TEST_F(ModelRunnerTest, RefusesPlansThatDoNotFit) {
-  join(0, prompt_, sampling_);
+TEST_F(ModelRunnerTest, RefusesBatchesThatDoNotFit) {
+  join(0, prompt_, sampling());
   expect_error(ErrorCode::internal, "planned 1", [&] {
-    plan_.num_decodes = 1;
+    batch_.num_decodes = 1;
     run();
   });
-  plan_.clear();
+  batch_.clear();
   chunk(0, 0, kMaxTokens + 1);
   expect_error(ErrorCode::internal, "for 4 and 64", [&] { step(); });
-  plan_.clear();
+  batch_.clear();
   chunk(3, 0, 1);
   expect_error(ErrorCode::internal, "slot 3 is empty", [&] { step(); });
 }

@@ -39,20 +39,20 @@ std::int32_t first_allowed(std::span<const std::int32_t> mask, std::int32_t toke
 // Keeps the slots as a device does, without keys and values.
 class MockRunner final : public StepRunner {
  public:
-  void start(const StepPlan& plan, StepResult& result) override {
+  void start(const Batch& batch, StepResult& result) override {
     if (fail.load()) WJ_FAIL(device, "injected fault");
     while (hang.load()) std::this_thread::sleep_for(1ms);
     if (delay > 0us) std::this_thread::sleep_for(delay);
-    for (const SlotChange& change : plan.changes) apply(change, plan);
-    ASSERT_EQ(std::ssize(decoding_), plan.num_decodes);
+    for (const SlotChange& change : batch.changes) apply(change, batch);
+    ASSERT_EQ(std::ssize(decoding_), batch.num_decodes);
     result.sampled.clear();
     result.scored.clear();
     result.scored_ends.clear();
     for (const Slot slot : decoding_) sample(slot, result);
-    auto next = plan.sample_slots.begin();
-    for (const Chunk& chunk : plan.chunks) {
+    auto next = batch.sample_slots.begin();
+    for (const Chunk& chunk : batch.chunks) {
       const SlotState& slot = slots_[chunk.slot];
-      const int scored = slot.sampling->prompt_logprobs >= 0 ? num_scored(chunk, slot.prompt_length) : 0;
+      const int scored = slot.record().prompt_logprobs >= 0 ? num_scored(chunk, slot.prompt_length()) : 0;
       for (int i = 0; i < scored; ++i) {
         const std::int32_t token = slot.text[chunk.start + 1 + i];
         result.scored.push_back({token, {{token, -1.0f, 1}}});
@@ -67,25 +67,24 @@ class MockRunner final : public StepRunner {
  private:
   struct SlotState {
     std::vector<std::int32_t> text;
-    int prompt_length = 0;
-    const SampleState* sampling = nullptr;
+    std::vector<std::int32_t> words;  // of its record
+    std::vector<std::int32_t> mask;   // as the device has it
     bool alive = false;
-    std::vector<std::int32_t> mask;  // a copy, as it was when it came
+    RecordView record() const { return read_record(words); }
+    int prompt_length() const { return record().sampling.prompt_length; }
   };
-  static std::vector<std::int32_t> mask_of(const SampleState& sampling) {
-    if (!sampling.guide_mask) return {};
-    return {sampling.guide_mask, sampling.guide_mask + kMaskWords};
-  }
-  void apply(const SlotChange& change, const StepPlan& plan) {
+  static std::vector<std::int32_t> copy_of(std::span<const std::int32_t> words) { return {words.begin(), words.end()}; }
+  void apply(const SlotChange& change, const Batch& batch) {
     SlotState& slot = slots_[change.slot];
     switch (change.kind) {
       case SlotChange::Kind::join: {
-        const Join& join = plan.joins[change.a];
+        const Join& join = batch.joins[change.a];
         std::vector<std::int32_t> text;
         if (join.prefix > 0)
           text.assign(slots_[join.source].text.begin(), slots_[join.source].text.begin() + join.prefix);
-        text.insert(text.end(), plan.tokens.begin() + join.first, plan.tokens.begin() + join.first + join.count);
-        slot = {std::move(text), join.prompt_length, join.sampling, true, mask_of(*join.sampling)};
+        const std::span<const std::int32_t> tokens = batch.at(join.tokens), record = batch.at(join.record);
+        text.insert(text.end(), tokens.begin(), tokens.end());
+        slot = {std::move(text), copy_of(record), copy_of(read_record(record).mask), true};
         return;
       }
       case SlotChange::Kind::token:
@@ -104,7 +103,7 @@ class MockRunner final : public StepRunner {
         slot = {};
         return;
       case SlotChange::Kind::mask:
-        slot.mask = mask_of(*slot.sampling);
+        slot.mask = copy_of(batch.at({change.a, change.b}));
         return;
       case SlotChange::Kind::block:
         return;
@@ -117,11 +116,11 @@ class MockRunner final : public StepRunner {
       row.token = kSurplusToken;
       return;
     }
-    row.token = slot.text[0] == 1 ? kBrokenToken : next_token(slot.text, slot.sampling->key);
+    row.token = slot.text[0] == 1 ? kBrokenToken : next_token(slot.text, slot.record().sampling.key);
     if (!slot.mask.empty() && row.token >= 0) row.token = first_allowed(slot.mask, row.token);
     if (row.token >= 0) slot.text.push_back(row.token);
-    const int output = static_cast<int>(slot.text.size()) - slot.prompt_length;
-    slot.alive = row.token >= 0 && !is_stop(*slot.sampling, row.token, output);
+    const int output = static_cast<int>(slot.text.size()) - slot.prompt_length();
+    slot.alive = row.token >= 0 && !is_stop(slot.record(), row.token, output);
   }
   std::map<Slot, SlotState> slots_;
   std::vector<Slot> decoding_;

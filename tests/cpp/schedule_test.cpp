@@ -113,7 +113,7 @@ struct Rig {
 
   KvBlocks kv;
   Scheduler scheduler;
-  StepPlan batch;
+  Batch batch;
   std::span<const Scheduler::Row> rows;
   std::vector<int> samples_in_flight;
   SequenceId next_id = 1;
