@@ -179,7 +179,7 @@ def profile(flags: list[str], load: Load, seconds: float) -> dict[str, float]:
         with ServerProcess(flags, before=("-m", "cProfile", "-o", file)) as server:
             wrk(server, load, seconds)
             server.terminate()
-            server.wait(60)
+            server.wait()
         # {(file, line, function): (primitive calls, calls, own seconds, seconds with callees, callers)}
         found: dict[tuple[str, int, str], tuple[Any, ...]] = pstats.Stats(file).stats  # type: ignore[attr-defined]
     own = {f"{Path(key[0]).name} {key[2]}": row[2] for key, row in found.items() if Path(key[0]).name != "runners.py"}

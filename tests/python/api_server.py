@@ -4,9 +4,10 @@ there, whatever the model; everything else is the embedded model's."""
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+
+from waiting import PATIENCE_S, until
 
 from warpjet.async_llm import AsyncLLM
 from warpjet.parsing.events import ToolCallDelta
@@ -82,20 +83,16 @@ def running(app: Any, sockets: list[Any]) -> Iterator[None]:
     started = threading.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
     thread.start()
-    started.wait(10)
+    assert started.wait(PATIENCE_S)
     try:
         yield
     finally:
         loop.call_soon_threadsafe(ended.set)
-        thread.join(10)
+        thread.join(PATIENCE_S)
         loop.close()
 
 
 def becomes_idle(serving: Serving) -> bool:
-    """Nothing runs in the engine, and no block is held, within 20 s."""
-    for _ in range(2000):
-        metrics = serving.llm.get_metrics()
-        if metrics["running"] == metrics["waiting"] == metrics["kv_blocks_used"] == 0:
-            return True
-        time.sleep(0.01)
-    return False
+    """Nothing runs in the engine any more, and no block is held."""
+    until(lambda: not any(serving.llm.get_metrics()[name] for name in ("running", "waiting", "kv_blocks_used")))
+    return True

@@ -22,10 +22,12 @@ class Behaviour:
     glue: int = 1  # pieces in one write
     fail_every: int = 0  # each n-th request is refused
     break_after: int = 0  # pieces after which the connection is cut
+    crowd: int = 0  # so many answers of several tokens begin together
     key: str = ""
     seen: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     now: int = 0
     most: int = 0
+    waiting: list[asyncio.Event] = field(default_factory=list)
 
 
 @contextmanager
@@ -97,6 +99,8 @@ async def _stream(behaviour: Behaviour, chat: bool, request: dict[str, Any], wri
     if chat:
         _chunk(writer, [_event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})])
     await asyncio.sleep(behaviour.ttft_s)
+    if behaviour.crowd and tokens > 1:
+        await _together(behaviour)
     for piece in range(pieces):
         if behaviour.break_after and piece == behaviour.break_after:
             writer.close()
@@ -116,6 +120,15 @@ async def _stream(behaviour: Behaviour, chat: bool, request: dict[str, Any], wri
     _chunk(writer, [b"data: [DONE]\n\n"])
     writer.write(b"0\r\n\r\n")
     await writer.drain()
+
+
+async def _together(behaviour: Behaviour) -> None:
+    behaviour.waiting.append(mine := asyncio.Event())
+    if len(behaviour.waiting) == behaviour.crowd:
+        for event in behaviour.waiting:
+            event.set()
+        behaviour.waiting.clear()
+    await mine.wait()
 
 
 def _event(value: dict[str, Any]) -> bytes:

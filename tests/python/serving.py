@@ -7,14 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, until
 
 CANARY = {
     "messages": [{"role": "user", "content": "Tell me of the fox."}],
@@ -61,7 +60,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         assert self.process.stderr is not None
@@ -95,15 +94,10 @@ class Server:
             re.search(r'success_total{[^}]*finished_reason="abort"[^}]*} (\d+)', self.http.get("/metrics").text)[1]
         )
 
-    def idle(self, seconds: float = PATIENCE_S) -> bool:
-        """Whether no request is live any more, within this time."""
-        deadline = time.monotonic() + seconds
+    def idle(self) -> bool:
+        """Waits until no request is live any more."""
         names = ("warpjet:num_requests_running", "warpjet:num_requests_waiting", "warpjet:kv_cache_usage_perc")
-        while any(self.gauge(name) for name in names):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        return True
+        return until(lambda: not any(self.gauge(name) for name in names))
 
     def connect(self) -> socket.socket:
         """A bare connection."""

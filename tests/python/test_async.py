@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from waiting import PATIENCE_S, asleep, until
+from waiting import PATIENCE_S, asleep, becomes, settle, until
 
 from warpjet import LLM, AsyncLLM, RequestOutput, SamplingParams
 from warpjet._native import Output
@@ -29,13 +29,8 @@ async def collect(stream: AsyncIterator[RequestOutput]) -> list[RequestOutput]:
     return [output async for output in stream]
 
 
-async def wait_until_idle(engine: AsyncLLM) -> dict[str, int]:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            metrics = engine.get_metrics()
-            if metrics["running"] == metrics["waiting"] == metrics["kv_blocks_used"] == 0:
-                return metrics
-            await asyncio.sleep(0.01)
+async def wait_until_idle(engine: AsyncLLM) -> None:
+    await becomes(lambda: not any(engine.get_metrics()[name] for name in ("running", "waiting", "kv_blocks_used")))
 
 
 def test_the_text_is_that_of_llm(engine: AsyncLLM, llm: LLM) -> None:
@@ -77,7 +72,7 @@ def test_a_slow_reader_gets_everything_at_once(engine: AsyncLLM, llm: LLM) -> No
         outputs = []
         async for output in engine.generate(STORY, GREEDY.replace(output_kind="delta")):
             outputs.append(output)
-            await asyncio.sleep(0.05)
+            await becomes(lambda: not engine.get_metrics()["running"])
         return outputs
 
     outputs = asyncio.run(main())
@@ -110,8 +105,7 @@ def test_leaving_the_loop_cancels(engine: AsyncLLM) -> None:
 def test_cancelling_the_task_cancels(engine: AsyncLLM) -> None:
     async def main() -> None:
         task = asyncio.create_task(collect(engine.generate(STORY, LONG)))
-        while engine.get_metrics()["running"] == 0:
-            await asyncio.sleep(0.001)
+        await becomes(lambda: engine.get_metrics()["running"])
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -210,12 +204,6 @@ def test_a_stream_shows_its_first_token_at_once_and_then_so_many_together(
     assert asyncio.run(main()) == sizes
 
 
-async def settle() -> None:
-    """Every task that can run has run: none of them waits for more than a few turns of the loop."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 def test_an_idle_engine_costs_no_cpu(engine: AsyncLLM) -> None:
     async def main() -> None:
         await collect(engine.generate(STORY, GREEDY))
@@ -248,7 +236,7 @@ def test_requests_that_fail_together_keep_no_memory_errors(engine: AsyncLLM, mon
         for error in await asyncio.gather(*streams, return_exceptions=True):
             assert isinstance(error, MemoryError)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
     assert max(alive) == 0
     assert len(made) == 8
 
@@ -275,7 +263,7 @@ def test_outputs_are_taken_where_there_is_no_memory_for_another_turn(
             assert all(len(one.token_ids) == 24 for one in outputs[-1].outputs)
         assert refused
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_an_error_in_one_request_is_its_own(engine: AsyncLLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,4 +286,4 @@ def test_an_error_in_one_request_is_its_own(engine: AsyncLLM, monkeypatch: pytes
             assert isinstance(outputs, list) and len(outputs[-1].outputs[0].token_ids) == 24
         await wait_until_idle(engine)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, asleep, until
 
 from warpjet import LLM, BeamSearchParams, EngineError, Generation, QueueFullError, SamplingParams
 
 PROMPT = "Once upon a time"
+TOO_SHORT_S = 0.001  # for a request that is paused
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 
 
@@ -29,7 +31,7 @@ def complete(llm: LLM) -> list[int]:
 
 def test_a_handle_gives_what_generate_gives(llm: LLM, expected: list[int]) -> None:
     handles = [llm.generate_async(PROMPT, GREEDY) for _ in range(8)]
-    results = [handle.result(30) for handle in handles]
+    results = [handle.result(PATIENCE_S) for handle in handles]
     assert all(handle.done() for handle in handles)
     assert [r.outputs[0].token_ids for r in results] == [expected] * 8
     assert [r.request_id for r in results] == [handle.request_id for handle in handles]
@@ -59,28 +61,28 @@ def test_a_handle_can_be_awaited_and_iterated_in_an_event_loop(llm: LLM, expecte
         fresh = llm.generate_async(PROMPT, GREEDY.replace(output_kind="delta"))
         assert await read(fresh) == expected
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_who_stops_waiting_does_not_end_the_request(llm: LLM) -> None:
     handle = llm.generate_async(PROMPT, SamplingParams(max_tokens=900, ignore_eos=True))
     llm._session.engine.pause(handle._native_id)
     with pytest.raises(TimeoutError):
-        handle.result(0.001)
+        handle.result(TOO_SHORT_S)
 
     async def give_up() -> None:
-        await asyncio.wait_for(handle, 0.001)
+        await asyncio.wait_for(handle, TOO_SHORT_S)
 
     with pytest.raises(TimeoutError):
         asyncio.run(give_up())
     llm._session.engine.resume(handle._native_id)
-    assert len(handle.result(60).outputs[0].token_ids) == 900
+    assert len(handle.result(PATIENCE_S).outputs[0].token_ids) == 900
 
 
 def test_abort_ends_a_request(llm: LLM) -> None:
     handle = llm.generate_async(PROMPT, SamplingParams(max_tokens=900, ignore_eos=True))
     handle.abort()
-    result = handle.result(30)
+    result = handle.result(PATIENCE_S)
     assert result.outputs[0].finish_reason == "abort" and len(result.outputs[0].token_ids) < 900
     handle.abort()
 
@@ -88,7 +90,7 @@ def test_abort_ends_a_request(llm: LLM) -> None:
 def test_stop_strings_end_the_engines_work(llm: LLM, expected: list[int]) -> None:
     text = llm.get_tokenizer().decode(expected)
     stop = text.split()[3]
-    result = llm.generate_async(PROMPT, GREEDY.replace(stop=[stop], max_tokens=900)).result(30)
+    result = llm.generate_async(PROMPT, GREEDY.replace(stop=[stop], max_tokens=900)).result(PATIENCE_S)
     assert result.outputs[0].finish_reason == "stop" and result.outputs[0].stop_reason == stop
 
 
@@ -97,7 +99,7 @@ def test_many_threads_may_submit_and_wait(llm: LLM, expected: list[int]) -> None
 
     def run() -> None:
         for _ in range(5):
-            results.append(llm.generate_async(PROMPT, GREEDY).result(60).outputs[0].token_ids)
+            results.append(llm.generate_async(PROMPT, GREEDY).result(PATIENCE_S).outputs[0].token_ids)
 
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
@@ -120,7 +122,7 @@ def test_shutdown_ends_handles_and_the_thread_that_reads() -> None:
     llm = LLM(device="cpu")
     handles = [llm.generate_async(PROMPT, SamplingParams(max_tokens=1000, ignore_eos=True)) for _ in range(3)]
     llm.shutdown()
-    assert [handle.result(10).outputs[0].finish_reason for handle in handles] == ["abort"] * 3
+    assert [handle.result(PATIENCE_S).outputs[0].finish_reason for handle in handles] == ["abort"] * 3
     assert not any(thread.name == "warpjet-reader" for thread in threading.enumerate())
     with pytest.raises(EngineError, match="closed"):
         llm.generate_async(PROMPT)
@@ -140,14 +142,14 @@ def test_closing_waits_for_a_reader_that_is_about_to_start(monkeypatch: pytest.M
     class SlowToStart(threading.Thread):
         def start(self) -> None:
             closer.start()
-            closer.join(0.2)  # as far as it comes without this reader
+            until(asleep)  # it has come as far as it does without this reader
             super().start()
 
     llm = LLM(device="null")
     monkeypatch.setattr("warpjet.requests.background.threading.Thread", SlowToStart)
     handle = llm.generate_async(PROMPT, SamplingParams(max_tokens=1))
     closer.join()
-    assert handle.result(30).finished and errors == []
+    assert handle.result(PATIENCE_S).finished and errors == []
 
 
 def test_a_request_ends_when_no_thread_can_read_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +161,8 @@ def test_a_request_ends_when_no_thread_can_read_for_it(monkeypatch: pytest.Monke
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
             patch.setattr("warpjet.requests.background.threading.Thread", NoRoom)
             llm.generate_async(PROMPT, SamplingParams(max_tokens=500))
-        assert len(llm.generate_async(PROMPT, SamplingParams(max_tokens=3)).result(30).outputs[0].token_ids) == 3
+        output = llm.generate_async(PROMPT, SamplingParams(max_tokens=3)).result(PATIENCE_S)
+        assert len(output.outputs[0].token_ids) == 3
 
 
 def test_the_process_may_end_while_requests_run() -> None:
@@ -169,7 +172,7 @@ def test_the_process_may_end_while_requests_run() -> None:
         "h = llm.generate_async('Once', SamplingParams(max_tokens=1000, ignore_eos=True))\n"
         "next(h)\nprint('done')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
@@ -207,7 +210,7 @@ def test_an_engine_that_is_full_refuses_and_keeps_what_it_has() -> None:
         with pytest.raises(QueueFullError):
             llm.enqueue([PROMPT, PROMPT])
         busy.abort()
-        assert busy.result(30).finished and llm.wait_for_completion(use_tqdm=False) == []
+        assert busy.result(PATIENCE_S).finished and llm.wait_for_completion(use_tqdm=False) == []
 
 
 # --- beam_search ------------------------------------------------------------------------------------------------------

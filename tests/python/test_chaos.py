@@ -1,5 +1,6 @@
 """A short storm; tests/serve/chaos.py makes longer ones, of other seeds, and tests/serve/soak.py the long calm."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -16,18 +17,22 @@ SEED = 20260101
 
 
 def test_after_a_storm_every_request_has_ended_once_and_the_canary_sings_the_same() -> None:
-    tally = chaos.run(SEED, clients=100, seconds=5)
+    shares = {kind.__name__: 3 * count for kind, count in chaos.CLIENTS}
+    tally = chaos.run(SEED, clients=100, among=lambda coming: itertools.islice(coming, sum(shares.values())))
     assert not tally.problems, f"seed {SEED}: {tally.problems[:20]}"
-    for name in ("canary", "stream 200", "answer 200", "left at once", "left in the middle 200", "slow reader 200"):
-        assert tally.counts[name] > 0, tally.counts
-    assert sum(count for name, count in tally.counts.items() if name.endswith("503")) > 0, tally.counts
-    assert tally.counts["drained: ['length']"] >= 24
+    assert tally.counts["stream 200"] == shares["reads_a_stream"], tally.counts
+    assert tally.counts["answer 200"] == shares["reads_an_answer"], tally.counts
+    assert tally.counts["slow reader 200"] == shares["stops_reading"], tally.counts
+    assert tally.counts["left in the middle 200"] == shares["leaves_in_the_middle"], tally.counts
+    assert tally.counts["flood refused"] == shares["floods"], tally.counts
+    assert tally.counts["canary"] > 0 and tally.counts["drained: ['length']"] >= 24, tally.counts
 
 
 def test_steady_work_leaves_nothing_behind() -> None:
-    samples, problems = soak.run(seconds=8, clients=12, seed=SEED)
+    looks = 8
+    samples, problems = soak.run(looks, clients=12, seed=SEED, among=lambda coming: itertools.islice(coming, 40))
     problems = [problem for problem in problems if not problem.startswith("rss_bytes")]  # still warming up
-    assert len(samples) >= 5 and not problems, problems
+    assert len(samples) == 5 and not problems, problems
     assert max(sample["rss_bytes"] for sample in samples) < 256 << 20
 
 

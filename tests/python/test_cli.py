@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import TINY, write_checkpoint
+from waiting import PATIENCE_S
 
 from warpjet import LLM, BuildConfig, SamplingParams, __version__
 from warpjet._native import cuda_status
@@ -31,7 +32,7 @@ def warpjet(*arguments: object, stdin: str | None = None) -> subprocess.Complete
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -127,7 +128,7 @@ def test_ctrl_c_is_exit_code_130() -> None:
     assert process.stdout is not None
     process.stdout.read(8)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors) == (130, "")
 
 
@@ -142,7 +143,7 @@ def test_a_reader_that_leaves_is_no_error_message() -> None:
     process.stdout.read(8)
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait(timeout=20) != 0
+    assert process.wait(timeout=PATIENCE_S) != 0
 
 
 def test_chat_keeps_the_conversation_and_resets_it() -> None:

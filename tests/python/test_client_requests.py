@@ -11,6 +11,7 @@ import httpx
 import pytest
 from api_server import KEY, MODEL, api_server
 from checkpoints import copy_tiny
+from waiting import PATIENCE_S
 
 # A template that is as strict as any: roles alternate after one system message, and content is concatenated.
 STRICT = (
@@ -39,7 +40,7 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     path: Path = model / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": STRICT}))
     headers = {"authorization": f"Bearer {KEY}"}
-    with api_server(str(model)) as (url, _), httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+    with api_server(str(model)) as (url, _), httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -205,7 +206,7 @@ def test_the_agents_sdk_over_responses(http: httpx.Client) -> None:
 
 
 def test_no_field_of_these_agents_is_unknown() -> None:
-    with api_server(strict=True) as (url, _), httpx.Client(base_url=url, timeout=60) as strict:
+    with api_server(strict=True) as (url, _), httpx.Client(base_url=url, timeout=PATIENCE_S) as strict:
         for route, body, limit in (
             ("/v1/messages", CLAUDE_CODE, {"max_tokens": 4, "betas": ["context-management-2025-06-27"]}),
             ("/v1/responses", CODEX, {"max_output_tokens": 4}),

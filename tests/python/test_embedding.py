@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from checkpoints import write_checkpoint
 from reference import Llama
+from waiting import PATIENCE_S, becomes
 
 from warpjet import LLM, AsyncLLM, EmbeddingRequestOutput, EngineError, PoolingParams, SamplingParams
 from warpjet._native import Output, OutputQueue
@@ -70,7 +71,7 @@ def test_embeddings_do_not_depend_on_neighbours_chunks_or_preemption(
         for _ in range(2):
             for name in POOLINGS:
                 assert vectors(llm, TINY_PROMPTS, RAW[name]) == alone[name]
-        assert all(generation.result(60).finished for generation in busy)
+        assert all(generation.result(PATIENCE_S).finished for generation in busy)
         assert llm.get_metrics()["kv_blocks_used"] == 0
 
 
@@ -170,8 +171,7 @@ def test_async_embeddings_are_the_same_and_can_be_aborted() -> None:
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        while llm.get_metrics()["kv_blocks_used"] > 0:
-            await asyncio.sleep(0.01)
+        await becomes(lambda: not llm.get_metrics()["kv_blocks_used"])
         llm.shutdown()
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from checkpoints import TINY, config_of, tensors_of, write_checkpoint
 from safetensors.numpy import save_file
-from waiting import asleep, until
+from waiting import PATIENCE_S, asleep, until
 
 from warpjet import LLM, SamplingParams
 from warpjet._native import BuildConfig, Engine, EngineConfig, OutputQueue, build_engine, cuda_status
@@ -173,7 +173,7 @@ def test_pause_holds_a_request_and_nothing_else() -> None:
 
 def test_bench_engine_prints_a_json_line_a_row() -> None:
     command = [sys.executable, "-m", "warpjet", "bench", "engine", "--json", "--repeats", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(row["host_us"] > 0 and row["batch"] >= 1 for row in rows)
     steps = {row["batch"]: row for row in rows if row["bench"] == "step"}
@@ -267,7 +267,7 @@ def test_no_output_is_lost_where_memory_is_short(llm: LLM) -> None:
     failures = 0
     for allocation in range(8):  # of poll(), that fails
         ids = {engine.submit([5, 6], SamplingParams(max_tokens=1, temperature=0), queue) for _ in range(4)}
-        select.select([queue.wait_fd()], [], [], 60)
+        select.select([queue.wait_fd()], [], [], PATIENCE_S)
         outputs, failed = [], False
         testcapi.set_nomemory(allocation, allocation + 1)
         try:
@@ -278,7 +278,7 @@ def test_no_output_is_lost_where_memory_is_short(llm: LLM) -> None:
             testcapi.remove_mem_hooks()
         failures += failed
         assert not failed or select.select([queue.wait_fd()], [], [], 0)[0]  # it wakes its reader again
-        while len(outputs) < 4 and (more := queue.poll(60)):
+        while len(outputs) < 4 and (more := queue.poll(PATIENCE_S)):
             outputs += more
         assert {output.id for output in outputs} == ids
     assert failures

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 # What runs in `work` comes back from a wait when the interpreter has ended: when modules are cleared, the process wakes
 # it and waits until it has asked for the GIL. Python 3.14 stops such a thread by itself.
@@ -81,7 +82,7 @@ def work():
 def test_a_thread_that_comes_back_after_the_end_stops_where_it_is(work: str, tmp_path: Path) -> None:
     script = SCRIPT.format(work=work, waits=sys.version_info < (3, 14))
     command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ended\n", "")
 
 
@@ -109,5 +110,5 @@ for call in calls:
     threading.Thread(target=work, args=(call,), daemon=True).start()
 begun.wait()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

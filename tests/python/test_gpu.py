@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import TINY, write_checkpoint
+from waiting import PATIENCE_S
 
 from warpjet import LLM, PoolingParams, RequestOutput, SamplingParams, StructuredOutputsParams, build
 from warpjet._native import cuda_status
@@ -213,7 +214,7 @@ def test_embeddings_alone_are_the_same_as(pooling: str, texts: Texts) -> None:
             busy = [llm.generate_async(prompt, texts.params[0]) for prompt in texts.prompts[:3]]
             together = llm.embed(texts.prompts, pooling_params=params, use_tqdm=False)
             assert [output.outputs for output in together] == alone, way
-            assert all(text.result(60).finished for text in busy)
+            assert all(text.result(PATIENCE_S).finished for text in busy)
 
 
 def test_alone_is_the_same_as_after_a_prefix_hit(texts: Texts) -> None:
@@ -420,7 +421,7 @@ def test_random_weights_need_no_more_than_a_config(tmp_path: Path) -> None:
 @only_on_a_gpu
 def test_bench_kernels_times_those_of_a_step() -> None:
     command = (sys.executable, "-m", "warpjet", "bench", "kernels", "--device", DEVICE, "--rows", "1", "128", "--json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert {row["rows"] for row in rows} == {1, 128}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from checkpoints import TINY
+from waiting import PATIENCE_S
 
 from warpjet import LLM, SamplingParams, StructuredOutputsParams
 from warpjet._native import QueueFullError
@@ -53,14 +54,14 @@ def run_all(crew: Crew, count: int) -> set[int]:
     for _ in range(count):
         crew.submit(work)
     for _ in range(count):
-        assert done.acquire(timeout=60)
+        assert done.acquire(timeout=PATIENCE_S)
     return set(ran)
 
 
 def test_a_crew_has_its_size_and_outlives_what_work_raises() -> None:
     crew = Crew(2)
     assert len(run_all(crew, 50)) <= 2
-    crew.close(60)
+    crew.close(PATIENCE_S)
     with pytest.raises(QueueFullError, match="closing"):
         crew.submit(lambda: None)
 
@@ -73,7 +74,7 @@ def test_work_waits_for_nobody_when_no_thread_can_be_started(monkeypatch: pytest
             with pytest.raises(QueueFullError, match="no thread can be started"):
                 crew.submit(lambda: None)
     assert len(run_all(crew, 3)) == 1
-    crew.close(60)
+    crew.close(PATIENCE_S)
 
 
 def test_a_thread_that_is_lost_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +84,8 @@ def test_a_thread_that_is_lost_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
         patch.setattr(_thread, "start_new_thread", lost_thread)
         crew.submit(ran.set)
     crew.revive()
-    assert ran.wait(60)
-    crew.close(60)
+    assert ran.wait(PATIENCE_S)
+    crew.close(PATIENCE_S)
 
 
 @pytest.mark.parametrize("start", [no_thread, lost_thread])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from checkpoints import TINY, copy_tiny, write_checkpoint
+from waiting import PATIENCE_S, until
 
 import warpjet
 from warpjet import LLM, EngineError, QueueFullError, RequestOutputKind, SamplingParams
@@ -19,8 +20,8 @@ STORY = "Once upon a time"
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
 
-def python(code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_the_embedded_model_tells_a_story(llm: LLM) -> None:
@@ -183,10 +184,9 @@ def test_shutdown_ends_requests_of_other_threads() -> None:
     seen: list[Any] = []
     thread = threading.Thread(target=lambda: seen.extend(output.outputs[0].finish_reason for output in stream))
     thread.start()
-    while model.get_metrics()["running"] < 3:
-        pass
+    until(lambda: model.get_metrics()["running"] == 3)
     model.shutdown()
-    thread.join(timeout=20)
+    thread.join(timeout=PATIENCE_S)
     assert seen == ["abort"] * 3
 
 
@@ -340,9 +340,14 @@ next(it)
 
 def test_R11_keyboard_interrupt_cancels() -> None:
     code = """
-import os, signal, threading, warpjet
+import os, signal, threading, time, warpjet
 llm = warpjet.LLM()
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+llm.generate("Once", warpjet.SamplingParams(max_tokens=1), use_tqdm=False)  # imports what it needs
+def interrupt():
+    while llm.get_metrics()["running"] < 64:  # all are submitted
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
 try:
     while True:
         llm.generate(["Once"] * 64, warpjet.SamplingParams(max_tokens=900, ignore_eos=True), use_tqdm=False)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from checkpoints import TINY
 from serving import Server
+from waiting import PATIENCE_S
 
 from warpjet import EngineConfig, __version__
 from warpjet.commands.main import main
@@ -87,7 +88,7 @@ def test_the_example_of_openai_s_client_runs(server: Server, capsys: pytest.Capt
 @pytest.mark.parametrize("line", [line for line in lines() if line.startswith("curl")])
 def test_the_requests_of_curl_are_answered(line: str, server: Server) -> None:
     line = re.sub(r"(http://)?(127\.0\.0\.1|localhost):8000", server.url, line)
-    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=PATIENCE_S)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"], done.stdout + done.stderr
 
 
@@ -101,7 +102,7 @@ def test_commands_run(block: str, tmp_path: Path) -> None:
     script = "\n".join(line for line in commands(block) if is_run(line) and not line.startswith("curl"))
     script = re.sub(r"\bDIR\b|/models/\S+", str(TINY), script).replace("warpjet serve", "warpjet serve --dry-run")
     script = re.sub(r"^warpjet ", f"'{sys.executable}' -m warpjet ", script, flags=re.MULTILINE)
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 300}
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": PATIENCE_S}
     done = subprocess.run(["sh", "-exc", script], cwd=tmp_path, **options)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 

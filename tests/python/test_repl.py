@@ -10,6 +10,7 @@ import termios
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from warpjet import LLM, SamplingParams
 from warpjet.commands.repl import Chat, read_messages
@@ -17,7 +18,7 @@ from warpjet.commands.terminal import sampling_params
 from warpjet.commands.wrap import Wrapper
 
 PROMPT, MORE = b">>> ", b"... "
-WAIT_S = 60  # how long a test waits for text before it fails
+AGAIN_S = 1  # until a key that may have been missed is typed again
 
 
 class Terminal:
@@ -54,20 +55,20 @@ class Terminal:
         """Types again whenever the text does not come for a second: Python's own prompt misses a signal that comes
         between its look for one and its wait for a key."""
         while self.shown.find(text, self._seen) < 0:
-            if select.select([self._master], [], [], 1)[0]:
+            if select.select([self._master], [], [], AGAIN_S)[0]:
                 self.shown += os.read(self._master, 1 << 16)
             else:
                 os.write(self._master, keys)
         self._read(text)
 
     def wait(self) -> int:
-        code = self._process.wait(timeout=WAIT_S)
+        code = self._process.wait(timeout=PATIENCE_S)
         os.close(self._master)
         return code
 
     def _read(self, until: bytes | None) -> None:
         while until is None or (found := self.shown.find(until, self._seen)) < 0:
-            ready, _, _ = select.select([self._master], [], [], WAIT_S)
+            ready, _, _ = select.select([self._master], [], [], PATIENCE_S)
             assert ready, f"{until!r} was not shown: {self.shown!r}"
             try:
                 piece = os.read(self._master, 1 << 16)

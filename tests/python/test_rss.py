@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from checkpoints import config_of, tensors_of
+from waiting import PATIENCE_S
 
 from warpjet._native import build_peak_rss_bound
 
@@ -23,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 def peak_rss(*arguments: object) -> int:
     command = [sys.executable, "-c", MEASURE, sys.executable, "-m", "warpjet", *map(str, arguments)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout)
 
 
 def write_sparse_checkpoint(directory: Path, layers: int) -> int:
@@ -77,7 +78,7 @@ def test_building_streams(tmp_path: Path) -> None:
 def test_the_printed_bound_is_the_one_that_is_kept(tmp_path: Path) -> None:
     write_sparse_checkpoint(tmp_path / "model", layers=1)
     command = [sys.executable, "-m", "warpjet", "build", tmp_path / "model", "-o", tmp_path / "engine"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
     printed = re.search(r"at most ([\d.]+) (MiB|GiB)", done.stderr)
     assert printed
     megabytes = float(printed[1]) * (1 if printed[2] == "MiB" else 1024)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from api_server import KEY, MODEL, api_server, becomes_idle
 from checkpoints import copy_tiny
+from waiting import PATIENCE_S
 
 from warpjet import LLM, SamplingParams
 from warpjet.serve.anthropic.content import system_text, to_messages
@@ -231,7 +232,7 @@ def test_examples_of_input_are_part_of_the_description() -> None:
 
 def test_max_tokens_may_be_more_than_the_context(client: anthropic.Anthropic) -> None:
     message = client.messages.create(
-        model=MODEL, max_tokens=32000, messages=[user("What is 3 + 4?")], stop_sequences=["."], timeout=60
+        model=MODEL, max_tokens=32000, messages=[user("What is 3 + 4?")], stop_sequences=["."], timeout=PATIENCE_S
     )
     assert message.stop_reason in ("end_turn", "stop_sequence", "max_tokens")
 

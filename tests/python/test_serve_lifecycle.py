@@ -367,10 +367,10 @@ def test_schemathesis_finds_no_server_error(canary: Server, tmp_path: Path) -> N
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [shutil.which("schemathesis", path=os.path.dirname(sys.executable)) or "schemathesis", "run"]
     command += [f"{canary.url}/openapi.json", "--checks", checks, "--max-examples", "2", "--seed", "1", "--phases"]
-    command += ["coverage,fuzzing", "--generation-database", "none", "--no-color", "--request-timeout", "20"]
+    command += ["coverage,fuzzing", "--generation-database", "none", "--no-color", "--request-timeout", str(PATIENCE_S)]
     command += ["--exclude-path", "/live", "--exclude-path", "/v1/embeddings"]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=tmp_path)
     except subprocess.TimeoutExpired:
         pytest.fail("schemathesis took longer than 300 s")
     assert ended.returncode == 0, ended.stdout[-6000:]

@@ -15,6 +15,7 @@ from waiting import PATIENCE_S, until
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
+BETWEEN_S = 0.1  # bytes of a slow client
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +125,9 @@ def test_B3_slow_heads_and_bodies_time_out() -> None:
             slow.sendall(b"GET /health HTTP/1.1\r\n")
             began = time.monotonic()
             try:
+                slow.settimeout(BETWEEN_S)
                 while time.monotonic() - began < PATIENCE_S:
                     slow.sendall(b"x")
-                    slow.settimeout(0.1)
                     try:
                         if not slow.recv(4096):
                             break

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from waiting import PATIENCE_S, becomes, settle
 
 from warpjet.serve.http.listener import Listener, tls_context
 
@@ -49,14 +50,20 @@ def bound() -> Iterator[socket.socket]:
         yield one
 
 
-async def becomes(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not what():
-            await asyncio.sleep(0.005)
-
-
 def connect(port: int, count: int) -> list[socket.socket]:
     return [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+
+
+def ended(client: socket.socket) -> bool:
+    """Whether the other side has closed this connection."""
+    with contextlib.suppress(BlockingIOError):
+        try:
+            while client.recv(4096, socket.MSG_DONTWAIT):
+                pass
+        except ConnectionResetError:
+            pass
+        return True
+    return False
 
 
 def test_a_crowd_is_accepted_in_a_few_turns_of_the_loop(run: Callable[[Any], None]) -> None:
@@ -98,7 +105,9 @@ class Exhausted:
         return self._real.accept()
 
 
-def test_R9_without_file_descriptors_it_waits_and_goes_on(run: Callable[[Any], None]) -> None:
+def test_R9_without_file_descriptors_it_waits_and_goes_on(
+    run: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def exhausted() -> None:
         made: list[Any] = []
         with bound() as one:
@@ -108,12 +117,14 @@ def test_R9_without_file_descriptors_it_waits_and_goes_on(run: Callable[[Any], N
             began = time.monotonic()
             await becomes(lambda: bool(made))
             assert time.monotonic() - began > 0.05 and poor.tries < 10  # it does not spin
+            monkeypatch.setattr("warpjet.serve.http.listener._PAUSE_SECONDS", 10_000)
             poor.failures = 1
             client.close()
             (client,) = connect(one.getsockname()[1], 1)
             await becomes(lambda: not poor.failures)
             listener.close()  # while it waits
-            await asyncio.sleep(0.15)
+            assert listener._pause is not None and listener._pause.cancelled()
+            await settle()
             assert len(made) == 1
             client.close()
             for transport in made:
@@ -131,15 +142,15 @@ def test_R7_a_closed_listener_accepts_no_more(run: Callable[[Any], None]) -> Non
             )
             clients = connect(one.getsockname()[1], 2)
             clients[0].sendall(b"GET / HTTP/1.1\r\n\r\n")  # not TLS; the other never says anything
-            await asyncio.sleep(0.05)
+            await becomes(lambda: len(listener._connecting) == 1 and ended(clients[0]))
             listener.close()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 await listener.wait_closed()
             clients += connect(one.getsockname()[1], 1)
-            await asyncio.sleep(0.05)
+            await settle()
             assert not made
             for client in clients[:2]:
-                client.settimeout(60)
+                client.settimeout(PATIENCE_S)
                 with contextlib.suppress(ConnectionResetError):
                     while client.recv(4096):
                         pass
@@ -170,7 +181,7 @@ def test_handshakes_count_as_connections_and_silent_ones_make_way(run: Callable[
             await becomes(lambda: len(made) == 1)
             assert len(listener._connecting) <= 20
             for client in silent[:30]:  # the oldest were dropped
-                client.settimeout(60)
+                client.settimeout(PATIENCE_S)
                 with contextlib.suppress(ConnectionResetError):
                     assert await asyncio.to_thread(client.recv, 1) == b""
             listener.close()
@@ -179,7 +190,7 @@ def test_handshakes_count_as_connections_and_silent_ones_make_way(run: Callable[
             for client in silent:
                 client.close()
             made[0].abort()
-            await asyncio.sleep(0.05)
+            await settle()
 
     run(crowd())
 
@@ -190,7 +201,7 @@ def test_a_handshake_has_a_time(run: Callable[[Any], None], tmp_path: Path) -> N
         with bound() as one:
             listener = Listener(one, lambda: Accepted([]), server_tls(tmp_path), 8, handshake_seconds=0.05)
             (client,) = connect(one.getsockname()[1], 1)
-            client.settimeout(60)
+            client.settimeout(PATIENCE_S)
             with contextlib.suppress(ConnectionResetError):
                 assert await asyncio.to_thread(client.recv, 1) == b""
             await becomes(lambda: not listener._connecting)

@@ -18,7 +18,7 @@ pytest.importorskip("httptools")
 
 from api_server import KEY, api_server
 from serving import Server
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from warpjet._native import EngineConfig
 from warpjet.bench import records
@@ -176,7 +176,7 @@ def ask(logged: tuple[httpx.Client, list[str]], path: str, body: dict[str, Any])
     """The answer and its line, which comes after it."""
     http, lines = logged
     lines.clear()
-    answer = http.post(path, json=body, headers={"x-request-id": "name-of-it"}, timeout=60)
+    answer = http.post(path, json=body, headers={"x-request-id": "name-of-it"}, timeout=PATIENCE_S)
     until(lambda: lines)
     return answer, lines[0]
 
@@ -317,7 +317,7 @@ def after_the_end(server: Server) -> str:
     """The exit code must be 0. What was logged since the greeting."""
     assert server.process.stderr is not None
     said = server.process.stderr.read()
-    assert server.process.wait(60) == 0, said
+    assert server.process.wait(PATIENCE_S) == 0, said
     return said
 
 

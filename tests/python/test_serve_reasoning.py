@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from api_server import KEY, MODEL, api_server
+from waiting import PATIENCE_S
 
 from warpjet.parsing import ParserNames
 from warpjet.requests.assembly import Assembly
@@ -68,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Cli
     with api_server(str(directory), ParserNames("qwen3", "hermes")) as (url, serving):
         script = Script(serving)
         serving.llm.run = script.run  # type: ignore[method-assign]
-        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=30) as client:
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S) as client:
             yield client, script
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import importlib.util
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import httpx
 import openai
 import pytest
 from api_server import KEY, MODEL, OTHER_KEY, api_server, becomes_idle
+from waiting import until
 
 from warpjet import LLM, SamplingParams
 from warpjet.serve.conversation import Serving
@@ -165,10 +165,8 @@ def test_max_output_tokens_makes_it_incomplete(client: openai.OpenAI) -> None:
 def test_one_runs_in_the_background(client: openai.OpenAI, llm: LLM) -> None:
     response = client.responses.create(input="What is 3 + 4?", background=True, **ASK)
     assert response.status == "queued" and response.output == []
-    for _ in range(500):
-        if (response := client.responses.retrieve(response.id)).status not in ("queued", "in_progress"):
-            break
-        time.sleep(0.01)
+    until(lambda: client.responses.retrieve(response.id).status not in ("queued", "in_progress"))
+    response = client.responses.retrieve(response.id)
     assert response.output_text == expected(llm, user("What is 3 + 4?"))
     assert client.responses.cancel(response.id).status == response.status  # too late to change it
 

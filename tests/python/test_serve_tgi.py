@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from api_server import KEY, MODEL, api_server, becomes_idle
+from waiting import PATIENCE_S
 
 from warpjet import LLM, SamplingParams
 from warpjet.serve.conversation import Serving
@@ -24,7 +25,7 @@ def served() -> Iterator[tuple[str, Serving]]:
 
 @pytest.fixture(scope="module")
 def http(served: tuple[str, Serving]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served[0], headers={"authorization": f"Bearer {KEY}"}, timeout=30) as client:
+    with httpx.Client(base_url=served[0], headers={"authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S) as client:
         yield client
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S
 
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.workers import Workers
@@ -42,12 +43,12 @@ def spins(begun: threading.Event, ended: threading.Event) -> Callable[[], None]:
 
 
 async def until(event: threading.Event) -> None:
-    assert await asyncio.to_thread(event.wait, 60)
+    assert await asyncio.to_thread(event.wait, PATIENCE_S)
 
 
 def test_a_job_gives_its_result_or_its_error() -> None:
     async def check() -> None:
-        workers = Workers(2, 60)
+        workers = Workers(2, PATIENCE_S)
         assert await workers.run(lambda: 7) == 7
         with pytest.raises(ValueError, match="what is wrong"):
             await workers.run(lambda: int("what is wrong"))
@@ -72,7 +73,7 @@ def test_a_job_that_takes_too_long_ends_and_leaves_its_place() -> None:
 
 def test_a_client_that_goes_away_ends_its_job() -> None:
     async def check() -> None:
-        workers = Workers(1, 60)
+        workers = Workers(1, PATIENCE_S)
         begun, ended = threading.Event(), threading.Event()
         task = asyncio.create_task(workers.run(spins(begun, ended)))
         await asyncio.sleep(0)
@@ -86,7 +87,7 @@ def test_a_client_that_goes_away_ends_its_job() -> None:
 
 def test_long_jobs_leave_a_place_to_short_ones() -> None:
     async def check() -> None:
-        workers, holds = Workers(2, 60), [Holds() for _ in range(4)]
+        workers, holds = Workers(2, PATIENCE_S), [Holds() for _ in range(4)]
         tasks = [asyncio.create_task(workers.run(hold, long=True)) for hold in holds]
         await asyncio.sleep(0)
         await until(holds[0].begun)
@@ -101,7 +102,7 @@ def test_long_jobs_leave_a_place_to_short_ones() -> None:
 
 def test_a_tenant_waits_for_one_job_of_another_not_for_all() -> None:
     async def check() -> None:
-        workers, order = Workers(1, 60), []
+        workers, order = Workers(1, PATIENCE_S), []
         hold = Holds()
         tasks = [asyncio.create_task(workers.run(hold, "a"))]
         tasks += [asyncio.create_task(workers.run(lambda: order.append("a"), "a")) for _ in range(5)]
@@ -120,7 +121,7 @@ def test_without_threads_a_job_is_refused_and_the_next_runs(monkeypatch: pytest.
         raise RuntimeError("can't start new thread")
 
     async def check() -> None:
-        workers = Workers(1, 60)
+        workers = Workers(1, PATIENCE_S)
         with monkeypatch.context() as patch:
             patch.setattr(_thread, "start_new_thread", none)
             for _ in range(3):
@@ -157,12 +158,12 @@ async def main():
     return workers
 workers = asyncio.run(main())
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
 
 
 def test_closing_says_whether_everything_has_ended() -> None:
     async def check() -> None:
-        workers = Workers(1, 60)
+        workers = Workers(1, PATIENCE_S)
         begun, ended = threading.Event(), threading.Event()
         task = asyncio.create_task(workers.run(spins(begun, ended)))
         await asyncio.sleep(0)

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S
 
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.requests.outputs import Logprob
@@ -315,7 +316,7 @@ def test_a_watcher_hears_what_was_and_what_comes_to_the_end() -> None:
         one.record([b"2", b"3"])
         await asyncio.sleep(0)
         one.end()
-        await asyncio.wait_for(task, 60)
+        await asyncio.wait_for(task, PATIENCE_S)
         return heard
 
     assert asyncio.run(main()) == [b"1", b"23"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from waiting import PATIENCE_S
 
 import warpjet
 from warpjet._native import EngineConfig, SimConfig, arrivals, simulate
@@ -19,7 +20,7 @@ SHORT = ("--duration-s", "20")
 
 def sim(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "warpjet", "sim", *map(str, arguments)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -6,24 +6,28 @@ import time
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, until
 
 from warpjet import LLM, EngineError, SamplingParams
 from warpjet._native import Engine, EngineConfig, OutputQueue
 from warpjet.requests.locate import EMBEDDED_MODEL
 
+LOOK_S, FORGOTTEN_S = 0.1, 2.1  # who has not looked for two seconds is no longer there
 KEYS = {
     *("step", "now_us", "block_size", "kv_blocks", "max_model_len", "max_num_seqs"),
     *("pool", "sequences", "steps", "first_tokens", "finished"),
 }
 
 
-def run(engine: Engine, prompt: list[int], **params: Any) -> int:
+def run(engine: Engine, prompt: list[int], watched: bool = True, **params: Any) -> int:
     """Submits a request; returns its id once it has ended."""
     queue = OutputQueue()
     request = engine.submit(prompt, SamplingParams(ignore_eos=True, **params), queue)
     left = params.get("n", 1)
     while left:
-        left -= sum(output.finish is not None for output in queue.poll(1.0))
+        left -= sum(output.finish is not None for output in queue.poll(LOOK_S))
+        if watched:
+            engine.snapshot()
     return request
 
 
@@ -65,12 +69,13 @@ def test_the_blocks_of_a_request_appear_and_go_and_a_shared_prefix_counts_twice(
     assert engine.snapshot()["pool"].count(255) == 2
     queue = OutputQueue()
     ids = [engine.submit([*shared, i], SamplingParams(max_tokens=900, ignore_eos=True), queue) for i in (7, 8)]
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def both() -> dict[str, Any] | None:
         snapshot = engine.snapshot()
-        sequences = {s["id"]: s for s in snapshot["sequences"]}
-        if len(sequences) == 2 and all(s["output"] > 0 for s in sequences.values()):
-            break
+        return snapshot if sum(s["output"] > 0 for s in snapshot["sequences"]) == 2 else None
+
+    snapshot = until(both)
+    sequences = {s["id"]: s for s in snapshot["sequences"]}
     assert {s["state"] for s in sequences.values()} == {"running"}
     assert [sequences[i]["cached"] for i in ids] == [64, 64]
     first, second = (sequences[i]["blocks"] for i in ids)
@@ -84,11 +89,11 @@ def test_the_blocks_of_a_request_appear_and_go_and_a_shared_prefix_counts_twice(
 
 
 def test_nothing_is_recorded_when_nobody_looks(engine: Engine) -> None:
-    run(engine, [5, 6, 7], max_tokens=5)
+    run(engine, [5, 6, 7], max_tokens=5, watched=False)
     snapshot = engine.snapshot()
     assert snapshot["step"] > 0 and snapshot["steps"] == snapshot["finished"] == snapshot["first_tokens"] == []
-    time.sleep(2.1)
-    run(engine, [5, 6, 7], max_tokens=5)
+    time.sleep(FORGOTTEN_S)
+    run(engine, [5, 6, 7], max_tokens=5, watched=False)
     assert engine.snapshot()["steps"] == []
 
 
@@ -112,7 +117,7 @@ def test_watchers_on_several_threads_harm_nobody_and_learn_of_the_end() -> None:
     got = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=64), use_tqdm=False)
     llm.shutdown()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert got[0].outputs[0].token_ids == expected[0].outputs[0].token_ids
     assert len(errors) == 2 and all("closed" in error for error in errors)
 

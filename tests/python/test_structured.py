@@ -8,7 +8,6 @@ import json
 import pickle
 import re
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -327,7 +326,7 @@ def test_a_silent_guide_ends_its_own_request_alone(llm: LLM) -> None:
         assert completions(other, params) == expected  # while the other one waits
         finals = [output for output in wait_for_finals(outputs, 1) if output.finish]
         assert finals[0].id == silent and finals[0].finish == "error" and "guide_timeout" in finals[0].error
-        told = guides.poll(1.0)
+        told = wait_for_finals(guides, 1)
         assert [len(output.tokens) for output in told] == [1, 0] and told[-1].finish == "error"
 
 
@@ -350,18 +349,23 @@ def test_who_waits_for_a_guide_gives_way_when_there_is_nothing_else_to_run(llm: 
 
 def wait_for_finals(queue: OutputQueue, count: int) -> list[Any]:
     outputs: list[Any] = []
-    end = time.monotonic() + PATIENCE_S
-    while sum(output.finish is not None for output in outputs) < count:
-        assert time.monotonic() < end
-        outputs += queue.poll(0.1)
+
+    def ended() -> bool:
+        outputs.extend(queue.poll())
+        return sum(output.finish is not None for output in outputs) >= count
+
+    until(ended)
     return outputs
 
 
 def wait_for_tokens(queue: OutputQueue, count: int) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while count > 0:
-        assert time.monotonic() < end
-        count -= sum(len(output.tokens) for output in queue.poll(0.1))
+    seen: list[int] = []
+
+    def came() -> bool:
+        seen.extend(len(output.tokens) for output in queue.poll())
+        return sum(seen) >= count
+
+    until(came)
 
 
 def test_a_guide_of_ones_own(llm: LLM) -> None:

@@ -1,5 +1,6 @@
 """How tests wait: for the event itself, and as long as a busy machine needs."""
 
+import asyncio
 import os
 import threading
 import time
@@ -19,6 +20,20 @@ def until(what: Callable[[], Value], seconds: float = PATIENCE_S) -> Value:
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.005)
     return value
+
+
+async def becomes(what: Callable[[], object], seconds: float = PATIENCE_S) -> None:
+    """Returns when what() is true; other tasks run meanwhile. Raises AssertionError as until() does."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        await asyncio.sleep(0.005)
+
+
+async def settle() -> None:
+    """Every task and callback that can run has run: none of them waits for more than a few turns of the loop."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def asleep(process: int | None = None) -> bool:

@@ -8,13 +8,14 @@ before, and SIGTERM lets those that live finish."""
 import argparse
 import asyncio
 import collections
+import itertools
 import json
 import random
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,7 @@ from http_client import (
     stream_problems,
 )
 from server import ServerProcess, idle_problems
+from waiting import PATIENCE_S, becomes
 
 COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 WORDS = (
@@ -53,7 +55,10 @@ WORDS = (
 )
 FLAGS = (
     *("--max-num-queued-reqs", "128", "--max-num-queued-tokens", "30000", "--max-body-bytes", "1000000"),
-    *("--body-timeout", "3", "--header-timeout", "3", "--send-timeout", "4", "--shutdown-timeout", "10"),
+    *("--body-timeout", "3"),  # of those that never send the rest; all others send head and body in one piece
+)
+PATIENT = tuple(
+    word for name in ("header", "send", "prepare", "shutdown") for word in (f"--{name}-timeout", f"{PATIENCE_S:g}")
 )
 REFUSED = (429, 503)
 CANARY = {
@@ -73,9 +78,20 @@ class Tally:
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     problems: list[str] = field(default_factory=list)
 
+    def count(self, what: str, answer: Answer) -> None:
+        """Raises Refused when the server had no room."""
+        if refused(answer):
+            self.counts[f"{what} refused"] += 1
+            raise Refused
+        self.counts[f"{what} {answer.status}"] += 1
+
     def expect(self, who: str, good: bool, what: object) -> None:
         if not good:
             self.problems.append(f"{who}: {what}")
+
+
+class Refused(Exception):
+    """The client comes back."""
 
 
 Client = Callable[[Address, random.Random, Tally], Awaitable[None]]
@@ -104,24 +120,18 @@ async def reads_a_stream(address: Address, rng: random.Random, tally: Tally) -> 
     n = rng.choice([1, 1, 1, 3])
     body = completion(rng, stream=True, n=n, stream_options={"include_usage": True})
     answer = await ask(address, COMPLETIONS, body)
-    if answer.status == 200:
-        problems = stream_problems(answer, n, body["max_tokens"])
-        tally.expect("stream", not problems, problems)
-    else:
-        tally.expect("stream", refused(answer), answer)
-    tally.counts[f"stream {answer.status}"] += 1
+    tally.count("stream", answer)
+    problems = stream_problems(answer, n, body["max_tokens"])
+    tally.expect("stream", answer.status == 200 and not problems, problems)
 
 
 async def reads_an_answer(address: Address, rng: random.Random, tally: Tally) -> None:
     messages = [{"role": "user", "content": prompt(rng, rng.randint(1, 60))}]
     body = {"messages": messages, "max_tokens": rng.randint(1, 30), "n": rng.choice([1, 2]), "ignore_eos": True}
     answer = await ask(address, CHAT, body)
-    if answer.status == 200:
-        choices = answer.json()["choices"]
-        tally.expect("answer", [c["finish_reason"] for c in choices] == ["length"] * body["n"], choices)
-    else:
-        tally.expect("answer", refused(answer), answer)
-    tally.counts[f"answer {answer.status}"] += 1
+    tally.count("answer", answer)
+    choices = answer.json().get("choices", [])
+    tally.expect("answer", [c["finish_reason"] for c in choices] == ["length"] * body["n"], answer)
 
 
 async def leaves_before_it_asked(address: Address, rng: random.Random, tally: Tally) -> None:
@@ -152,46 +162,41 @@ async def leaves_in_the_middle(address: Address, rng: random.Random, tally: Tall
     reader, writer = await connect(address)
     writer.write(request_bytes(COMPLETIONS, completion(rng, stream=True, max_tokens=400)))
     seen = b""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(PATIENCE_S):
         while seen.count(b"data: ") < rng.randint(1, 30) and (piece := await reader.read(200)):
             seen += piece
     reset(writer) if rng.random() < 0.5 else writer.close()
-    tally.counts[f"left in the middle {seen[9:12].decode()}"] += 1
+    tally.count("left in the middle", parse_answer(seen))
 
 
 async def stops_reading(address: Address, rng: random.Random, tally: Tally) -> None:
     """For a while, then reads the rest."""
     body = completion(rng, prompt="so", stream=True, n=4, max_tokens=120, stream_options={"include_usage": True})
-    answer = await _stall(address, body, rng.uniform(0.2, 1.5))
-    if answer.status == 200:
-        problems = stream_problems(answer, 4, body["max_tokens"])
-        tally.expect("slow reader", not problems, problems)
-    else:
-        tally.expect("slow reader", refused(answer), answer)
-    tally.counts[f"slow reader {answer.status}"] += 1
+    reader, writer = await _stall(address, body, rng.uniform(0.2, 1.5))
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await read_answer(reader)
+    writer.close()
+    tally.count("slow reader", answer)
+    problems = stream_problems(answer, 4, body["max_tokens"])
+    tally.expect("slow reader", answer.status == 200 and not problems, problems)
 
 
 async def never_reads_again(address: Address, rng: random.Random, tally: Tally) -> None:
-    """More is said than fits anywhere on the way, so the server must give this client up."""
+    """More is said than fits anywhere on the way, so the server is left with it."""
     body = completion(rng, prompt="so", stream=True, n=8, max_tokens=800, logprobs=20)
-    answer = await _stall(address, body, 8.0)
-    tally.expect("stalled reader", answer.status == 200 or refused(answer), answer)
-    tally.counts[f"stalled reader {answer.status}{'' if answer.whole else ', given up'}"] += 1
+    _, writer = await _stall(address, body, rng.uniform(2.0, 4.0))
+    reset(writer)
+    tally.counts["never read again"] += 1
 
 
-async def _stall(address: Address, body: dict[str, Any], seconds: float) -> Answer:
+async def _stall(
+    address: Address, body: dict[str, Any], seconds: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Asks, and reads nothing for so long."""
     reader, writer = await connect(address, receive_bytes=4096)
     writer.write(request_bytes(COMPLETIONS, body))
-    data = await reader.read(1000)
     await asyncio.sleep(seconds)
-    async with asyncio.timeout(120):
-        try:
-            while piece := await reader.read(1 << 16):
-                data += piece
-        except ConnectionError:
-            pass
-    writer.close()
-    return parse_answer(data)
+    return reader, writer
 
 
 async def sends_garbage(address: Address, rng: random.Random, tally: Tally) -> None:
@@ -206,11 +211,12 @@ async def sends_garbage(address: Address, rng: random.Random, tally: Tally) -> N
     ]
     reader, writer = await connect(address)
     writer.write(rng.choice(kinds))
-    writer.write_eof() if rng.random() < 0.5 else None
-    async with asyncio.timeout(30):
-        answer = await read_answer(reader)
+    if rng.random() < 0.5:
+        writer.write_eof()
+        async with asyncio.timeout(PATIENCE_S):
+            answer = await read_answer(reader)
+        tally.expect("garbage", answer.status == 0 or 400 <= answer.status < 500, answer)
     writer.close()
-    tally.expect("garbage", answer.status == 0 or 400 <= answer.status < 500, answer)
     tally.counts["garbage"] += 1
 
 
@@ -223,7 +229,7 @@ async def truncates_its_body(address: Address, rng: random.Random, tally: Tally)
     else:  # it waits for the rest until it is tired of it
         reader, writer = await connect(address)
         writer.write(request_bytes(COMPLETIONS, cut, **{"Content-Length": str(len(data))}))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             answer = await read_answer(reader)
         writer.close()
         tally.expect("truncated", answer.status == 408, answer)
@@ -271,12 +277,21 @@ async def asks_what_cannot_be(address: Address, rng: random.Random, tally: Tally
 
 
 async def floods(address: Address, rng: random.Random, tally: Tally) -> None:
-    """More than the queue holds."""
-    bodies = [completion(rng, prompt=prompt(rng, 100), max_tokens=8) for _ in range(40)]
-    answers = await asyncio.gather(*(ask(address, COMPLETIONS, body) for body in bodies))
-    for answer in answers:
-        tally.expect("flood", answer.status == 200 or refused(answer), answer)
-        tally.counts[f"flood {answer.status}"] += 1
+    """Asks for more and more, until the queue holds no more."""
+    writers = []
+    while True:
+        reader, writer = await connect(address)
+        writers.append(writer)
+        writer.write(request_bytes(COMPLETIONS, completion(rng, stream=True, max_tokens=800, prompt="so")))
+        async with asyncio.timeout(PATIENCE_S):
+            first = await reader.readuntil(b"\r\n")
+            if b" 200 " not in first:
+                answer = parse_answer(first + await reader.read(-1))
+                break
+    for writer in writers:
+        reset(writer)
+    tally.expect("flood", refused(answer), answer)
+    tally.counts["flood refused"] += 1
 
 
 async def goes_one_after_another(address: Address, rng: random.Random, tally: Tally) -> None:
@@ -286,7 +301,7 @@ async def goes_one_after_another(address: Address, rng: random.Random, tally: Ta
     reader, writer = await connect(address)
     for body, end in zip(bodies, ends, strict=True):
         writer.write(request_bytes(COMPLETIONS, body, Connection=end))
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(PATIENCE_S):
         data = await reader.read(-1)
     writer.close()
     statuses = [part[:3].decode() for part in data.split(b"HTTP/1.1 ")[1:]]
@@ -305,28 +320,25 @@ async def asks_for_a_form(address: Address, rng: random.Random, tally: Tally) ->
     ]
     form, pattern = rng.choice(forms)
     answer = await ask(address, COMPLETIONS, completion(rng, structured_outputs=form, max_tokens=30, ignore_eos=False))
+    tally.count("form", answer)
     if answer.status == 200 and pattern:
         text = answer.json()["choices"][0]["text"]
         tally.expect("form", re.fullmatch(pattern, text) is not None, (form, text))
     else:
-        tally.expect("form", refused(answer) or (answer.status == 400 and not pattern), (str(form)[:80], answer))
-    tally.counts[f"form {answer.status}"] += 1
+        tally.expect("form", answer.status == 400 and not pattern, (str(form)[:80], answer))
 
 
 async def cancels_in_the_background(address: Address, rng: random.Random, tally: Tally) -> None:
     """By the API that has a route for it."""
     begun = await ask(address, RESPONSES, {"input": prompt(rng, 20), "background": True, "max_output_tokens": 600})
-    if begun.status == 200:
-        await asyncio.sleep(rng.uniform(0, 0.5))
-        ended = await ask(address, f"{RESPONSES}/{begun.json()['id']}/cancel", {})
-        state = ended.json().get("status")
-        tally.expect("cancel", ended.status in (200, 400, *REFUSED), ended)
-        tally.counts[f"cancel {ended.status} {state}"] += 1
-    else:
-        tally.expect("cancel", refused(begun), begun)
+    tally.count("background", begun)
+    await asyncio.sleep(rng.uniform(0, 0.5))
+    ended = await ask(address, f"{RESPONSES}/{begun.json()['id']}/cancel", {})
+    tally.expect("cancel", ended.status in (200, 400, *REFUSED), ended)
+    tally.counts[f"cancel {ended.status} {ended.json().get('status')}"] += 1
 
 
-# THE TABLE of clients: how many of a hundred.
+# THE TABLE of clients: how many of each come in a round.
 CLIENTS: list[tuple[Client, int]] = [
     (reads_a_stream, 26),
     (reads_an_answer, 14),
@@ -348,30 +360,52 @@ CLIENTS: list[tuple[Client, int]] = [
 # --- The run ---------------------------------------------------------------------------------------------------------
 
 
-async def storm(address: Address, rng: random.Random, tally: Tally, clients: int, seconds: float) -> None:
-    """So many clients at a time, each another one when it has done."""
-    deadline = time.monotonic() + seconds
-    kinds, weights = zip(*CLIENTS, strict=True)
+def visits(rng: random.Random, table: Sequence[tuple[Client, int]]) -> Iterator[Client]:
+    """Without end; as many of each kind as the table says among every so many."""
+    round_ = [kind for kind, count in table for _ in range(count)]
+    while True:
+        yield from rng.sample(round_, len(round_))
 
-    async def one(seed: int) -> None:
-        own = random.Random(seed)
-        while time.monotonic() < deadline:
-            kind = own.choices(kinds, weights)[0]
-            try:
-                await kind(address, own, tally)
-            except (ConnectionError, asyncio.IncompleteReadError) as error:
-                tally.counts[f"{kind.__name__}: {type(error).__name__}"] += 1
-            except TimeoutError:
-                tally.problems.append(f"{kind.__name__} was not answered")
+
+def for_seconds(coming: Iterator[Client], seconds: float) -> Iterator[Client]:
+    """Those that come within this time."""
+    end = time.monotonic() + seconds
+    return itertools.takewhile(lambda _: time.monotonic() < end, coming)
+
+
+async def storm(address: Address, rng: random.Random, tally: Tally, clients: int, coming: Iterator[Client]) -> None:
+    """So many clients at a time, each another one when it has done. Who is refused comes back until it is served."""
+
+    async def one(own: random.Random) -> None:
+        for kind in coming:
+            while not await _visit(kind, address, own, tally):
+                await asyncio.sleep(own.uniform(0.1, 0.3))
             await asyncio.sleep(own.uniform(0, 0.2))
 
-    await asyncio.gather(*(one(rng.randrange(1 << 30)) for _ in range(clients)), sing(address, tally, deadline))
+    over = asyncio.Event()
+    singing = asyncio.create_task(sing(address, tally, over))
+    await asyncio.gather(*(one(random.Random(rng.randrange(1 << 30))) for _ in range(clients)))
+    over.set()
+    await singing
 
 
-async def sing(address: Address, tally: Tally, deadline: float) -> None:
+async def _visit(kind: Client, address: Address, own: random.Random, tally: Tally) -> bool:
+    """Whether it was served."""
+    try:
+        await kind(address, own, tally)
+    except Refused:
+        return False
+    except (ConnectionError, asyncio.IncompleteReadError) as error:
+        tally.counts[f"{kind.__name__}: {type(error).__name__}"] += 1
+    except TimeoutError:
+        tally.problems.append(f"{kind.__name__} was not answered")
+    return True
+
+
+async def sing(address: Address, tally: Tally, over: asyncio.Event) -> None:
     """The canary in the storm: refused perhaps, but never another tune."""
     tunes = set()
-    while time.monotonic() < deadline:
+    while not tunes or not over.is_set():
         answer = await ask(address, COMPLETIONS, CANARY)
         if answer.status == 200:
             tunes.add(json.dumps(answer.json()["choices"]))
@@ -379,7 +413,7 @@ async def sing(address: Address, tally: Tally, deadline: float) -> None:
         else:
             tally.expect("canary", refused(answer), answer)
         await asyncio.sleep(0.1 if answer.status == 200 else 0.02)
-    tally.expect("canary", len(tunes) <= 1, f"{len(tunes)} tunes")
+    tally.expect("canary", len(tunes) == 1, f"{len(tunes)} tunes")
 
 
 def canary(server: ServerProcess) -> Any:
@@ -388,18 +422,19 @@ def canary(server: ServerProcess) -> Any:
 
 
 async def drain(server: ServerProcess, tally: Tally, rng: random.Random, tokens: int, ends: set[str]) -> None:
-    """SIGTERM while streams live: each has one end, of these; who asks later is refused."""
+    """SIGTERM while streams live: each has one end, of these; who asks later is not served."""
     bodies = [completion(rng, stream=True, max_tokens=tokens, prompt="a") for _ in range(24)]
-    streams = [asyncio.create_task(ask(server.address, COMPLETIONS, body)) for body in bodies]
-    while (await asyncio.to_thread(server.metrics))["num_requests_running"] < len(bodies):
-        await asyncio.sleep(0.01)
+    begun = [asyncio.Event() for _ in bodies]
+    streams = [asyncio.create_task(_read_from(server.address, *each)) for each in zip(bodies, begun, strict=True)]
+    for event in begun:
+        await event.wait()
     late_reader, late_writer = await connect(server.address)
     server.terminate()
-    await asyncio.sleep(0.1)
+    await becomes(lambda: any("draining" in line for line in server.log))
     late_writer.write(request_bytes(COMPLETIONS, completion(rng)))
     late = await read_answer(late_reader)
     late_writer.close()
-    tally.expect("drain", late.status == 503 and refused(late), late)
+    tally.expect("drain", late.status == 0 or (late.status == 503 and refused(late)), late)  # 0: all had ended
     for answer in await asyncio.gather(*streams):
         reasons = [c["finish_reason"] for e in filter(None, events_of(answer.body)) for c in e["choices"]]
         found = [reason for reason in reasons if reason]
@@ -407,16 +442,28 @@ async def drain(server: ServerProcess, tally: Tally, rng: random.Random, tokens:
         tally.counts[f"drained: {found}"] += 1
 
 
-def run(seed: int, clients: int, seconds: float) -> Tally:
-    """Starts a server, does all of it, and ends it."""
+async def _read_from(address: Address, body: dict[str, Any], begun: asyncio.Event) -> Answer:
+    """All of a stream; begun is set when the first of it has come."""
+    async with asyncio.timeout(PATIENCE_S):
+        reader, writer = await connect(address)
+        writer.write(request_bytes(COMPLETIONS, body))
+        head = await reader.read(100)
+        begun.set()
+        answer = await read_answer(reader, head)
+    writer.close()
+    return answer
+
+
+def run(seed: int, clients: int, among: Callable[[Iterator[Client]], Iterator[Client]]) -> Tally:
+    """Starts a server, does all of it, and ends it. among: which of the endless visits are made."""
     tally, rng = Tally(), random.Random(seed)
-    with ServerProcess(FLAGS) as server:
+    with ServerProcess((*FLAGS, *PATIENT)) as server:
         before = canary(server)
-        asyncio.run(storm(server.address, rng, tally, clients, seconds))
+        asyncio.run(storm(server.address, rng, tally, clients, among(visits(rng, CLIENTS))))
         tally.problems += idle_problems(server)
         tally.expect("canary", canary(server) == before, "it sings another tune after the storm")
-        _end(server, tally, rng, tokens=100, ends={"length"})
-    with ServerProcess((*FLAGS[:-1], "1")) as server:  # no time to finish
+        _end(server, tally, rng, tokens=400, ends={"length"})
+    with ServerProcess((*FLAGS, *PATIENT, "--shutdown-timeout", "1")) as server:  # no time to finish
         _end(server, tally, rng, tokens=900, ends={"abort", "length"})
     return tally
 
@@ -424,7 +471,7 @@ def run(seed: int, clients: int, seconds: float) -> Tally:
 def _end(server: ServerProcess, tally: Tally, rng: random.Random, tokens: int, ends: set[str]) -> None:
     asyncio.run(drain(server, tally, rng, tokens, ends))
     try:
-        code = server.wait(20)
+        code = server.wait()
         tally.expect("SIGTERM", code == 0, f"exit code {code}")
     except subprocess.TimeoutExpired:
         tally.problems.append("SIGTERM: it does not end")
@@ -439,7 +486,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
-    tally = run(args.seed, args.clients, args.seconds)
+    tally = run(args.seed, args.clients, lambda coming: for_seconds(coming, args.seconds))
     for name, count in sorted(tally.counts.items()):
         print(f"{count:7} {name}")
     for problem in tally.problems[:50]:

@@ -4,8 +4,14 @@ import asyncio
 import json
 import socket
 import struct
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "python"))
+
+from waiting import PATIENCE_S
 
 Address = tuple[str, int]
 
@@ -50,9 +56,9 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def ask(address: Address, path: str, body: object, seconds: float = 120.0) -> Answer:
+async def ask(address: Address, path: str, body: object) -> Answer:
     """Sends a request and reads all of its answer. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE_S):
         reader, writer = await connect(address)
         try:
             writer.write(request_bytes(path, body))
@@ -61,9 +67,9 @@ async def ask(address: Address, path: str, body: object, seconds: float = 120.0)
             writer.close()
 
 
-async def read_answer(reader: asyncio.StreamReader) -> Answer:
-    """Reads to the end of the connection."""
-    pieces = []
+async def read_answer(reader: asyncio.StreamReader, begun: bytes = b"") -> Answer:
+    """Reads to the end of the connection. begun: what was read before."""
+    pieces = [begun]
     try:
         while piece := await reader.read(1 << 16):
             pieces.append(piece)

@@ -1,5 +1,6 @@
 """A `warpjet serve` of its own process, as a test or a script watches it from outside."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 60.0
+sys.path.append(str(Path(__file__).resolve().parents[1] / "python"))
+
+from waiting import PATIENCE_S, until
 
 
 class ServerProcess:
@@ -28,7 +30,7 @@ class ServerProcess:
         self._started = threading.Event()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        if not self._started.wait(START_SECONDS) or not self._url:
+        if not self._started.wait(PATIENCE_S) or not self._url:
             self.kill()
             raise RuntimeError("warpjet serve did not start:\n" + "".join(self.log))
         host, _, port = self._url.removeprefix("http://").partition(":")
@@ -50,14 +52,14 @@ class ServerProcess:
         self.kill()
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self._url + path, timeout=30) as response:
+        with urllib.request.urlopen(self._url + path, timeout=PATIENCE_S) as response:
             body: bytes = response.read()
         return body
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self._url + path, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             answer: dict[str, Any] = json.loads(response.read())
         return answer
 
@@ -86,10 +88,10 @@ class ServerProcess:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, seconds: float) -> int:
+    def wait(self) -> int:
         """The exit code. Raises subprocess.TimeoutExpired."""
-        code = self.process.wait(seconds)
-        self._reader.join(5)
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
         return code
 
     def kill(self) -> None:
@@ -98,12 +100,13 @@ class ServerProcess:
         self.process.wait()
 
 
-def idle_problems(server: ServerProcess, seconds: float = 20.0) -> list[str]:
-    """What is not as it must be when nobody asks anything any more; waits so long for it to become so."""
-    deadline = time.monotonic() + seconds
-    while True:
+def idle_problems(server: ServerProcess) -> list[str]:
+    """What is not as it must be when nobody asks anything any more; waits for it to become so."""
+    problems: list[str] = []
+
+    def idle() -> bool:
         found = server.metrics()
-        problems = [
+        problems[:] = [
             f"{name} is {found[name]:g}"
             for name in ("num_requests_running", "num_requests_waiting", "num_requests_paused", "kv_cache_usage_perc")
             if found[name] != 0
@@ -113,6 +116,8 @@ def idle_problems(server: ServerProcess, seconds: float = 20.0) -> list[str]:
         accepted, ended = found["samples_accepted_total"], found["request_success_total"]
         if accepted != ended:
             problems.append(f"{accepted:g} samples were accepted and {ended:g} ended")
-        if not problems or time.monotonic() > deadline:
-            return problems
-        time.sleep(0.1)
+        return not problems
+
+    with contextlib.suppress(AssertionError):
+        until(idle)
+    return problems

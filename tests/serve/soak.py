@@ -12,46 +12,51 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from chaos import CLIENTS, Tally, canary, leaves_at_once, leaves_in_the_middle, reads_a_stream, reads_an_answer
+from chaos import (
+    CLIENTS,
+    PATIENT,
+    Client,
+    Tally,
+    canary,
+    for_seconds,
+    leaves_at_once,
+    leaves_in_the_middle,
+    reads_a_stream,
+    reads_an_answer,
+    storm,
+    visits,
+)
 from server import ServerProcess, idle_problems
 
 # Few KV blocks: memory is touched when a block is first used, so it grows until each has been.
 FLAGS = ("--max-num-queued-reqs", "256", "--num-gpu-blocks-override", "256")
 _KINDS = (reads_a_stream, reads_an_answer, leaves_in_the_middle, leaves_at_once)
-_WARM_UP = 0.3  # of the time: caches fill, the allocator finds its size
+_WARM_UP = 0.3  # of the looks: caches fill, the allocator finds its size
 _MIB = 1 << 20
 Sample = dict[str, float]
 
 
-def run(seconds: float, clients: int, seed: int, looks: int = 20) -> tuple[list[Sample], list[str]]:
-    """Samples after the warm-up, and what is wrong with them."""
+def run(
+    looks: int, clients: int, seed: int, among: Callable[[Iterator[Client]], Iterator[Client]]
+) -> tuple[list[Sample], list[str]]:
+    """Samples after the warm-up, and what is wrong with them. among: which of the endless visits come before a look."""
     rng, tally = random.Random(seed), Tally()
+    kinds = [(kind, weight) for kind, weight in CLIENTS if kind in _KINDS]
     samples: list[Sample] = []
-    with ServerProcess(FLAGS) as server:
+    with ServerProcess((*FLAGS, *PATIENT)) as server:
         before = canary(server)
         begin = time.monotonic()
-        while (now := time.monotonic() - begin) < seconds:
-            asyncio.run(_load(server, rng, tally, clients, seconds / looks))
+        for look in range(looks):
+            asyncio.run(storm(server.address, rng, tally, clients, among(visits(rng, kinds))))
             tally.problems += idle_problems(server)
-            if now >= _WARM_UP * seconds:
+            if look >= _WARM_UP * looks:
                 found = server.metrics()
                 blocks = {"kv_cache_usage": found["kv_cache_usage_perc"], "ended": found["request_success_total"]}
                 samples.append({"second": time.monotonic() - begin} | server.resources() | blocks)
         tally.expect("canary", canary(server) == before, "it sings another tune")
     return samples, tally.problems + growth(samples)
-
-
-async def _load(server: ServerProcess, rng: random.Random, tally: Tally, clients: int, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    weights = [weight for kind, weight in CLIENTS if kind in _KINDS]
-
-    async def one(own: random.Random) -> None:
-        while time.monotonic() < deadline:
-            await own.choices(_KINDS, weights)[0](server.address, own, tally)
-
-    await asyncio.gather(*(one(random.Random(rng.randrange(1 << 30))) for _ in range(clients)))
 
 
 def growth(samples: Sequence[Sample]) -> list[str]:
@@ -84,7 +89,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", metavar="FILE", help="write the samples as JSON")
     args = parser.parse_args()
-    samples, problems = run(args.seconds, args.clients, args.seed, args.looks)
+    each = args.seconds / args.looks
+    samples, problems = run(args.looks, args.clients, args.seed, lambda coming: for_seconds(coming, each))
     if args.output:
         with open(args.output, "w", encoding="utf-8") as file:
             json.dump({"seconds": args.seconds, "seed": args.seed, "samples": samples, "problems": problems}, file)
