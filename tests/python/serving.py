@@ -109,11 +109,6 @@ class Server:
             one.sendall(data)
             return b"".join(iter(lambda: one.recv(65536), b""))
 
-    def cpu_seconds(self) -> float:
-        """Processor time of the process so far: unlike the clock's, a busy machine does not stretch it."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def rss_bytes(self) -> int:
         """Memory of the process."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])

@@ -1,7 +1,8 @@
 """No request keeps the others waiting: /health has its answer within 100 ms beside any of them.
 
 What is measured is how long the server's event loop stands still, in CPU time (see probed_server.py), and the least of
-five times counts: a server that stands still does so each time."""
+five times counts: a server that stands still does so each time. On a machine that is slow just then, it may stand still
+as long as work takes that is a tenth of a second elsewhere."""
 
 import contextlib
 import json
@@ -37,13 +38,20 @@ def stall(server: Server) -> float:
     return float(server.http.get("/stall").json()["seconds"])
 
 
+def work(server: Server) -> float:
+    """What a tenth of a second of work takes just now."""
+    return float(server.http.get("/work").json()["seconds"])
+
+
 def longest(server: Server, path: str, body: bytes) -> float:
-    times = []
+    """In seconds of a machine that has nothing else to do."""
+    times: list[float] = []
     while not times or (times[-1] > _MOST_SECONDS and len(times) < 5):
         stall(server)
         with contextlib.suppress(httpx.TransportError):  # refused before all of it was sent
             server.http.post(path, content=body, headers={"content-type": "application/json"})
-        times.append(stall(server))
+        stood = stall(server)
+        times.append(stood if stood <= _MOST_SECONDS else stood * min(1.0, _MOST_SECONDS / work(server)))
     return min(times)
 
 
@@ -203,5 +211,5 @@ def test_no_request_stops_the_server(row: str, server: Server) -> None:
 
 def test_the_probe_sees_a_server_that_stands_still(server: Server) -> None:
     stall(server)
-    server.http.get("/block")
-    assert stall(server) > _MOST_SECONDS
+    worked = work(server)
+    assert stall(server) > 0.9 * worked > 0
