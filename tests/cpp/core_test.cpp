@@ -4,7 +4,6 @@
 #include <unistd.h>
 #include <warpjet/warpjet.h>
 
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -266,13 +265,10 @@ TEST(Json, LimitsDepthAndAcceptsTheLimit) {
 }
 
 TEST(Json, ReadsAMillionKeysInLinearTimeAndFindsTheOneDuplicate) {
-  std::string text = "{";
+  std::string text = "{";  // quadratic would be 10^12 comparisons: hours, and the test has minutes
   for (int i = 0; i < 1'000'000; ++i) text += cat("\"", i, "\":0,");
-  const auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(Json::parse(text + "\"x\":0}").as_object().size(), 1'000'001u);
   expect_error(corrupt, "duplicate key \"17\"", [&] { Json::parse(text + "\"17\":0}"); });
-  // Quadratic would be 10^12 comparisons: hours. The margin is for sanitizers on a busy machine.
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 
 TEST(Json, NonFiniteNumbersAreReadOnlyWhenAllowed) {

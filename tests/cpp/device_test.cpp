@@ -293,7 +293,7 @@ TEST(Doorbell, DoesNotWaitWhenItRangAfterSeen) {
   bell.ring();
   const auto start = Time::now();
   bell.wait(seen, 1h);
-  EXPECT_LT(Time::now() - start, 1min);
+  EXPECT_LT(Time::now() - start, 5min);
 }
 
 TEST(Doorbell, StopsWaitingAfterTheTimeout) {

@@ -107,12 +107,28 @@ class Server:
         """Bytes in, all bytes until the server closes out."""
         with self.connect() as one:
             one.sendall(data)
-            return b"".join(iter(lambda: one.recv(65536), b""))
+            return read_all(one)
+
+    def hold(self) -> socket.socket:
+        """A connection whose request does not end before it is read: its eight samples are more than fits anywhere on
+        the way. The server has --max-unread-tokens 64."""
+        one = socket.socket()
+        one.settimeout(PATIENCE_S)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.connect(("127.0.0.1", self.port))
+        long = {"prompt": "Hello", "max_tokens": 900, "ignore_eos": True, "stream": True, "n": 8, "logprobs": 20}
+        one.sendall(request_bytes("/v1/completions", long))
+        until(lambda: self.gauge("warpjet:num_requests_paused"))
+        return one
 
     def rss_bytes(self) -> int:
         """Memory of the process."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def read_all(one: socket.socket) -> bytes:
+    return b"".join(iter(lambda: one.recv(1 << 20), b""))
 
 
 def request_bytes(path: str, body: Any) -> bytes:

@@ -205,6 +205,7 @@ def test_a_bad_prompt_takes_back_what_was_enqueued_with_it(llm: LLM) -> None:
 def test_an_engine_that_is_full_refuses_and_keeps_what_it_has() -> None:
     with LLM(device="cpu", max_num_queued_reqs=1) as llm:
         busy = llm.generate_async(PROMPT, SamplingParams(max_tokens=900, ignore_eos=True))
+        llm._session.engine.pause(busy._native_id)
         with pytest.raises(QueueFullError):
             llm.generate_async(PROMPT)
         with pytest.raises(QueueFullError):

@@ -1,15 +1,17 @@
 """The command as a user runs it: text, exit codes, and no traceback."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 from checkpoints import TINY, write_checkpoint
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, until
 
 from warpjet import LLM, BuildConfig, SamplingParams, __version__
 from warpjet._native import cuda_status
@@ -119,15 +121,17 @@ def test_R1_no_gpu_is_exit_code_3_and_says_what_to_do() -> None:
 
 
 def test_ctrl_c_is_exit_code_130() -> None:
-    process = subprocess.Popen(
-        [*WARPJET, "generate", "Once", "--max-tokens", "1000", "--ignore-eos", "--num-threads", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    process.stdout.read(8)
+    """While it writes to a pipe that is full before the text has ended."""
+    reading, writing = os.pipe()
+    room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096) // 2
+    os.write(writing, b" " * room)
+    command = [*WARPJET, "generate", "Once", "--max-tokens", "1000", "--ignore-eos", "--num-threads", "1"]
+    process = subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    until(lambda: int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder) > room)
     process.send_signal(signal.SIGINT)
+    with open(reading, "rb") as rest:
+        rest.read()
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors) == (130, "")
 

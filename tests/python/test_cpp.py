@@ -21,7 +21,7 @@ needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake
 
 
 def run(*command: object) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=7200)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     return done.stdout
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Server, checked, error_of, request_bytes
+from serving import Server, checked, error_of, read_all, request_bytes
 from waiting import PATIENCE_S, asleep, until
 
 PACKAGE = Path(__file__).resolve().parents[2] / "python" / "warpjet"
 COMPLETIONS = "/v1/completions"
+HOUR_S = 3600.0  # bounds a hang of what is minutes of work
 LONG = {"prompt": "Hello", "max_tokens": 1000, "ignore_eos": True, "stream": True}
 
 
@@ -52,39 +53,32 @@ def canary(server: Server) -> Iterator[Server]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_R7_a_signal_drains(number: signal.Signals) -> None:
-    with (
-        Server("--shutdown-timeout", "10000") as server,
-        server.http.stream("POST", COMPLETIONS, json={**LONG, "n": 4}) as stream,
-    ):
-        lines = stream.iter_lines()
-        next(lines)
+    with Server("--shutdown-timeout", "10000", "--max-unread-tokens", "64") as server, server.hold() as held:
         server.process.send_signal(number)
         until(lambda: httpx.get(f"{server.url}/ready").status_code == 503)
         answer = httpx.post(f"{server.url}{COMPLETIONS}", json={"prompt": "x"})
         error_of(answer, 503)
         assert answer.headers["retry-after"] and answer.headers["connection"] == "close"
         assert httpx.get(f"{server.url}/health").status_code == 200
-        text = "\n".join(lines)
-        assert text.count('"finish_reason":"length"') == 4 and text.rstrip().endswith("data: [DONE]")
+        text = read_all(held)
+        assert text.count(b'"finish_reason":"length"') == 8 and b"data: [DONE]" in text
         assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_R7_a_drain_does_not_last_for_ever() -> None:
     with Server("--shutdown-timeout", "0.2") as server:
-        with server.http.stream("POST", COMPLETIONS, json={**LONG, "n": 8}) as stream:
+        with server.http.stream("POST", COMPLETIONS, json={**LONG, "n": 64}) as stream:
             lines = stream.iter_lines()
             next(lines)
             server.process.send_signal(signal.SIGTERM)
             text = "\n".join(lines)
-        assert text.count('"finish_reason":"abort"') == 8  # every accepted sample has its end
+        assert text.count('"finish_reason":"abort"') == 64  # every accepted sample has its end
         assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_R7_a_second_signal_ends_it_at_once() -> None:
     """The request cannot end by itself: nobody reads it, and it is paused."""
-    with Server("--shutdown-timeout", "10000", "--max-unread-tokens", "1") as server, server.connect() as one:
-        one.sendall(request_bytes(COMPLETIONS, {**LONG, "n": 8, "logprobs": 20}))
-        until(lambda: server.gauge("warpjet:num_requests_paused"))
+    with Server("--shutdown-timeout", "10000", "--max-unread-tokens", "64") as server, server.hold():
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.http.get("/ready").status_code == 503)
         server.process.send_signal(signal.SIGTERM)
@@ -370,7 +364,7 @@ def test_schemathesis_finds_no_server_error(canary: Server, tmp_path: Path) -> N
     command += ["coverage,fuzzing", "--generation-database", "none", "--no-color", "--request-timeout", str(PATIENCE_S)]
     command += ["--exclude-path", "/live", "--exclude-path", "/v1/embeddings"]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=tmp_path)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=HOUR_S, check=False, cwd=tmp_path)
     except subprocess.TimeoutExpired:
-        pytest.fail("schemathesis took longer than 300 s")
+        pytest.fail("schemathesis took longer than an hour")
     assert ended.returncode == 0, ended.stdout[-6000:]

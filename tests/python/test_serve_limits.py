@@ -17,6 +17,8 @@ from waiting import PATIENCE_S, until
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
 BETWEEN_S = 0.1  # bytes of a slow client
+# So many samples of 1,000 tokens take the server minutes: the answer cannot end before its client leaves.
+ENDLESS = 64
 
 
 @pytest.fixture(scope="module")
@@ -688,7 +690,7 @@ def test_B25_wrong_method(method: str, path: str, canary: Server) -> None:
 
 def test_B26_full_queue() -> None:
     with Server("--max-num-queued-reqs", "2") as server:
-        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True}
+        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True, "n": ENDLESS}
         with server.http.stream("POST", COMPLETIONS, json=body), server.http.stream("POST", COMPLETIONS, json=body):
             answer = server.post(COMPLETIONS, {**body, "stream": False})
             error_of(answer, 503)
@@ -712,10 +714,6 @@ def test_B26_made_up_keys_do_not_widen_the_rate_limit() -> None:
     with Server("--rate-limit", "0.5", "--rate-limit-burst", "3") as server:
         answers = [server.http.get("/v1/models", headers={"x-api-key": f"made up {i}"}) for i in range(5)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
-
-
-# So many samples of 1,000 tokens take the server minutes: the answer cannot end before its client leaves.
-ENDLESS = 64
 
 
 def _stream(server: Server, **fields: Any) -> socket.socket:
@@ -796,7 +794,7 @@ def test_B27_a_slow_reader_pauses_and_loses_nothing() -> None:
 
 
 def test_B28_request_id_that_is_live(canary: Server) -> None:
-    with _stream(canary, request_id="same") as one:
+    with _stream(canary, request_id="same", n=ENDLESS) as one:
         one.recv(4096)
         error = refuse(canary, request_id="same")
         assert "live" in error["message"]

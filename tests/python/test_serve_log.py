@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("httptools")
 
 from api_server import KEY, api_server
-from serving import Server
+from serving import Server, read_all
 from waiting import PATIENCE_S, until
 
 from warpjet._native import EngineConfig
@@ -355,7 +355,11 @@ def test_a_drain_is_logged_without_requests_too(number: signal.Signals) -> None:
 
 
 def test_a_drain_says_how_many_requests_were_cut_off() -> None:
-    with Server("--shutdown-timeout", "0") as server, server.http.stream("POST", "/v1/completions", json=LONG) as one:
+    endless = {**LONG, "n": 64}
+    with (
+        Server("--shutdown-timeout", "0") as server,
+        server.http.stream("POST", "/v1/completions", json=endless) as one,
+    ):
         lines = one.iter_lines()
         next(lines)
         server.process.send_signal(signal.SIGTERM)
@@ -365,11 +369,10 @@ def test_a_drain_says_how_many_requests_were_cut_off() -> None:
 
 
 def test_a_drain_says_how_many_requests_have_finished() -> None:
-    with Server() as server, server.http.stream("POST", "/v1/completions", json=LONG) as one:
-        lines = one.iter_lines()
-        next(lines)
+    with Server("--shutdown-timeout", "10000", "--max-unread-tokens", "64") as server, server.hold() as held:
         server.process.send_signal(signal.SIGTERM)
-        assert '"finish_reason":"length"' in "\n".join(lines)
+        until(lambda: server.http.get("/ready").status_code == 503)
+        assert b'"finish_reason":"length"' in read_all(held)
         said = after_the_end(server)
     assert "draining 1 requests" in said and "drained: 1 requests have finished, 0 are cut off" in said
 
