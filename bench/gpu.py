@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from warpjet.bench.records import circumstances, device_name, write_record
+from warpjet.bench.records import circumstances, write_record
+from warpjet.common.machine import device_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)

@@ -11,7 +11,6 @@ from typing import Any, NoReturn, Self, Unpack
 
 from warpjet._native import ModelInfo, SamplingParams
 from warpjet.parsing.detection import ParserNames, find_parsers
-from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, check_tools
 from warpjet.requests.background import Background, Generation
 from warpjet.requests.batch import Answer, Batch, ParamsType, Requests
 from warpjet.requests.beams import BeamSearchOutput, BeamSearchParams, beam_search_output
@@ -23,6 +22,7 @@ from warpjet.requests.session import Session
 from warpjet.text.chat import Conversation
 from warpjet.text.prompts import Prompt, PromptsType, PromptType
 from warpjet.text.tokenizer import Tokenizer
+from warpjet.text.tools import ToolChoice, Tools, check_tool_choice, check_tools
 
 
 class LLM:

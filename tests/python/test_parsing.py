@@ -17,14 +17,13 @@ from warpjet.parsing import (
     TOOL_PARSERS,
     ChatParser,
     ParsedAnswer,
-    check_tool_choice,
-    check_tools,
     find_parsers,
     shown_tokens,
 )
 from warpjet.parsing.events import FunctionCall, ToolCall
 from warpjet.parsing.grammar import tool_call_lark
 from warpjet.parsing.reader import Markers
+from warpjet.text.tools import check_tool_choice, check_tools
 
 
 def function(name: str, **properties: object) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from warpjet.serve.anthropic.content import system_text, to_messages
 from warpjet.serve.anthropic.tools import to_tools
 from warpjet.serve.conversation import Serving
 from warpjet.serve.http.errors import ServeError
-from warpjet.serve.http.parts import SkippedTools
+from warpjet.serve.parts import SkippedTools
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: Any = [

@@ -21,7 +21,7 @@ from serving import Server, read_all
 from waiting import PATIENCE_S, until
 
 from warpjet._native import EngineConfig
-from warpjet.bench import records
+from warpjet.common import machine
 from warpjet.common.machine import cpu_name
 from warpjet.serve import launch
 from warpjet.serve.flags import plan
@@ -330,7 +330,7 @@ def test_the_start_says_what_it_runs_on() -> None:
 
 def test_a_gpu_is_shown_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     status = SimpleNamespace(gpus=["NVIDIA L4", "NVIDIA H200"], usable=0)
-    monkeypatch.setattr(records, "cuda_status", lambda: status)
+    monkeypatch.setattr(machine, "cuda_status", lambda: status)
     assert _device_text(EngineConfig(device="cuda:1")) == "NVIDIA H200 (cuda:1)"
     assert _device_text(EngineConfig(device="cuda")) == "NVIDIA L4 (cuda)"
     assert _device_text(EngineConfig(device="null")) == "null"

@@ -16,8 +16,8 @@ from warpjet import LLM, SamplingParams
 from warpjet.serve.conversation import Serving
 from warpjet.serve.http.auth import Keys
 from warpjet.serve.http.errors import ServeError
-from warpjet.serve.http.parts import SkippedTools
 from warpjet.serve.openai.response_tools import Origin, offer_tools
+from warpjet.serve.parts import SkippedTools
 
 WEATHER = {
     "type": "function",

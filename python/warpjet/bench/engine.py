@@ -12,7 +12,8 @@ from typing import Any
 
 from warpjet._native import EngineConfig, SamplingParams, describe, measure_engine, measure_kernels
 from warpjet.bench.histograms import quantile
-from warpjet.bench.records import circumstances, device_name, engine_options, write_record
+from warpjet.bench.records import circumstances, engine_options, write_record
+from warpjet.common.machine import device_name
 from warpjet.common.tables import table
 from warpjet.llm import LLM
 from warpjet.requests.locate import find_model, model_name

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import re
 import shlex
 import sys
@@ -10,17 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from warpjet import __version__
-from warpjet._native import cuda_status
-from warpjet.common.machine import cpu_count, cpu_name
-
-
-def device_name(device: str = "auto") -> str:
-    """What an engine with this EngineConfig.device runs on: the GPU's name, or cpu."""
-    status = cuda_status()
-    if device == "cpu" or status.usable < 0:
-        return "cpu"
-    index = status.usable if device == "auto" else int(device.partition(":")[2] or 0)
-    return status.gpus[index] if index < len(status.gpus) else device  # which the engine then refuses
+from warpjet.common.files import check_writable
+from warpjet.common.machine import cpu_count, cpu_name, device_name
 
 
 def circumstances(device: str = "cpu") -> dict[str, object]:
@@ -38,17 +28,6 @@ def circumstances(device: str = "cpu") -> dict[str, object]:
 def file_time() -> str:
     """The local time as file names have it: 20260131-235959."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-def check_writable(path: str | Path, name: str) -> None:
-    """Raises OSError naming the flag or keyword, for a file that could not be written when its time comes."""
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{name}: {path} is a directory; a file is wanted")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{name}: {path.parent} does not exist, so {path} cannot be written")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"{name}: {path} cannot be written: permission denied")
 
 
 def check_plot(path: str) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from warpjet.commands.flags import Parser, add_fields, advice, default_text, given, spell_out, whole_number
+from warpjet.common.flags import Parser, add_fields, advice, default_text, given, spell_out, whole_number
 
 if TYPE_CHECKING:
     from warpjet.serve.flags import Plan
@@ -277,7 +277,7 @@ def _fill_bench(parser: Parser) -> None:
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.bench.engine import Workload, bench, bench_engine, bench_kernels
-        from warpjet.bench.records import check_writable
+        from warpjet.common.files import check_writable
 
         if args.what == "serve":
             raise ValueError("serve comes first: warpjet bench serve ...")

@@ -8,7 +8,8 @@ from typing import Any
 
 from warpjet._native import SimConfig, describe, simulate
 from warpjet.bench.figures import cdf, draw_figure, lines
-from warpjet.bench.records import check_plot, check_writable
+from warpjet.bench.records import check_plot
+from warpjet.common.files import check_writable
 from warpjet.common.tables import count_text, table
 from warpjet.requests.locate import find_model
 

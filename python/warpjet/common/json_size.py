@@ -91,6 +91,18 @@ def read_bounded(text: str, **options: Any) -> Any:
     return json.loads(text, **options)
 
 
+def value_or_none(text: str) -> Any:
+    """A JSON text's value; None when it is malformed, or larger than what is read, as for null."""
+    try:
+        return read_bounded(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def memory_bytes(raw: bytes) -> int:
     """What decoding a JSON text takes at most: the text twice, and its values, those of JSON within its strings
     included. A character takes as many bytes as the widest one of its string."""

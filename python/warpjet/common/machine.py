@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from warpjet._native import cuda_status
+
 # Instructions that the kernels for the CPU profit from.
 _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -15,6 +17,15 @@ _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16")
 def cpu_name() -> str:
     """The processor's name, or its architecture where the system does not tell."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def device_name(device: str = "auto") -> str:
+    """What an engine with this EngineConfig.device runs on: the GPU's name, or cpu."""
+    status = cuda_status()
+    if device == "cpu" or status.usable < 0:
+        return "cpu"
+    index = status.usable if device == "auto" else int(device.partition(":")[2] or 0)
+    return status.gpus[index] if index < len(status.gpus) else device  # which the engine then refuses
 
 
 def cpu_flags() -> list[str]:

@@ -9,7 +9,6 @@ from warpjet.parsing.detection import ParserNames, find_parsers
 from warpjet.parsing.events import FunctionCall, ParsedAnswer, ParsedDelta, ToolCall, ToolCallDelta
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
 from warpjet.parsing.tool_parsers import TOOL_PARSERS
-from warpjet.parsing.tools import check_tool_choice, check_tools
 
 __all__ = [
     "REASONING_PARSERS",
@@ -22,8 +21,6 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "check_parsers",
-    "check_tool_choice",
-    "check_tools",
     "completion_constraint",
     "find_parsers",
     "shown_tokens",

@@ -4,8 +4,8 @@ from typing import Any
 
 from warpjet.parsing.detection import ParserNames
 from warpjet.parsing.grammar import TokenId, tool_call_lark
-from warpjet.parsing.tools import ToolChoice, Tools, check_tool_choice, chosen_name
 from warpjet.structured import Constraint, Framed, StructuredOutputsParams, check_volume
+from warpjet.text.tools import ToolChoice, Tools, check_tool_choice, chosen_name
 
 
 def completion_constraint(

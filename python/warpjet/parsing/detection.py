@@ -7,7 +7,7 @@ from warpjet.parsing.chat_parser import check_parsers
 from warpjet.parsing.harmony import Harmony
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS, ReasoningParser
 from warpjet.parsing.tool_parsers import DEFAULT_TOOL_PARSER, TOOL_PARSERS, ToolParser
-from warpjet.parsing.tools import ToolChoice
+from warpjet.text.tools import ToolChoice
 
 
 class ParserNames(NamedTuple):

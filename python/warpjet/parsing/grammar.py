@@ -14,8 +14,8 @@ from warpjet.parsing.parameters import Parameter, Shape, parameter, shapes
 from warpjet.parsing.pythonic import KEYWORD, Pythonic
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
 from warpjet.parsing.tool_parsers import TOOL_PARSERS, Layout, ToolParser
-from warpjet.parsing.tools import ToolChoice, Tools, chosen_name
 from warpjet.parsing.xml_calls import Xml
+from warpjet.text.tools import ToolChoice, Tools, chosen_name
 
 TokenId = Callable[[str], int | None]
 

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from warpjet.common.json_size import read_bounded
+from warpjet.common.json_size import value_or_none
 from warpjet.parsing.reader import SPACE, Emit, Reader, Reading
 
 MAX_DEPTH = 128
@@ -144,19 +144,11 @@ def read_string(reader: Reader) -> Reading[str | None]:
         if char == "\\":
             text += yield from reader.next()
         elif char == '"':
-            value = parse_json(text)
+            value = value_or_none(text)
             return value if isinstance(value, str) else None
         elif char == "":
             break
     return None
-
-
-def parse_json(text: str) -> Any:
-    """A JSON text's value; None when it is malformed, or larger than what is read, as for null."""
-    try:
-        return read_bounded(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
 
 
 def to_json(value: Any) -> str:
@@ -173,7 +165,3 @@ def is_unicode(text: str) -> bool:
 def escape(text: str) -> str:
     """The text as it stands within a JSON string."""
     return to_json(text)[1:-1]
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")

@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from warpjet.common.json_size import value_or_none
 from warpjet.parsing.answer import Answer, is_name
-from warpjet.parsing.json_text import copy_value, is_unicode, parse_json, read_string
+from warpjet.parsing.json_text import copy_value, is_unicode, read_string
 from warpjet.parsing.marked import Marked
 from warpjet.parsing.reader import Emit, Reader, Reading, ignore, markers, read_all
 
@@ -174,6 +175,6 @@ def copy_arguments(reader: Reader, emit: Emit) -> Reading[bool]:
 
 def _unwrapped(text: str) -> str | None:
     """The object that a JSON string holds, put right as any; None if it holds none."""
-    inner = parse_json(text)
+    inner = value_or_none(text)
     mended = read_all(inner.strip(), copy_value) if isinstance(inner, str) and is_unicode(inner) else None
-    return mended if mended is not None and isinstance(parse_json(mended), dict) else None
+    return mended if mended is not None and isinstance(value_or_none(mended), dict) else None

@@ -5,8 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from warpjet.common.json_size import value_or_none
 from warpjet.parsing.answer import Answer, is_name
-from warpjet.parsing.json_text import MAX_NAME, escape, parse_json, to_json
+from warpjet.parsing.json_text import MAX_NAME, escape, to_json
 from warpjet.parsing.marked import Marked
 from warpjet.parsing.parameters import Parameter, member, parameter
 from warpjet.parsing.pythonic import copy_literal
@@ -186,7 +187,7 @@ def _to_typed_json(text: str, wanted: Parameter, is_json: bool) -> str:
     if "string" not in wanted.types:
         word = _WORDS.get(word.lower(), word)
     for written in (word, read_all(word, copy_literal)):
-        value = parse_json(written) if written else None
+        value = value_or_none(written) if written else None
         is_fit = (value is not None or written == "null") and wanted.takes(value)
         if written and is_fit and (is_json or not isinstance(value, str)):
             return written

@@ -7,10 +7,10 @@ from warpjet._native import SamplingParams
 from warpjet.parsing.chat_parser import ChatParser, shown_tokens
 from warpjet.parsing.constraint import completion_constraint
 from warpjet.parsing.detection import ParserNames
-from warpjet.parsing.tools import ToolChoice, Tools
 from warpjet.requests.outputs import RequestOutput
 from warpjet.text.prompts import Prompt
 from warpjet.text.tokenizer import Tokenizer
+from warpjet.text.tools import ToolChoice, Tools
 
 
 @dataclass(frozen=True, slots=True)

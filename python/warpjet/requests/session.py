@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warpjet._native import Engine, ModelFormatError, OutputQueue, PoolingParams, SamplingParams
-from warpjet.bench.records import check_writable
+from warpjet.common.files import check_writable
 from warpjet.requests.arguments import engine_config
 from warpjet.requests.assembly import native_params
 from warpjet.requests.locate import find_directory, find_model

@@ -16,7 +16,6 @@ from warpjet.async_llm import AsyncLLM
 from warpjet.common.json_size import exceeds
 from warpjet.parsing.chat_parser import shown_tokens
 from warpjet.parsing.detection import ParserNames
-from warpjet.parsing.tools import check_tool_choice, check_tools
 from warpjet.requests.outputs import CompletionOutput, Logprob, RequestOutput
 from warpjet.serve.http.counters import HttpMetrics
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
@@ -28,6 +27,7 @@ from warpjet.serve.parsers import adjusted, make_parsers
 from warpjet.text.chat import ChatTemplate
 from warpjet.text.prompts import Prompt, PromptType
 from warpjet.text.tokenizer import Tokenizer
+from warpjet.text.tools import check_tool_choice, check_tools
 
 if TYPE_CHECKING:
     from warpjet.parsing.chat_parser import ChatParser

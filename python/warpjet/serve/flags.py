@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import EngineConfig
-from warpjet.commands.flags import Parser, add_fields, default_text, flag_of, read_number, whole_number
+from warpjet.common.flags import Parser, add_fields, default_text, flag_of, read_number, whole_number
 from warpjet.requests.arguments import engine_config, fixed_names, is_fixed
 from warpjet.serve.settings import CHOICES, Settings, read_setting
 

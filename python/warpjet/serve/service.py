@@ -10,8 +10,7 @@ import sys
 from types import FrameType
 
 from warpjet._native import EngineConfig, __version__
-from warpjet.bench.records import device_name
-from warpjet.common.machine import cpu_name
+from warpjet.common.machine import cpu_name, device_name
 from warpjet.serve.conversation import Serving
 from warpjet.serve.http.app import App, all_endpoints
 from warpjet.serve.http.asgi import Application

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from warpjet._native import ModelFormatError
-from warpjet.parsing.tools import check_tools
 from warpjet.text.abilities import Abilities, find_abilities
 from warpjet.text.default_tools import with_default_tools
 from warpjet.text.messages import Conversation as Conversation
@@ -13,6 +12,7 @@ from warpjet.text.messages import checked_messages
 from warpjet.text.template import MAX_SECONDS, MAX_TEMPLATE_BYTES, compile_template
 from warpjet.text.template_values import content_for
 from warpjet.text.tokenizer import Tokenizer
+from warpjet.text.tools import check_tools
 
 _RESERVED = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 _FINAL_MARK = "\ue000final\ue001"  # private-use characters: no text holds them by accident

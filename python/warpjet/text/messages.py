@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from warpjet.common.json_size import value_or_none
 from warpjet.common.shown import shown
-from warpjet.parsing.json_text import parse_json
 from warpjet.text.template_values import Arguments
 
 _MOST_IDS = 8  # that a message quotes
@@ -94,7 +94,7 @@ def _checked_call(call: Any, where: str) -> dict[str, Any]:
     if not isinstance(call.get("id"), (str, type(None))):
         raise ValueError(f"{where}.id must be a string")
     given = function.get("arguments")
-    arguments = parse_json(given) if isinstance(given, str) and given else given or {}
+    arguments = value_or_none(given) if isinstance(given, str) and given else given or {}
     if not isinstance(arguments, Mapping):
         if not isinstance(given, str):
             raise ValueError(f"{where}.function.arguments must be the JSON text of an object, got {shown(given)}")

@@ -18,7 +18,8 @@ from warpjet.bench.load.probe import probe_texts, served_model
 from warpjet.bench.load.report import Wanted, notes, one_table, summarise, sweep_table
 from warpjet.bench.load.run import Run, run_load
 from warpjet.bench.load.texts import Texts
-from warpjet.bench.records import check_plot, check_writable, circumstances, write_record
+from warpjet.bench.records import check_plot, circumstances, write_record
+from warpjet.common.files import check_writable
 from warpjet.requests.locate import find_directory
 from warpjet.text.tokenizer import Tokenizer
 

@@ -11,11 +11,11 @@ from warpjet.serve.anthropic.tools import to_tool_choice, to_tools
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse
-from warpjet.serve.http.parts import constrain, instruct, parse_part
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.openai.fields import sampling_params
 from warpjet.serve.openai.models import check_model
 from warpjet.serve.openai.response_items import new_id
+from warpjet.serve.parts import constrain, instruct, parse_part
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
-from warpjet.parsing.tools import check_tools, chosen_name
 from warpjet.serve.conversation import ChatRequest, Delta, Ended, Events, Serving, Started, each
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.exchange import DONE, EventStream, HttpRequest, Response, json_in_pieces, sse
-from warpjet.serve.http.parts import only_allowed
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.openai.fields import (
     COMMON_FIELDS,
@@ -25,6 +23,8 @@ from warpjet.serve.openai.logprobs import chat_logprobs, prompt_logprobs
 from warpjet.serve.openai.messages import MESSAGES, TOOLS
 from warpjet.serve.openai.models import check_model
 from warpjet.serve.openai.response_format import structured_outputs
+from warpjet.serve.parts import only_allowed
+from warpjet.text.tools import check_tools, chosen_name
 
 CHAT = Schema(
     "ChatCompletionRequest",

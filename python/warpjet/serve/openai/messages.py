@@ -1,5 +1,5 @@
 """Chat messages and tools in the OpenAPI document. What is wrong with them is told by warpjet.text.messages and
-warpjet.parsing.tools."""
+warpjet.text.tools."""
 
 _TEXT_PART = {
     "type": "object",

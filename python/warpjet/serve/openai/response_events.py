@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from warpjet.common.json_size import value_or_none
 from warpjet.parsing.events import ToolCallDelta
-from warpjet.parsing.json_text import parse_json
 from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
 from warpjet.serve.openai.logprobs import chat_logprobs
 from warpjet.serve.openai.response_items import new_id, seal
@@ -175,7 +175,7 @@ class ResponseWriter:
         self._growing = None
         item, text = growing.item, "".join(growing.pieces)
         if growing.tool_index is not None:
-            arguments = parse_json(text)  # None unless all of it is there, wherever the answer ended
+            arguments = value_or_none(text)  # None unless all of it is there, wherever the answer ended
             item["status"] = status if arguments is None else "completed"
             self._close_call(growing, text, arguments)
         else:

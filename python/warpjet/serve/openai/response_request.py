@@ -10,12 +10,12 @@ from warpjet._native import SamplingParams
 from warpjet.serve.conversation import ChatRequest, Serving
 from warpjet.serve.http.errors import bad_request
 from warpjet.serve.http.exchange import HttpRequest
-from warpjet.serve.http.parts import constrain, instruct, parse_part
 from warpjet.serve.http.schema import Field, Schema
 from warpjet.serve.openai.fields import SAMPLING_FIELDS, sampling_params
 from warpjet.serve.openai.response_items import new_id, parse_items, to_messages
 from warpjet.serve.openai.response_store import StoredResponse
 from warpjet.serve.openai.response_tools import Offer
+from warpjet.serve.parts import constrain, instruct, parse_part
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams

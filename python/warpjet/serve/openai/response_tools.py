@@ -6,8 +6,8 @@ from typing import Any
 
 from warpjet.common.shown import shown
 from warpjet.serve.http.errors import bad_request
-from warpjet.serve.http.parts import SkippedTools, check_count, only_allowed, parse_part
 from warpjet.serve.http.schema import Field, Schema
+from warpjet.serve.parts import SkippedTools, check_count, only_allowed, parse_part
 
 _Key = tuple[str | None, str | None]  # a name and a namespace
 _skipped = SkippedTools("/v1/responses")

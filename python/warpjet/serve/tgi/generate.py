@@ -11,10 +11,10 @@ from warpjet._native import SamplingParams
 from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse
-from warpjet.serve.http.parts import constrain, parse_part
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.openai.fields import MAX_STOP_STRINGS
 from warpjet.serve.openai.response_format import tgi_schema
+from warpjet.serve.parts import constrain, parse_part
 from warpjet.serve.tgi.tokens import TokenWriter, finish_reason, prefill
 
 if TYPE_CHECKING:

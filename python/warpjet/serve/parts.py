@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from warpjet.common.shown import shown
-from warpjet.parsing.tools import MAX_TOOLS
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.schema import Schema
+from warpjet.text.tools import MAX_TOOLS
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
