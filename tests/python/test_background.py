@@ -2,13 +2,16 @@
 
 import asyncio
 import itertools
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import copy_tiny
 from waiting import PATIENCE_S, asleep, until
 
 from warpjet import LLM, BeamSearchParams, EngineError, Generation, QueueFullError, SamplingParams
@@ -247,6 +250,22 @@ def test_the_end_token_is_kept_on_demand(llm: LLM) -> None:
         ended = [s for s in output.sequences if s.finish_reason == "stop"]
         eos = set(llm.get_model_info().eos_token_ids)
         assert all((s.tokens[-1] in eos) == keep for s in ended) and ended
+
+
+def test_beams_end_with_the_tokenizers_end_of_text_where_the_configs_leave_it_out(llm: LLM, tmp_path: Path) -> None:
+    params = BeamSearchParams(beam_width=4, max_tokens=400)
+    [expected] = llm.beam_search("The end.", params)
+    model = copy_tiny(tmp_path / "model")
+    end = llm.get_tokenizer().eos_token_id
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((model / name).read_text())
+        values["eos_token_id"] = [token for token in values["eos_token_id"] if token != end]
+        (model / name).write_text(json.dumps(values))
+    with LLM(model, device="cpu") as other:
+        assert end not in other.get_model_info().eos_token_ids
+        [output] = other.beam_search("The end.", params)
+    assert any(sequence.finish_reason == "stop" for sequence in expected.sequences)
+    assert [sequence.tokens for sequence in output.sequences] == [sequence.tokens for sequence in expected.sequences]
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ class Session:
         if eos is None or eos in model.eos_token_ids or eos >= model.vocab_size:
             return params
         stops = list(params.stop_token_ids)
-        if params.ignore_eos or params.beam_width > 1 or eos in stops or len(stops) >= _MAX_STOP_TOKENS:
+        if params.ignore_eos or eos in stops or len(stops) >= _MAX_STOP_TOKENS:
             return params
         return params.replace(stop_token_ids=[*stops, eos])
 
