@@ -294,6 +294,8 @@ class AsyncLLM:
                 request.changed.clear()
                 if request.error is not None:
                     raise request.error
+                while collector.catch_up(_SLICE):
+                    await asyncio.sleep(0)
                 finished = collector.finished
                 if (output := collector.take()) is not None:
                     yield output

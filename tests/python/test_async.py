@@ -173,6 +173,9 @@ class Tokens:
         self.unread_tokens, self.left = self.unread_tokens + 1, self.left - 1
         return False
 
+    def catch_up(self, most: float) -> bool:
+        return False
+
     def take(self) -> int:
         count, self.unread_tokens, self.begun = self.unread_tokens, 0, True
         return count
@@ -264,6 +267,30 @@ def test_outputs_are_taken_where_there_is_no_memory_for_another_turn(
         assert refused
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
+
+
+def test_log_probabilities_of_a_prompt_are_read_in_slices(engine: AsyncLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warpjet.async_llm._SLICE", 60)
+    rows, turns = [], [0]
+
+    def row(entries: list[Any], tokenizer: object) -> Any:
+        rows.append(len(entries))
+        return {entry[0]: entry for entry in entries}
+
+    monkeypatch.setattr("warpjet.requests.assembly.entries_to_dict", row)
+
+    async def run() -> RequestOutput:
+        reading = asyncio.create_task(collect(engine.generate([5] * 200, GREEDY.replace(prompt_logprobs=3))))
+        while not reading.done():
+            before = len(rows)
+            await asyncio.sleep(0)
+            turns.append(len(rows) - before)
+        return (await reading)[-1]
+
+    output = asyncio.run(run())
+    assert output.prompt_logprobs is not None and len(output.prompt_logprobs) == 200
+    assert output.prompt_logprobs[0] is None and len(rows) == 199
+    assert max(turns) * 3 <= 60 + 2 * max(rows)
 
 
 def test_an_error_in_one_request_is_its_own(engine: AsyncLLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from waiting import PATIENCE_S
 
-from warpjet.parsing.events import ToolCallDelta
-from warpjet.requests.outputs import Logprob
+from warpjet import SamplingParams
+from warpjet.parsing.chat_parser import ChatParser
+from warpjet.parsing.events import ParsedDelta, ToolCallDelta
+from warpjet.requests.outputs import CompletionOutput, Logprob, RequestOutput
 from warpjet.serve.anthropic.events import MessageWriter
-from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
+from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, Serving, Started
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.openai.response_events import ResponseWriter
 from warpjet.serve.openai.response_items import parse_items, to_messages
 from warpjet.serve.openai.response_store import ResponseStore, StoredResponse
 from warpjet.serve.openai.response_tools import Origin
+from warpjet.text.prompts import Prompt
 
 THINK_SAY_CALL: list[list[ChatEvent]] = [
     [Started(12, 4, list(range(12))), Delta(0, reasoning="Let me ")],
@@ -300,6 +305,36 @@ def test_a_tenant_may_run_only_so_many_in_the_background() -> None:
     with pytest.raises(ServeError):
         store.put("you", StoredResponse({"id": "x", "status": "queued"}, b"", request_bytes=1))
     store.put("me", stored("done"))
+
+
+def test_many_samples_are_parsed_in_several_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warpjet.serve.conversation._SLICE", 20)
+    parsed: list[int] = []
+
+    class Parser(ChatParser):
+        def push(self, text: str, token_ids: Sequence[int] = (), ends: Sequence[int] | None = None) -> ParsedDelta:
+            parsed.append(len(token_ids))
+            return super().push(text, token_ids, ends)
+
+    async def run(*_: object, **__: object) -> AsyncIterator[RequestOutput]:
+        samples = [CompletionOutput(index, str(index), [5] * 8, finish_reason="stop") for index in range(16)]
+        yield RequestOutput("x", None, [5], None, outputs=samples, finished=True)
+
+    async def answer() -> tuple[int, list[ChatEvent]]:
+        parsers = [Parser(None, None) for _ in range(16)]
+        request = ChatRequest([], SamplingParams(n=16))
+        reading = asyncio.create_task(anext(Serving._run(one, Prompt(None, [5]), request.sampling, request, parsers)))  # type: ignore
+        most = 0
+        while not reading.done():
+            before = sum(parsed)
+            await asyncio.sleep(0)
+            most = max(most, sum(parsed) - before)
+        return most, await reading
+
+    one = SimpleNamespace(llm=SimpleNamespace(run=run))
+    most, events = asyncio.run(answer())
+    assert [event.content for event in events if isinstance(event, Delta)] == [str(index) for index in range(16)]
+    assert sum(parsed) == 16 * 8 and 8 < most <= 20 + 8
 
 
 def test_a_watcher_hears_what_was_and_what_comes_to_the_end() -> None:

@@ -1,6 +1,7 @@
 """Native outputs of one request in, RequestOutputs out: text, stop strings and log-probabilities."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 from warpjet._native import Output, SamplingParams
 from warpjet.requests.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
@@ -121,6 +122,7 @@ class Assembly:
         self._open = len(self._samples)
         self._changed: set[int] = set()
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+        self._prompt_rows: Iterator[_Entries | None] = iter(())  # that are not in it yet
         self._wants_prompt_logprobs = params.prompt_logprobs is not None
         self._metrics = RequestMetrics()
         self._cached_tokens = 0
@@ -139,8 +141,7 @@ class Assembly:
     def feed(self, output: Output) -> bool:
         """Takes what the engine says. True when this ended the sample while the engine goes on with it: cancel it."""
         if self._wants_prompt_logprobs and self._prompt_logprobs is None and output.prompt_logprobs:
-            rows = output.prompt_logprobs
-            self._prompt_logprobs = [entries_to_dict(row, self._tokenizer) if row else None for row in rows]
+            self._prompt_logprobs, self._prompt_rows = [], iter(output.prompt_logprobs)
         self._metrics.queue_ms = output.queue_ms or self._metrics.queue_ms
         self._metrics.ttft_ms = output.ttft_ms or self._metrics.ttft_ms
         self._cached_tokens = max(self._cached_tokens, output.cached_tokens)
@@ -157,6 +158,17 @@ class Assembly:
         self._open -= 1
         return output.finish is None
 
+    def catch_up(self, most: float = math.inf) -> bool:
+        """Reads log-probabilities of the prompt, some more of them than `most`. Whether any may be left."""
+        read = self._prompt_logprobs
+        if read is not None:
+            for row in self._prompt_rows:
+                read.append(entries_to_dict(row, self._tokenizer) if row else None)
+                most -= len(row or ())
+                if most < 0:
+                    return True
+        return False
+
     def take(self) -> RequestOutput | None:
         """What the stream shows now: everything, what is new since the last call, or nothing before the end."""
         if not self._changed or (self._kind == "final_only" and not self.finished):
@@ -172,6 +184,7 @@ class Assembly:
         return self._output(self._samples, delta=False)
 
     def _output(self, samples: Sequence[_Sample], delta: bool) -> RequestOutput:
+        self.catch_up()
         return RequestOutput(
             request_id=self.request_id,
             prompt=self._prompt.text,

@@ -32,6 +32,10 @@ class Embedding:
         self._final = output
         return False
 
+    def catch_up(self, most: float = 0) -> bool:
+        """There is nothing that is read later."""
+        return False
+
     def take(self) -> EmbeddingRequestOutput | None:
         final = self._final
         if final is None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # Characters of a prompt that the event loop prepares itself, for a thread would take longer, and of a long one, which
 # does not delay the others.
 _SMALL, _LONG = 16 << 10, 256 << 10
+_SLICE = 512  # tokens that are parsed in one turn of the event loop
 _SMALL_BODY = 8 << 10  # bytes that the event loop reads itself
 T = TypeVar("T")
 _BETWEEN = "\n"  # no name of a tenant has a line break
@@ -378,7 +379,12 @@ class Serving:
                     events.append(
                         Started(len(ids), output.num_cached_tokens, ids, output.prompt, output.prompt_logprobs)
                     )
+                work = 0
                 for piece in output.outputs:
+                    if parsers and work >= _SLICE:
+                        work = 0
+                        await asyncio.sleep(0)
+                    work += len(piece.token_ids)
                     record.output_tokens += len(piece.token_ids)
                     if piece.finish_reason in ("abort", "error"):
                         record.trouble = f"ended by {piece.finish_reason}"
