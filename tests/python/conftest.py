@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 from checkpoints import write_checkpoint
 
 from warpjet import LLM
+
+# A shell's background job ignores Ctrl-C, and so would the programs that tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
