@@ -28,6 +28,8 @@ std::int64_t allocations_of_this_thread();
 nb::dict dict_of(const Snapshot& snapshot);
 
 void bind_configs(nb::module_& module);
+void bind_outputs(nb::module_& module);
 void bind_engine(nb::module_& module);
+void bind_module_functions(nb::module_& module);
 
 }  // namespace warpjet::python

@@ -1,4 +1,4 @@
-// The module itself: version, errors, and the two halves of the interface.
+// The module itself: version, errors, and the parts of the interface.
 #include "bindings.h"
 
 #include <limits>
@@ -108,5 +108,7 @@ NB_MODULE(_native, module) {
   nb::register_exception_translator(translate, &types);
 
   bind_configs(module);
+  bind_outputs(module);
   bind_engine(module);
+  bind_module_functions(module);
 }
