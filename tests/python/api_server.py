@@ -11,14 +11,17 @@ from waiting import PATIENCE_S, until
 
 from warpjet.async_llm import AsyncLLM
 from warpjet.parsing.events import ToolCallDelta
-from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, Serving, Started
-from warpjet.serve.http.app import App, all_endpoints
+from warpjet.serve.apis import all_endpoints
+from warpjet.serve.events import ChatEvent, ChatRequest, Delta, Ended, Started
+from warpjet.serve.http.app import App
 from warpjet.serve.http.auth import Keys
 from warpjet.serve.http.connection import Limits
 from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.schema import Endpoint
 from warpjet.serve.http.server import HttpServer
 from warpjet.serve.http.sockets import listening
 from warpjet.serve.parsers import ParserNames
+from warpjet.serve.serving import Serving
 from warpjet.serve.settings import Settings
 
 MODEL = "tiny"
@@ -61,7 +64,7 @@ def api_server(
     llm = AsyncLLM(device="cpu", tokenizer=tokenizer)
     serving = _Scripted(llm, Settings(**settings), [MODEL], parsers)
     keys = Keys((f"ann:{KEY}", f"bob:{OTHER_KEY}"))
-    app: Any = App(serving, all_endpoints(), keys, serving.http_metrics)
+    app: Any = App(serving.server, all_endpoints(serving), keys)
     with listening(Settings(port=0)) as (sockets, _), running(app, sockets):
         try:
             yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}", serving
@@ -90,6 +93,12 @@ def running(app: Any, sockets: list[Any]) -> Iterator[None]:
         loop.call_soon_threadsafe(ended.set)
         thread.join(PATIENCE_S)
         loop.close()
+
+
+def endpoints() -> list[Endpoint]:
+    """Every endpoint, of a server without a model."""
+    no_model: Any = None
+    return all_endpoints(Serving(no_model, Settings(), [MODEL], HERMES))
 
 
 def becomes_idle(serving: Serving) -> bool:

@@ -8,7 +8,6 @@ import sys
 import time
 
 from warpjet.commands.main import main
-from warpjet.serve.conversation import Serving
 from warpjet.serve.http.exchange import HttpRequest, Response, json_response
 from warpjet.serve.http.schema import Endpoint
 from warpjet.serve.operating import health
@@ -25,7 +24,7 @@ class Probe:
         self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def answer(self, serving: Serving, request: HttpRequest) -> Response:
+    async def answer(self, request: HttpRequest) -> Response:
         """Starts it, or reads it: after its next look, which sees what was until now."""
         if self._task is None:
             self._task = asyncio.create_task(self._tick())
@@ -34,7 +33,7 @@ class Probe:
         longest, self._longest = self._longest, 0.0
         return json_response({"seconds": longest})
 
-    async def work(self, serving: Serving, request: HttpRequest) -> Response:
+    async def work(self, request: HttpRequest) -> Response:
         """Stands still for work that is always the same. How long it takes, in CPU time, says how fast the machine is
         just now."""
         begun = time.thread_time()
@@ -53,6 +52,7 @@ class Probe:
 
 if __name__ == "__main__":
     probe = Probe()
-    health.ROUTES.append(Endpoint("GET", "/stall", probe.answer, scope="open"))
-    health.ROUTES.append(Endpoint("GET", "/work", probe.work, scope="open"))
+    routes = health.routes
+    probes = [Endpoint("GET", "/stall", probe.answer, scope="open"), Endpoint("GET", "/work", probe.work, scope="open")]
+    health.routes = lambda serving: [*routes(serving), *probes]
     sys.exit(main())

@@ -9,6 +9,7 @@ import pytest
 from checkpoints import copy_tiny
 
 from warpjet import LLM, ModelFormatError
+from warpjet.requests.locate import EMBEDDED_MODEL
 from warpjet.text.chat import ChatTemplate, load_chat_template
 from warpjet.text.template import compile_template
 from warpjet.text.tokenizer import Tokenizer
@@ -17,9 +18,15 @@ HELLO = [{"role": "user", "content": "hi"}]
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 
 
+def template_of(directory: Path) -> ChatTemplate | None:
+    """The template that a checkpoint brings."""
+    tokenizer = Tokenizer(directory)
+    return load_chat_template(directory, tokenizer.config, tokenizer.special_tokens)
+
+
 def test_the_embedded_template(llm: LLM) -> None:
     tokenizer = llm.get_tokenizer()
-    template = load_chat_template(Path(__file__).parents[2] / "python" / "warpjet" / "models" / "tiny", tokenizer)
+    template = load_chat_template(EMBEDDED_MODEL, tokenizer.config, tokenizer.special_tokens)
     assert template is not None
     assert template.render(HELLO) == "<|bos|><|user|>hi<|end|><|assistant|>"
 
@@ -181,7 +188,7 @@ def test_F4_template_in_the_checkpoint_is_malformed(tmp_path: Path) -> None:
     for template in ("{% for %}", 3, [{"name": "other", "template": "x"}], [{"template": "x"}]):
         path.write_text(json.dumps({"chat_template": template}))
         with pytest.raises(ModelFormatError, match="chat_template"):
-            load_chat_template(directory, Tokenizer(directory))
+            template_of(directory)
 
 
 def test_F4_template_is_missing(tmp_path: Path) -> None:
@@ -194,7 +201,7 @@ def test_F4_template_is_missing(tmp_path: Path) -> None:
 def test_a_template_in_a_file_of_its_own_comes_first(tmp_path: Path) -> None:
     directory = copy_tiny(tmp_path / "tiny")
     (directory / "chat_template.jinja").write_text("file")
-    template = load_chat_template(directory, Tokenizer(directory))
+    template = template_of(directory)
     assert template is not None
     assert template.render(HELLO) == "file"
 

@@ -17,9 +17,9 @@ pytest.importorskip("yaml")
 pytest.importorskip("httptools")
 
 import yaml
+from api_server import endpoints
 
 from warpjet.serve.flags import plan, read_config
-from warpjet.serve.http.app import all_endpoints
 from warpjet.serve.http.counters import HttpMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +110,7 @@ def test_the_dashboard_shows_what_matters_and_panels_do_not_overlap() -> None:
 
 def test_prometheus_scrapes_the_route_with_a_key() -> None:
     scrape = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]
-    assert scrape["metrics_path"] in {endpoint.path for endpoint in all_endpoints()}
+    assert scrape["metrics_path"] in {endpoint.path for endpoint in endpoints()}
     assert scrape["authorization"]["type"] == "Bearer"
     rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
     assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
@@ -135,7 +135,7 @@ def test_the_pods_flags_and_paths_exist() -> None:
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert str(Path(settings.api_key_file).parent) in mounts
     assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod()["volumes"]}
-    paths = {endpoint.path: endpoint for endpoint in all_endpoints()}
+    paths = {endpoint.path: endpoint for endpoint in endpoints()}
     for probe, path in (("startupProbe", "/ready"), ("readinessProbe", "/ready"), ("livenessProbe", "/health")):
         assert container[probe]["httpGet"] == {"path": path, "port": "http"}
         assert paths[path].scope == "open", "a probe has no key"

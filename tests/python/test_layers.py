@@ -1,5 +1,6 @@
-"""The include matrix: who may include whom, and where the environment may be read."""
+"""The include and import matrices: which layer may use which, and where the environment may be read."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -31,6 +32,51 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "runtime": {"core", "device", "ops", "plan", "memory", "schedule", "decode", "execute", "observe"},
     "measure": {"core", "device", "ops", "plan", "memory", "schedule", "execute", "runtime"},
 }
+
+# The same for the package: a room, which is a folder or a module that stands alone, may import itself, the native
+# module, and these rooms, which are further up in this table.
+SERVED = {"common", "structured", "text", "serve.http", "serve.events", "serve.parts", "serve.serving"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "common": set(),
+    "structured": {"common"},
+    "text": {"common"},
+    "guided": {"common", "structured", "text"},
+    "parsing": {"common", "structured", "text", "guided"},
+    "requests": {"common", "text", "guided", "parsing"},
+    "llm": {"text", "parsing", "requests"},
+    "async_llm": {"text", "requests"},
+    "bench": {"common", "requests", "llm"},
+    "bench.load": {"common", "text", "requests", "bench"},
+    "serve.settings": {"common", "text"},
+    "serve.http": {"common", "serve.settings"},
+    "serve.events": {"structured", "text", "parsing", "requests", "serve.http"},
+    "serve.names": {"serve.http"},
+    "serve.parts": {"common", "structured", "text", "serve.http"},
+    "serve.samples": {"parsing", "requests", "serve.events"},
+    "serve.parsers": {"text", "parsing", "requests", "serve.settings", "serve.http", "serve.events"},
+    "serve.serving": {
+        *("common", "text", "parsing", "requests", "async_llm", "serve.settings", "serve.http", "serve.events"),
+        *("serve.names", "serve.samples", "serve.parsers"),
+    },
+    "serve.openai": SERVED | {"parsing", "requests"},
+    "serve.anthropic": SERVED | {"parsing", "serve.openai"},
+    "serve.tgi": SERVED | {"requests", "serve.openai"},
+    "serve.operating": SERVED | {"async_llm", "serve.names", "serve.openai"},
+    "serve.apis": {"serve.http", "serve.serving", "serve.operating"},  # and each API, by its name
+    "serve.flags": {"common", "requests", "serve.settings"},
+    "serve.service": {"common", "serve.settings", "serve.http", "serve.serving", "serve.operating", "serve.apis"},
+    "serve.launch": {
+        *("common", "requests", "async_llm", "serve.http", "serve.parsers", "serve.serving", "serve.flags"),
+        "serve.service",
+    },
+    "commands": {
+        *("common", "requests", "llm", "bench", "bench.load", "serve.http", "serve.serving", "serve.openai"),
+        *("serve.flags", "serve.launch"),
+    },
+}
+PACKAGE = ROOT / "python" / "warpjet"
+ENTRIES = {"__init__", "__main__"}  # of the package: they import what they dispatch to
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
@@ -71,6 +117,68 @@ def test_cuda_backend_includes_only_what_it_may() -> None:
 def test_the_host_library_knows_no_cuda_header() -> None:
     header = re.compile(r'^\s*#\s*include\s+[<"](cuda|nccl|nv|driver_types)', re.MULTILINE)
     assert not [s for s in sources(CPP) + sources(ROOT / "bindings") if header.search(s.read_text())]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name within it."""
+    paths = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in paths.items() if name not in ENTRIES}
+
+
+def imports(path: Path, names: dict[str, Path]) -> set[str]:
+    """The package's modules that a module imports, at its head, in a function, or for types alone."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None and node.level == 0, f"{path} imports relatively"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules_named = {name for name in inner if name.removeprefix("warpjet.") in {*names, "_native"}}
+            found |= modules_named or {node.module}
+    return {name.removeprefix("warpjet.") for name in found if name.split(".")[0] == "warpjet"} - {"_native"}
+
+
+def room_of(module: str) -> str:
+    """The longest name in the matrix that the module's begins with."""
+    parts = module.split(".")
+    heads = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((head for head in heads if head in MAY_IMPORT), "")
+
+
+def test_every_module_is_in_a_room() -> None:
+    floors = {"bench", "serve"}  # with rooms of their own
+    lost = [name for name in modules() if not room_of(name) and name not in floors]
+    assert not lost
+    assert not [name for name in MAY_IMPORT if name not in modules()]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    names, used = modules(), set()
+    for name, path in names.items():
+        if room_of(name) == room:
+            for target in imports(path, names):
+                owner = room_of(target)
+                assert owner == room or owner in MAY_IMPORT[room], f"{name} imports {target}"
+                used.add(owner)
+    assert MAY_IMPORT[room] <= used | SERVED, f"{room} may import more than it does"
+
+
+def test_rooms_have_no_circles() -> None:
+    below: set[str] = set()
+    for room, targets in MAY_IMPORT.items():
+        assert targets <= below, f"{room} stands above {targets - below} in the table"
+        below.add(room)
+
+
+def test_modules_have_no_circles() -> None:
+    names = modules()
+    left = {name: {one for one in imports(path, names) if one in names} - {name} for name, path in names.items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
 
 
 def test_includes_are_rooted() -> None:

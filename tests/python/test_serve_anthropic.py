@@ -18,9 +18,9 @@ from waiting import PATIENCE_S
 from warpjet import LLM, SamplingParams
 from warpjet.serve.anthropic.content import system_text, to_messages
 from warpjet.serve.anthropic.tools import to_tools
-from warpjet.serve.conversation import Serving
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.parts import SkippedTools
+from warpjet.serve.serving import Serving
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: Any = [

@@ -10,7 +10,7 @@ import pytest
 from api_server import KEY, MODEL, api_server
 
 from warpjet import LLM, PoolingParams
-from warpjet.serve.conversation import Serving
+from warpjet.serve.serving import Serving
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ memory that its body has."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,20 +11,23 @@ from serving import Server, error_of
 
 pytest.importorskip("httptools")
 
+from api_server import endpoints
+
 from warpjet.common.json_size import memory_bytes
-from warpjet.serve.http.app import App, all_endpoints
+from warpjet.serve.http.app import App
 from warpjet.serve.http.auth import Keys, load_keys
-from warpjet.serve.http.counters import HttpMetrics
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response
 from warpjet.serve.http.limits import Bodies
 from warpjet.serve.http.router import Router
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.http.sites import Sites
+from warpjet.serve.http.state import ServerState
 from warpjet.serve.settings import Settings
 
 CHAT = "/v1/chat/completions"
-ROUTER = Router(all_endpoints())
+ENDPOINTS = endpoints()
+ROUTER = Router(ENDPOINTS)
 
 
 # --- Routes -----------------------------------------------------------------------------------------------------------
@@ -43,7 +45,7 @@ def test_a_models_name_may_hold_anything(name: str, escape_slashes: bool) -> Non
 
 
 def test_every_name_in_a_path_may_hold_an_escaped_slash() -> None:
-    for endpoint in all_endpoints():
+    for endpoint in ENDPOINTS:
         parts = ["a%2Fb" if part.startswith("{") else part for part in endpoint.path.split("/")]
         found, values = ROUTER.find(endpoint.method, "/".join(parts))
         assert found is endpoint and set(values.values()) <= {"a/b"}
@@ -132,7 +134,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("endpoint", all_endpoints(), ids=lambda one: f"{one.method} {one.path}")
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda one: f"{one.method} {one.path}")
 def test_no_route_answers_a_page_of_another_site(endpoint: Endpoint, server: Server) -> None:
     path = endpoint.path.replace("{", "").replace("}", "").replace(":path", "")
     refused = [] if path == "/" else [({}, headers) for headers in PAGES]
@@ -220,13 +222,13 @@ def test_a_header_that_means_one_thing_comes_once(name: str, server: Server) -> 
 # --- A body's share of memory -----------------------------------------------------------------------------------------
 
 
-async def _never(serving: Any, request: HttpRequest) -> Response:
+async def _never(request: HttpRequest) -> Response:
     raise AssertionError("the handler was called")
 
 
-def app_with(endpoint: Endpoint, **settings: Any) -> tuple[App, SimpleNamespace]:
-    serving = SimpleNamespace(settings=Settings(**settings), draining=False)
-    return App(serving, [endpoint], Keys(), HttpMetrics()), serving  # type: ignore[arg-type]
+def app_with(endpoint: Endpoint, **settings: Any) -> tuple[App, ServerState]:
+    state = ServerState(Settings(**settings))
+    return App(state, [endpoint], Keys()), state
 
 
 async def call(app: App, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> list[Any]:
@@ -255,7 +257,7 @@ def test_a_body_counts_until_its_answer_has_ended(ends: str) -> None:
             raise ValueError("x")
         yield b"last"
 
-    async def handler(serving: Any, request: HttpRequest) -> EventStream:
+    async def handler(request: HttpRequest) -> EventStream:
         assert request.body_bytes == len(body)
         return EventStream(stream())
 

@@ -27,12 +27,12 @@ from warpjet.serve import launch
 from warpjet.serve.flags import plan
 from warpjet.serve.http.app import App
 from warpjet.serve.http.auth import Keys
-from warpjet.serve.http.counters import HttpMetrics
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.exchange import EventStream, HttpRequest
 from warpjet.serve.http.request_log import current_record
 from warpjet.serve.http.schema import Endpoint
 from warpjet.serve.http.sockets import listening
+from warpjet.serve.http.state import ServerState
 from warpjet.serve.operating.load_log import LoadLog
 from warpjet.serve.service import Service, _device_text
 from warpjet.serve.settings import Settings
@@ -258,13 +258,12 @@ def test_a_refused_request_is_logged_with_its_error(logged: tuple[httpx.Client, 
 def answered(pieces: Callable[[], AsyncIterator[bytes]], caplog: pytest.LogCaptureFixture, cancel: bool) -> str:
     """The line of a request whose handler streams these, and whose client is gone after the first if cancel."""
 
-    async def handler(serving: Any, request: HttpRequest) -> EventStream:
+    async def handler(request: HttpRequest) -> EventStream:
         current_record().prompt_tokens += 7
         return EventStream(pieces())
 
     async def main() -> None:
-        serving = SimpleNamespace(settings=Settings(enable_log_requests=True), draining=False)
-        app = App(serving, [Endpoint("GET", "/x", handler)], Keys(), HttpMetrics())  # type: ignore[arg-type]
+        app = App(ServerState(Settings(enable_log_requests=True)), [Endpoint("GET", "/x", handler)], Keys())
         sent = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
@@ -435,7 +434,7 @@ libc, mutex, run = ctypes.CDLL(None), ctypes.create_string_buffer(64), Service.r
 libc.pthread_mutex_lock(mutex)
 
 async def run_beside_a_job(self):
-    job = asyncio.create_task(self._serving.workers.run(lambda: libc.pthread_mutex_lock(mutex)))
+    job = asyncio.create_task(self._serving.server.workers.run(lambda: libc.pthread_mutex_lock(mutex)))
     await asyncio.sleep(0)
     return await run(self)
 

@@ -14,7 +14,7 @@ from warpjet.parsing import ParserNames
 from warpjet.requests.assembly import Assembly
 from warpjet.requests.locate import EMBEDDED_MODEL
 from warpjet.requests.outputs import RequestOutput
-from warpjet.serve.conversation import Serving
+from warpjet.serve.serving import Serving
 from warpjet.text.prompts import Prompt
 
 THOUGHT, SAID = "It asks for the weather, so I look it up.", "I look it up. "

@@ -13,11 +13,11 @@ from api_server import KEY, MODEL, OTHER_KEY, api_server, becomes_idle
 from waiting import until
 
 from warpjet import LLM, SamplingParams
-from warpjet.serve.conversation import Serving
 from warpjet.serve.http.auth import Keys
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.openai.response_tools import Origin, offer_tools
 from warpjet.serve.parts import SkippedTools
+from warpjet.serve.serving import Serving
 
 WEATHER = {
     "type": "function",

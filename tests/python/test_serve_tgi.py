@@ -11,7 +11,7 @@ from api_server import KEY, MODEL, api_server, becomes_idle
 from waiting import PATIENCE_S
 
 from warpjet import LLM, SamplingParams
-from warpjet.serve.conversation import Serving
+from warpjet.serve.serving import Serving
 
 STORY = "Once upon a time"
 GREEDY = SamplingParams(temperature=0, max_tokens=12)

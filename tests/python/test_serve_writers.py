@@ -14,12 +14,13 @@ from warpjet.parsing.chat_parser import ChatParser
 from warpjet.parsing.events import ParsedDelta, ToolCallDelta
 from warpjet.requests.outputs import CompletionOutput, Logprob, RequestOutput
 from warpjet.serve.anthropic.events import MessageWriter
-from warpjet.serve.conversation import ChatEvent, ChatRequest, Delta, Ended, Serving, Started
+from warpjet.serve.events import ChatEvent, ChatRequest, Delta, Ended, Started
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.openai.response_events import ResponseWriter
 from warpjet.serve.openai.response_items import parse_items, to_messages
 from warpjet.serve.openai.response_store import ResponseStore, StoredResponse
 from warpjet.serve.openai.response_tools import Origin
+from warpjet.serve.serving import Serving
 from warpjet.text.prompts import Prompt
 
 THINK_SAY_CALL: list[list[ChatEvent]] = [
@@ -308,7 +309,7 @@ def test_a_tenant_may_run_only_so_many_in_the_background() -> None:
 
 
 def test_many_samples_are_parsed_in_several_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warpjet.serve.conversation._SLICE", 20)
+    monkeypatch.setattr("warpjet.serve.serving._SLICE", 20)
     parsed: list[int] = []
 
     class Parser(ChatParser):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from warpjet import __version__
+from warpjet._native import __version__
 from warpjet.common.files import check_writable
 from warpjet.common.machine import cpu_count, cpu_name, device_name
 

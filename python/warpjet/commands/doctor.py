@@ -3,8 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from warpjet import __version__
-from warpjet._native import cuda_architectures, cuda_status
+from warpjet._native import __version__, cuda_architectures, cuda_status
 from warpjet.common.machine import cpu_count, cpu_flags, cpu_name, cuda_driver, memory_bytes
 from warpjet.common.tables import bytes_text
 

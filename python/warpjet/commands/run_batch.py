@@ -10,25 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from warpjet.serve.conversation import Serving
 from warpjet.serve.flags import Plan
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
 from warpjet.serve.http.exchange import HttpRequest, Response
 from warpjet.serve.http.json_body import parse_json
 from warpjet.serve.http.schema import Endpoint
 from warpjet.serve.launch import open_serving
-from warpjet.serve.openai.chat import ROUTES as CHAT
-from warpjet.serve.openai.completions import ROUTES as COMPLETIONS
-from warpjet.serve.openai.embeddings import ROUTES as EMBEDDINGS
-from warpjet.serve.openai.responses import ROUTES as RESPONSES
+from warpjet.serve.openai import chat, completions, embeddings, responses
+from warpjet.serve.serving import Serving
 
 _WINDOW = 2048  # lines under way at once
 _BUSY_SECONDS = 0.05  # after which a request that the engine's queue had no room for is tried again
-_ENDPOINTS: dict[str, Endpoint] = {
-    endpoint.path: endpoint
-    for endpoint in (*CHAT, *COMPLETIONS, *EMBEDDINGS, *RESPONSES)
-    if endpoint.method == "POST" and "{" not in endpoint.path
-}
+_APIS = (chat, completions, embeddings, responses)
 
 
 def run_batch(plan: Plan, source: str, out: str) -> int:
@@ -96,7 +89,13 @@ class Batch:
 
     def __init__(self, serving: Serving) -> None:
         self.succeeded = self.failed = 0
-        self._serving = serving
+        self._strict = serving.settings.strict
+        self._endpoints: dict[str, Endpoint] = {
+            endpoint.path: endpoint
+            for api in _APIS
+            for endpoint in api.routes(serving)
+            if endpoint.method == "POST" and "{" not in endpoint.path
+        }
         self._longest = serving.settings.max_body_bytes
         self._names: set[str] = set()
         self._running = 0
@@ -154,20 +153,18 @@ class Batch:
         self._names.add(name)
         if line.get("method") != "POST":
             raise bad_request(f"method must be 'POST', got {str(line.get('method'))[:64]!r}")
-        if not isinstance(url, str) or url not in _ENDPOINTS:
-            raise bad_request(f"url must be one of {', '.join(_ENDPOINTS)}, got {str(url)[:128]!r}")
+        if not isinstance(url, str) or url not in self._endpoints:
+            raise bad_request(f"url must be one of {', '.join(self._endpoints)}, got {str(url)[:128]!r}")
         if not isinstance(body, dict):
             raise bad_request(f"body must be an object, got {type(body).__name__}")
         if body.get("stream") or body.get("background"):
             raise bad_request("answers are whole, in the output; leave stream and background out")
-        return _ENDPOINTS[url]
+        return self._endpoints[url]
 
     async def _answer(self, endpoint: Endpoint, given: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
         """Status and body, as the server would answer."""
         try:
-            body = (
-                endpoint.request_schema.parse(given, self._serving.settings.strict) if endpoint.request_schema else {}
-            )
+            body = endpoint.request_schema.parse(given, self._strict) if endpoint.request_schema else {}
             while (response := await self._handle(endpoint, dict(body), request_id)) is None:
                 await asyncio.sleep(_BUSY_SECONDS)
             return response.status, json.loads(response.body)
@@ -179,9 +176,7 @@ class Batch:
         """None when the engine's queue is full with other lines."""
         self._running += 1
         try:
-            response = await endpoint.handler(
-                self._serving, HttpRequest("POST", endpoint.path, {}, body=body, request_id=request_id)
-            )
+            response = await endpoint.handler(HttpRequest("POST", endpoint.path, {}, body=body, request_id=request_id))
         except ServeError as error:
             if error.code == "overloaded" and self._running > 1:
                 return None

@@ -204,7 +204,9 @@ class Session:
     def _find_chat_template(self, given: str | Path | None) -> ChatTemplate | None:
         if self.tokenizer is None:
             return None
-        return load_chat_template(self.directory, self.tokenizer) if given is None else self._compile(given)
+        if given is not None:
+            return self._compile(given)
+        return load_chat_template(self.directory, self.tokenizer.config, self.tokenizer.special_tokens)
 
     def _compile(self, template: str | Path) -> ChatTemplate:
         if self.tokenizer is None:

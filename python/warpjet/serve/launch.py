@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 from warpjet.async_llm import AsyncLLM
 from warpjet.common.log import start_log
 from warpjet.requests.locate import find_model, served_names
-from warpjet.serve.conversation import Serving
 from warpjet.serve.flags import Plan
 from warpjet.serve.http.auth import load_keys
 from warpjet.serve.http.listener import tls_context
 from warpjet.serve.http.sockets import listening
 from warpjet.serve.parsers import find_parser_names
 from warpjet.serve.service import Service, draining_signals
+from warpjet.serve.serving import Serving
 
 _log = logging.getLogger("warpjet.serve")
 

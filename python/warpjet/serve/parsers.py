@@ -11,7 +11,7 @@ from warpjet.serve.http.errors import bad_request
 
 if TYPE_CHECKING:
     from warpjet.requests.session import Session
-    from warpjet.serve.conversation import ChatRequest
+    from warpjet.serve.events import ChatRequest
     from warpjet.serve.settings import Settings
     from warpjet.text.tokenizer import Tokenizer
 

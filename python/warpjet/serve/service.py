@@ -11,8 +11,8 @@ from types import FrameType
 
 from warpjet._native import EngineConfig, __version__
 from warpjet.common.machine import cpu_name, device_name
-from warpjet.serve.conversation import Serving
-from warpjet.serve.http.app import App, all_endpoints
+from warpjet.serve.apis import all_endpoints
+from warpjet.serve.http.app import App
 from warpjet.serve.http.asgi import Application
 from warpjet.serve.http.auth import load_keys
 from warpjet.serve.http.connection import Limits
@@ -20,6 +20,7 @@ from warpjet.serve.http.listener import tls_context
 from warpjet.serve.http.server import HttpServer, allowed_connections
 from warpjet.serve.http.sites import Sites
 from warpjet.serve.operating.load_log import LoadLog
+from warpjet.serve.serving import Serving
 from warpjet.serve.settings import Settings
 
 _log = logging.getLogger("warpjet.serve")
@@ -37,15 +38,15 @@ class Service:
         self._exit_code = 0
         self._signals = 0
         self._stop = asyncio.Event()
-        endpoints = all_endpoints()
+        endpoints = all_endpoints(serving)
         keys = load_keys(self._settings)
         self._keyed = keys.needed
         self._loopback = _is_loopback(sockets[0])
         sites = None if keys.needed and not self._settings.allowed_hosts else self._make_sites()
-        self._user = App(serving, endpoints, keys, serving.http_metrics, sites=sites)
-        self._admin = App(serving, endpoints, keys, serving.http_metrics, scope="admin")
+        self._state = serving.server
+        self._user = App(self._state, endpoints, keys, sites=sites)
+        self._admin = App(self._state, endpoints, keys, scope="admin")
         self._load_log = None if self._settings.disable_log_stats else LoadLog(serving.llm.get_metrics)
-        serving.live_requests = lambda: self._user.live
 
     async def run(self) -> int:
         """Serves until a signal or the engine's end. The exit code."""
@@ -115,17 +116,17 @@ class Service:
     async def _drain(self) -> None:
         """Waits for a signal; then refuses new requests and waits for those that live, but not for ever."""
         await self._stop.wait()
-        self._serving.draining = True
+        self._state.draining = True
         deadline = asyncio.get_running_loop().time() + self._settings.shutdown_timeout
-        number = self._user.live
+        number = self._state.live
         _log.info("draining %d requests, up to %g s", number, self._settings.shutdown_timeout)
-        while self._user.live and self._signals < 2 and asyncio.get_running_loop().time() < deadline:
+        while self._state.live and self._signals < 2 and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-        left = self._user.live
+        left = self._state.live
         _log.info("drained: %d requests have finished, %d are cut off", max(number - left, 0), left)
         await asyncio.to_thread(self._serving.llm.session.engine.close)  # their streams end with "abort"
         for _ in range(20):
-            if not self._user.live or self._signals > 1:
+            if not self._state.live or self._signals > 1:
                 return
             await asyncio.sleep(0.05)
 

@@ -11,7 +11,6 @@ from warpjet.text.messages import Conversation as Conversation
 from warpjet.text.messages import checked_messages
 from warpjet.text.template import MAX_SECONDS, MAX_TEMPLATE_BYTES, compile_template
 from warpjet.text.template_values import content_for
-from warpjet.text.tokenizer import Tokenizer
 from warpjet.text.tools import check_tools
 
 _RESERVED = ("messages", "tools", "add_generation_prompt", "continue_final_message")
@@ -127,10 +126,12 @@ def _marked(content: Any) -> Any:
     return [*content[:-1], content[-1] | {"text": content[-1]["text"] + _FINAL_MARK}]
 
 
-def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+def load_chat_template(
+    directory: Path, tokenizer_config: Mapping[str, Any], special_tokens: Mapping[str, str]
+) -> ChatTemplate | None:
     """The template that a checkpoint brings: chat_template.jinja, else tokenizer_config.json; None without one."""
     path = directory / "chat_template.jinja"
-    entry: Any = tokenizer.config.get("chat_template")
+    entry: Any = tokenizer_config.get("chat_template")
     if path.is_file():
         entry = read_template(path)
     else:
@@ -141,7 +142,7 @@ def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | 
         sources = {"default": entry} if isinstance(entry, str) else {e["name"]: e["template"] for e in entry}
         if not all(isinstance(source, str) for source in sources.values()) or "default" not in sources:
             raise ValueError("named templates need one called 'default'")
-        return ChatTemplate(sources, tokenizer.special_tokens)
+        return ChatTemplate(sources, special_tokens)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFormatError(f"{path}: chat_template: {error}") from None
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from warpjet.parsing.events import ToolCallDelta
-from warpjet.serve.conversation import ChatEvent, Delta, Ended, Started
+from warpjet.serve.events import ChatEvent, Delta, Ended, Started
 
 Event = dict[str, Any]
 

@@ -2,20 +2,21 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from warpjet.common.shown import shown
 from warpjet.serve.anthropic.content import system_text, to_messages
 from warpjet.serve.anthropic.events import Event, MessageWriter
 from warpjet.serve.anthropic.tools import to_tool_choice, to_tools
-from warpjet.serve.conversation import ChatRequest, Serving
+from warpjet.serve.events import ChatRequest
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.openai.fields import sampling_params
-from warpjet.serve.openai.models import check_model
 from warpjet.serve.openai.response_items import new_id
 from warpjet.serve.parts import constrain, instruct, parse_part
+from warpjet.serve.serving import Serving
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
@@ -92,7 +93,7 @@ async def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
 
 def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
     body = request.body
-    check_model(serving, body["model"])
+    serving.check_model(body["model"])
     messages = to_messages(body["messages"])
     if (system := system_text(body.get("system"))) is not None:
         instruct(messages, system)
@@ -218,9 +219,23 @@ _CREATE = Schema(
     ],
 )
 
-ROUTES = [
-    Endpoint(
-        "POST", "/v1/messages", create, _CREATE, "answer a conversation, as Anthropic does", error_body=error_body
-    ),
-    Endpoint("POST", "/v1/messages/count_tokens", count_tokens, _COUNT, "its tokens", error_body=error_body),
-]
+
+def routes(serving: Serving) -> list[Endpoint]:
+    return [
+        Endpoint(
+            "POST",
+            "/v1/messages",
+            partial(create, serving),
+            _CREATE,
+            "answer a conversation, as Anthropic does",
+            error_body=error_body,
+        ),
+        Endpoint(
+            "POST",
+            "/v1/messages/count_tokens",
+            partial(count_tokens, serving),
+            _COUNT,
+            "its tokens",
+            error_body=error_body,
+        ),
+    ]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import re
 import time
@@ -12,10 +11,8 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from warpjet.common.json_size import memory_bytes
-from warpjet.serve.conversation import Serving
 from warpjet.serve.http.asgi import Receive, Scope, Send
 from warpjet.serve.http.auth import Keys
-from warpjet.serve.http.counters import HttpMetrics
 from warpjet.serve.http.errors import ServeError, forget_memory_errors, from_exception
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, sse, to_json
 from warpjet.serve.http.json_body import parse_json
@@ -24,15 +21,10 @@ from warpjet.serve.http.request_log import begin_record, log_request
 from warpjet.serve.http.router import Router
 from warpjet.serve.http.schema import Endpoint
 from warpjet.serve.http.sites import Sites
+from warpjet.serve.http.state import ServerState
 
 _log = logging.getLogger("warpjet.serve")
 
-# Modules with ROUTES, a list of Endpoints.
-_MODULES = (
-    *("openai.chat", "openai.completions", "openai.models", "openai.responses", "openai.embeddings"),
-    *("anthropic.messages", "tgi.generate", "operating.tokenization", "operating.health", "operating.metrics"),
-    *("operating.openapi", "operating.admin", "operating.live"),
-)
 _LARGE_BODY = 64 << 10  # a body that a thread reads
 T = TypeVar("T")
 # Headers that mean one thing: a request that gives one twice is refused.
@@ -41,30 +33,22 @@ _MAX_SITES = 64  # whose refused preflights are logged
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def all_endpoints() -> list[Endpoint]:
-    """Every route of the server."""
-    return [endpoint for name in _MODULES for endpoint in importlib.import_module(f"warpjet.serve.{name}").ROUTES]
-
-
 class App:
     """One port's application. `scope` is user or admin; the other's routes are refused. `sites`: checked where no key
     keeps pages of other sites out."""
 
     def __init__(
         self,
-        serving: Serving,
+        state: ServerState,
         endpoints: Iterable[Endpoint],
         keys: Keys,
-        metrics: HttpMetrics,
         scope: str = "user",
         sites: Sites | None = None,
     ) -> None:
-        settings = serving.settings
-        self.serving = serving
-        self.live = 0  # requests between their head and the end of their answer
+        settings = state.settings
+        self._state = state
         self._router = Router(endpoints)
         self._keys = keys
-        self._metrics = metrics
         self._scope = scope
         self._sites = sites
         self._refused_sites: set[str] = set()
@@ -81,7 +65,7 @@ class App:
         record = begin_record()
         began = time.monotonic()
         endpoint: Endpoint | None = None
-        self.live += 1
+        self._count_live(1)
         try:
             if repeated:
                 raise ServeError(400, f"the request gives the header {repeated} more than once")
@@ -101,26 +85,26 @@ class App:
         except Exception as error:
             record.trouble = await self._fail(error, endpoint, answer)
         finally:
-            self.live -= 1
+            self._count_live(-1)
             seconds = time.monotonic() - began
             route = "" if endpoint is None else endpoint.path
-            self._metrics.count(route, answer.status, seconds)
-            if self.serving.settings.enable_log_requests:
+            self._state.metrics.count(route, answer.status, seconds)
+            if self._state.settings.enable_log_requests:
                 log_request(scope, route, answer.status, seconds, request_id, record)
 
     async def _serve(self, endpoint: Endpoint, request: HttpRequest, receive: Receive, answer: "_Answer") -> None:
         request.tenant = self._admit(endpoint, request)
         if endpoint.request_schema is None:
-            await answer.send(await endpoint.handler(self.serving, request))
+            await answer.send(await endpoint.handler(request))
             return
         _check_content(request.headers)
         body = [await self._bodies.read(request.headers, receive)]
         request.body_bytes = held = len(body[0])
         try:  # the body lives in the handler's answer, so it counts until that has ended
             held = self._bodies.weigh(held, await self._read(request, lambda: memory_bytes(body[0])))
-            parse, strict = endpoint.request_schema.parse, self.serving.settings.strict
+            parse, strict = endpoint.request_schema.parse, self._state.settings.strict
             request.body = await self._read(request, lambda: parse(parse_json(body.pop()), strict))
-            await answer.send(await endpoint.handler(self.serving, request))
+            await answer.send(await endpoint.handler(request))
         finally:
             self._bodies.release(held)
 
@@ -128,7 +112,11 @@ class App:
         """What function() makes of a body; on a thread when that is large."""
         if request.body_bytes <= _LARGE_BODY:
             return function()
-        return await self.serving.workers.run(function, request.tenant)
+        return await self._state.workers.run(function, request.tenant)
+
+    def _count_live(self, change: int) -> None:
+        if self._scope == "user":
+            self._state.live += change
 
     def _log_preflight(self, headers: Mapping[str, str]) -> None:
         """With --allowed-origins they are answered before they come here."""
@@ -146,7 +134,7 @@ class App:
         if endpoint.scope != self._scope:
             raise ServeError(403, f"{endpoint.scope} routes are not served on this port", code="wrong_port")
         if self._scope == "user":
-            if self.serving.draining:
+            if self._state.draining:
                 raise ServeError(503, "the server is shutting down", code="shutting_down", retry_after=5)
             self._rate.take(tenant)
         return tenant
@@ -159,7 +147,7 @@ class App:
         if served.status == 500:
             _log.error("a request failed: %s", type(error).__name__, exc_info=error)
         with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-            await answer.fail(served, body, close=served.status in (408, 413) or self.serving.draining)
+            await answer.fail(served, body, close=served.status in (408, 413) or self._state.draining)
         return f"error {served.code or served.type}"
 
 

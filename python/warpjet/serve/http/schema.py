@@ -5,21 +5,18 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from warpjet.common.shown import shown
 from warpjet.serve.http.errors import ServeError, bad_request
-
-if TYPE_CHECKING:
-    from warpjet.serve.conversation import Serving
-    from warpjet.serve.http.exchange import EventStream, HttpRequest, Response
+from warpjet.serve.http.exchange import EventStream, HttpRequest, Response
 
 _log = logging.getLogger("warpjet.serve")
 
 _MAX_WARNED = 100  # unknown fields of one schema that are logged
 _MAX_WARNED_AT_ONCE = 8  # of one request: finding the field that was meant takes a millisecond
 
-Handler = Callable[["Serving", "HttpRequest"], Awaitable["Response | EventStream"]]
+Handler = Callable[[HttpRequest], Awaitable[Response | EventStream]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import partial
 from json.encoder import encode_basestring
 from typing import Any
 
-from warpjet.serve.conversation import ChatRequest, Delta, Ended, Events, Serving, Started, each
+from warpjet.serve.events import ChatRequest, Delta, Ended, Events, Started, each
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.exchange import DONE, EventStream, HttpRequest, Response, json_in_pieces, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
@@ -21,9 +22,9 @@ from warpjet.serve.openai.fields import (
 )
 from warpjet.serve.openai.logprobs import chat_logprobs, prompt_logprobs
 from warpjet.serve.openai.messages import MESSAGES, TOOLS
-from warpjet.serve.openai.models import check_model
 from warpjet.serve.openai.response_format import structured_outputs
 from warpjet.serve.parts import only_allowed
+from warpjet.serve.serving import Serving
 from warpjet.text.tools import check_tools, chosen_name
 
 CHAT = Schema(
@@ -60,7 +61,7 @@ CHAT = Schema(
 
 async def _create(serving: Serving, request: HttpRequest) -> Response | EventStream:
     body = request.body
-    model = check_model(serving, body.get("model"))
+    model = serving.check_model(body.get("model"))
     options = StreamOptions(serving, body)
     chat = await serving.read(request, lambda: _chat_request(serving, request))
     writer = _Writer(serving, body, model, chat)
@@ -309,4 +310,5 @@ def _call_piece(call: Any) -> dict[str, Any]:
     return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
-ROUTES = [Endpoint("POST", "/v1/chat/completions", _create, CHAT, "answer a conversation")]
+def routes(serving: Serving) -> list[Endpoint]:
+    return [Endpoint("POST", "/v1/chat/completions", partial(_create, serving), CHAT, "answer a conversation")]

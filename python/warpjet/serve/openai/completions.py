@@ -5,9 +5,10 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
-from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started, each
+from warpjet.serve.events import ChatEvent, CompletionRequest, Delta, Ended, Started, each
 from warpjet.serve.http.errors import bad_request
 from warpjet.serve.http.exchange import DONE, EventStream, HttpRequest, Response, json_in_pieces, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
@@ -20,8 +21,8 @@ from warpjet.serve.openai.fields import (
     sampling_params,
 )
 from warpjet.serve.openai.logprobs import LegacyLogprobs, prompt_logprobs
-from warpjet.serve.openai.models import check_model
 from warpjet.serve.openai.response_format import structured_outputs
+from warpjet.serve.serving import Serving
 
 T = TypeVar("T")
 _Numbered = tuple[int, list[ChatEvent]]  # events, and the prompt that they belong to
@@ -47,7 +48,7 @@ COMPLETION = Schema(
 
 async def _create(serving: Serving, request: HttpRequest) -> Response | EventStream:
     body = request.body
-    model = check_model(serving, body.get("model"))
+    model = serving.check_model(body.get("model"))
     options = StreamOptions(serving, body)
     requests = await serving.read(request, lambda: _requests(serving, request))
     writer = _Writer(serving, body, model, requests)
@@ -346,4 +347,5 @@ async def _merged(
                 yield item
 
 
-ROUTES = [Endpoint("POST", "/v1/completions", _create, COMPLETION, "go on from a prompt")]
+def routes(serving: Serving) -> list[Endpoint]:
+    return [Endpoint("POST", "/v1/completions", partial(_create, serving), COMPLETION, "go on from a prompt")]

@@ -4,15 +4,16 @@ import asyncio
 import base64
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from warpjet._native import SamplingParams
-from warpjet.serve.conversation import CompletionRequest, Serving
+from warpjet.serve.events import CompletionRequest
 from warpjet.serve.http.errors import bad_request, from_exception
 from warpjet.serve.http.exchange import HttpRequest, Response, json_in_pieces
 from warpjet.serve.http.request_log import current_record
 from warpjet.serve.http.schema import Endpoint, Field, Schema
-from warpjet.serve.openai.models import check_model
+from warpjet.serve.serving import Serving
 from warpjet.text.prompts import Prompt
 
 _POOLING = ("last", "mean")
@@ -51,7 +52,7 @@ _REQUEST = Schema(
 async def create(serving: Serving, request: HttpRequest) -> Response:
     """Every vector, in the order of the inputs."""
     body = request.body
-    model = check_model(serving, body.get("model"))
+    model = serving.check_model(body.get("model"))
     inputs = _inputs(body["input"], serving.settings.max_prompts)
     prompts = [await serving.prepare(_request(given, request)) for given in inputs]
     tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
@@ -116,4 +117,5 @@ def _base64(vector: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-ROUTES = [Endpoint("POST", "/v1/embeddings", create, _REQUEST, "a vector for each text")]
+def routes(serving: Serving) -> list[Endpoint]:
+    return [Endpoint("POST", "/v1/embeddings", partial(create, serving), _REQUEST, "a vector for each text")]

@@ -6,11 +6,12 @@ from typing import Any
 
 from warpjet._native import SamplingParams
 from warpjet.common.shown import shown
-from warpjet.serve.conversation import Ended, Serving, Started
+from warpjet.serve.events import Ended, Started
 from warpjet.serve.http.errors import bad_request, from_exception
 from warpjet.serve.http.exchange import HttpRequest
 from warpjet.serve.http.schema import Field
 from warpjet.serve.openai.response_format import FORMATS
+from warpjet.serve.serving import Serving
 
 MAX_STOP_STRINGS = 4
 _INT32 = 2**31 - 1
@@ -165,7 +166,7 @@ def identity(request: HttpRequest, serving: Serving) -> dict[str, Any]:
     body = request.body
     wanted = body.get("request_id")
     return {
-        "request_id": serving.claim_name(request, wanted),
+        "request_id": serving.names.claim(request, wanted),
         "priority": body.get("priority", 0),
         "cache_salt": body.get("cache_salt", ""),
         "tenant": request.tenant,

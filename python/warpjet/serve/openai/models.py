@@ -1,27 +1,11 @@
 """/v1/models: what can be asked for."""
 
+from functools import partial
 from typing import Any
 
-from warpjet.serve.conversation import Serving
-from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.exchange import HttpRequest, Response, json_response
 from warpjet.serve.http.schema import Endpoint
-
-# Clients of huggingface_hub and of TGI always send one of these.
-_ANY_MODEL = ("dummy", "tgi")
-
-
-def check_model(serving: Serving, name: str | None) -> str:
-    """The name to answer with; the first for None and for names that stand for any model. Raises ServeError 404 for a
-    model that is not served."""
-    if name is None:
-        return serving.model_names[0]
-    if name not in serving.model_names and "*" not in serving.settings.served_model_name:
-        if name in _ANY_MODEL:
-            return serving.model_names[0]
-        served = ", ".join(serving.model_names)
-        raise ServeError(404, f"there is no model {name[:128]!r} here, only {served}", None, "model", "model_not_found")
-    return name
+from warpjet.serve.serving import Serving
 
 
 def _card(serving: Serving, name: str) -> dict[str, Any]:
@@ -42,10 +26,11 @@ async def _list(serving: Serving, request: HttpRequest) -> Response:
 
 
 async def _get(serving: Serving, request: HttpRequest) -> Response:
-    return json_response(_card(serving, check_model(serving, request.path_params["model"])))
+    return json_response(_card(serving, serving.check_model(request.path_params["model"])))
 
 
-ROUTES = [
-    Endpoint("GET", "/v1/models", _list, summary="the models that are served"),
-    Endpoint("GET", "/v1/models/{model:path}", _get, summary="one of them"),
-]
+def routes(serving: Serving) -> list[Endpoint]:
+    return [
+        Endpoint("GET", "/v1/models", partial(_list, serving), summary="the models that are served"),
+        Endpoint("GET", "/v1/models/{model:path}", partial(_get, serving), summary="one of them"),
+    ]

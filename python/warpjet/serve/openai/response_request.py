@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
-from warpjet.serve.conversation import ChatRequest, Serving
+from warpjet.serve.events import ChatRequest
 from warpjet.serve.http.errors import bad_request
 from warpjet.serve.http.exchange import HttpRequest
 from warpjet.serve.http.schema import Field, Schema
@@ -16,6 +16,7 @@ from warpjet.serve.openai.response_items import new_id, parse_items, to_messages
 from warpjet.serve.openai.response_store import StoredResponse
 from warpjet.serve.openai.response_tools import Offer
 from warpjet.serve.parts import constrain, instruct, parse_part
+from warpjet.serve.serving import Serving
 
 if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams

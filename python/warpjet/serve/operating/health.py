@@ -1,9 +1,11 @@
 """How the server is: alive and making progress, ready for requests, and which version."""
 
+from functools import partial
+
 from warpjet._native import __version__
-from warpjet.serve.conversation import Serving
 from warpjet.serve.http.exchange import HttpRequest, Response, json_response
 from warpjet.serve.http.schema import Endpoint
+from warpjet.serve.serving import Serving
 
 
 async def _health(serving: Serving, request: HttpRequest) -> Response:
@@ -14,16 +16,19 @@ async def _health(serving: Serving, request: HttpRequest) -> Response:
 
 async def _ready(serving: Serving, request: HttpRequest) -> Response:
     """503 also while the server drains: no new requests then."""
-    state = "draining" if serving.draining else serving.llm.session.engine.health()
+    state = "draining" if serving.server.draining else serving.llm.session.engine.health()
     return json_response({"status": state}, 200 if state == "serving" else 503)
 
 
-async def _version(serving: Serving, request: HttpRequest) -> Response:
+async def _version(request: HttpRequest) -> Response:
     return json_response({"version": __version__})
 
 
-ROUTES = [
-    Endpoint("GET", "/health", _health, summary="whether the engine makes progress", scope="open"),
-    Endpoint("GET", "/ready", _ready, summary="whether the server takes requests", scope="open"),
-    Endpoint("GET", "/version", _version, summary="the version of warpjet"),
-]
+def routes(serving: Serving) -> list[Endpoint]:
+    return [
+        Endpoint(
+            "GET", "/health", partial(_health, serving), summary="whether the engine makes progress", scope="open"
+        ),
+        Endpoint("GET", "/ready", partial(_ready, serving), summary="whether the server takes requests", scope="open"),
+        Endpoint("GET", "/version", _version, summary="the version of warpjet"),
+    ]

@@ -8,14 +8,16 @@ import logging
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from warpjet.async_llm import AsyncLLM
-from warpjet.serve.conversation import Serving, shown_name
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, sse
 from warpjet.serve.http.schema import Endpoint
+from warpjet.serve.names import shown_name
+from warpjet.serve.serving import Serving
 
 _log = logging.getLogger("warpjet.serve")
 
@@ -124,10 +126,10 @@ class _Mailbox:
         return self._event
 
 
-async def _live(serving: Serving, request: HttpRequest) -> EventStream | Response:
+async def _live(feed: LiveFeed, request: HttpRequest) -> EventStream | Response:
     if request.method == "HEAD":
         return Response(content_type="text/event-stream")
-    return EventStream(serving.live_feed.watch(), headers={"x-accel-buffering": "no"})
+    return EventStream(feed.watch(), headers={"x-accel-buffering": "no"})
 
 
 @functools.cache
@@ -140,7 +142,7 @@ def _file(name: str) -> tuple[bytes, str, str]:
     return content, _CONTENT_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
-async def _page(serving: Serving, request: HttpRequest) -> Response:
+async def _page(request: HttpRequest) -> Response:
     content, content_type, tag = _file(request.path_params.get("name", "index.html"))
     headers = _HEADERS | {"etag": tag}
     if request.headers.get("if-none-match") == tag:
@@ -148,9 +150,11 @@ async def _page(serving: Serving, request: HttpRequest) -> Response:
     return Response(content, 200, content_type, headers)
 
 
-# Without a summary: they are the page's own, no part of the API.
-ROUTES = [
-    Endpoint("GET", "/", _page, scope="open"),
-    Endpoint("GET", "/page/{name}", _page, scope="open"),
-    Endpoint("GET", "/live", _live),
-]
+def routes(serving: Serving) -> list[Endpoint]:
+    """Without a summary: they are the page's own, no part of the API."""
+    feed = LiveFeed(serving.llm, lambda: serving.server.draining)
+    return [
+        Endpoint("GET", "/", _page, scope="open"),
+        Endpoint("GET", "/page/{name}", _page, scope="open"),
+        Endpoint("GET", "/live", partial(_live, feed)),
+    ]

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
-from warpjet.serve.conversation import Serving
 from warpjet.serve.http.exchange import HttpRequest, Response
 from warpjet.serve.http.schema import Endpoint
+from warpjet.serve.serving import Serving
 
 _MODEL_NAME = re.compile(r'model_name="[^"\\]*+(?:\\.[^"\\]*+)*+"?+')
 
@@ -79,8 +80,16 @@ def _vllm_extras(serving: Serving, name: str) -> str:
 
 
 async def _metrics(serving: Serving, request: HttpRequest) -> Response:
-    text = engine_text(serving) + serving.http_metrics.text(serving.live_requests())
+    text = engine_text(serving) + serving.server.metrics.text(serving.server.live)
     return Response(text.encode(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-ROUTES = [Endpoint("GET", "/metrics", _metrics, summary="counters, gauges and histograms in Prometheus' format")]
+def routes(serving: Serving) -> list[Endpoint]:
+    return [
+        Endpoint(
+            "GET",
+            "/metrics",
+            partial(_metrics, serving),
+            summary="counters, gauges and histograms in Prometheus' format",
+        )
+    ]

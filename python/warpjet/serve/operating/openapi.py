@@ -1,18 +1,19 @@
 """/openapi.json: this API, for programs."""
 
+from collections.abc import Iterable
+from functools import partial
+
 from warpjet._native import __version__
-from warpjet.serve.conversation import Serving
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.exchange import HttpRequest, Response, json_response
 from warpjet.serve.http.schema import Endpoint, openapi
+from warpjet.serve.serving import Serving
 
 
-async def _openapi(serving: Serving, request: HttpRequest) -> Response:
-    from warpjet.serve.http.app import all_endpoints
-
+async def _openapi(serving: Serving, endpoints: Iterable[Endpoint], request: HttpRequest) -> Response:
     if serving.settings.disable_openapi:
         raise ServeError(404, "there is no such route", code="not_found")
-    documented = (e for e in all_endpoints() if e.scope != "admin" and e.summary)
+    documented = (e for e in endpoints if e.scope != "admin" and e.summary)
     document = openapi(documented, __version__)
     for schema in document["components"]["schemas"].values():
         if "model" in schema["properties"] and "*" not in serving.settings.served_model_name:
@@ -20,4 +21,8 @@ async def _openapi(serving: Serving, request: HttpRequest) -> Response:
     return json_response(document)
 
 
-ROUTES = [Endpoint("GET", "/openapi.json", _openapi, summary="this document")]
+def routes(serving: Serving, others: Iterable[Endpoint]) -> list[Endpoint]:
+    """The document, of the other routes and itself."""
+    endpoints = [*others]
+    endpoints.append(Endpoint("GET", "/openapi.json", partial(_openapi, serving, endpoints), summary="this document"))
+    return endpoints[-1:]

@@ -1,12 +1,14 @@
 """/tokenize and /detokenize."""
 
+from functools import partial
+
 from warpjet._native import SamplingParams
-from warpjet.serve.conversation import ChatRequest, CompletionRequest, Serving
+from warpjet.serve.events import ChatRequest, CompletionRequest
 from warpjet.serve.http.errors import bad_request
 from warpjet.serve.http.exchange import HttpRequest, Response, json_in_pieces, json_response
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.openai.messages import MESSAGES, TOOLS
-from warpjet.serve.openai.models import check_model
+from warpjet.serve.serving import Serving
 
 _TOKENIZE = Schema(
     "TokenizeRequest",
@@ -41,7 +43,7 @@ _DETOKENIZE = Schema(
 
 async def _tokenize(serving: Serving, request: HttpRequest) -> Response:
     body = request.body
-    check_model(serving, body.get("model"))
+    serving.check_model(body.get("model"))
     if ("prompt" in body) == ("messages" in body):
         raise bad_request("tokenize takes either prompt or messages", "prompt")
     if "prompt" in body:
@@ -69,7 +71,7 @@ async def _tokenize(serving: Serving, request: HttpRequest) -> Response:
 
 
 async def _detokenize(serving: Serving, request: HttpRequest) -> Response:
-    check_model(serving, request.body.get("model"))
+    serving.check_model(request.body.get("model"))
     return json_response({"prompt": await serving.read(request, lambda: _decoded(serving, request.body["tokens"]))})
 
 
@@ -82,7 +84,9 @@ def _decoded(serving: Serving, tokens: list[int]) -> str:
 
 _ANY = SamplingParams(max_tokens=1)
 
-ROUTES = [
-    Endpoint("POST", "/tokenize", _tokenize, _TOKENIZE, "token ids of a text or a conversation"),
-    Endpoint("POST", "/detokenize", _detokenize, _DETOKENIZE, "text of token ids"),
-]
+
+def routes(serving: Serving) -> list[Endpoint]:
+    return [
+        Endpoint("POST", "/tokenize", partial(_tokenize, serving), _TOKENIZE, "token ids of a text or a conversation"),
+        Endpoint("POST", "/detokenize", partial(_detokenize, serving), _DETOKENIZE, "text of token ids"),
+    ]

@@ -4,17 +4,18 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from warpjet import __version__
-from warpjet._native import SamplingParams
-from warpjet.serve.conversation import ChatEvent, CompletionRequest, Delta, Ended, Serving, Started
+from warpjet._native import SamplingParams, __version__
+from warpjet.serve.events import ChatEvent, CompletionRequest, Delta, Ended, Started
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.openai.fields import MAX_STOP_STRINGS
 from warpjet.serve.openai.response_format import tgi_schema
 from warpjet.serve.parts import constrain, parse_part
+from warpjet.serve.serving import Serving
 from warpjet.serve.tgi.tokens import TokenWriter, finish_reason, prefill
 
 if TYPE_CHECKING:
@@ -244,9 +245,27 @@ _WHOLE = Schema("TgiRequest", [_INPUTS, _REST, Field("stream", "boolean", "use /
 _STREAM = Schema("TgiStreamRequest", [_INPUTS, _REST, Field("stream", "boolean", "use /generate", only=(True,))])
 _EITHER = Schema("TgiEitherRequest", [_INPUTS, _REST, Field("stream", "boolean", default=False)])
 
-ROUTES = [
-    Endpoint("POST", "/generate", generate, _WHOLE, "complete a text, as TGI does", error_body=error_body),
-    Endpoint("POST", "/generate_stream", generate_stream, _STREAM, "the same, token by token", error_body=error_body),
-    Endpoint("POST", "/", compatible, _EITHER, "either of these, by stream", error_body=error_body),
-    Endpoint("GET", "/info", info, None, "what TGI tells of a model", error_body=error_body),
-]
+
+def routes(serving: Serving) -> list[Endpoint]:
+    return [
+        Endpoint(
+            "POST",
+            "/generate",
+            partial(generate, serving),
+            _WHOLE,
+            "complete a text, as TGI does",
+            error_body=error_body,
+        ),
+        Endpoint(
+            "POST",
+            "/generate_stream",
+            partial(generate_stream, serving),
+            _STREAM,
+            "the same, token by token",
+            error_body=error_body,
+        ),
+        Endpoint(
+            "POST", "/", partial(compatible, serving), _EITHER, "either of these, by stream", error_body=error_body
+        ),
+        Endpoint("GET", "/info", partial(info, serving), None, "what TGI tells of a model", error_body=error_body),
+    ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warpjet.requests.outputs import Logprob
-from warpjet.serve.conversation import Delta, Ended, Started
+from warpjet.serve.events import Delta, Ended, Started
 from warpjet.text.tokenizer import Tokenizer
 
 _LOWEST = -9999.0  # in JSON there is no -inf

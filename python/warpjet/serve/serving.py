@@ -1,4 +1,4 @@
-"""What is asked of the model and what happens while it answers, whatever API it came by."""
+"""The opened model as every API uses it: prompts are prepared, requests run, what they ask for is bounded."""
 
 import asyncio
 import contextlib
@@ -6,43 +6,37 @@ import functools
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
 
-from warpjet import __version__
-from warpjet._native import SamplingParams
+from warpjet._native import SamplingParams, __version__
 from warpjet.async_llm import AsyncLLM
 from warpjet.common.json_size import exceeds
 from warpjet.parsing.chat_parser import shown_tokens
 from warpjet.parsing.detection import ParserNames
-from warpjet.requests.outputs import CompletionOutput, Logprob, RequestOutput
-from warpjet.serve.http.counters import HttpMetrics
+from warpjet.requests.outputs import RequestOutput
+from warpjet.serve.events import ChatEvent, ChatRequest, CompletionRequest, Ended, Events, Started
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
 from warpjet.serve.http.exchange import HttpRequest
 from warpjet.serve.http.request_log import current_record
-from warpjet.serve.http.workers import Workers
-from warpjet.serve.openai.response_store import ResponseStore
+from warpjet.serve.http.state import ServerState
+from warpjet.serve.names import RequestNames, engine_name, shown_name
 from warpjet.serve.parsers import adjusted, make_parsers
+from warpjet.serve.samples import Sample
 from warpjet.text.chat import ChatTemplate
 from warpjet.text.prompts import Prompt, PromptType
 from warpjet.text.tokenizer import Tokenizer
-from warpjet.text.tools import check_tool_choice, check_tools
 
 if TYPE_CHECKING:
     from warpjet.parsing.chat_parser import ChatParser
-    from warpjet.parsing.events import ToolCallDelta
-    from warpjet.serve.operating.live import LiveFeed
     from warpjet.serve.settings import Settings
-    from warpjet.structured import StructuredOutputsParams
 
 # Characters of a prompt that the event loop prepares itself, for a thread would take longer, and of a long one, which
 # does not delay the others.
 _SMALL, _LONG = 16 << 10, 256 << 10
 _SLICE = 512  # tokens that are parsed in one turn of the event loop
 _SMALL_BODY = 8 << 10  # bytes that the event loop reads itself
+_ANY_MODEL = ("dummy", "tgi")  # clients of huggingface_hub and of TGI always send one of these
 T = TypeVar("T")
-_BETWEEN = "\n"  # no name of a tenant has a line break
 _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
     "prompt",
     "prompt_token_ids",
@@ -50,101 +44,6 @@ _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
     "request_id",
     "tools",
 }
-
-
-@dataclass(slots=True)
-class ChatRequest:
-    """One conversation to answer. Raises ServeError 400 for tools or a tool_choice that are malformed."""
-
-    messages: list[dict[str, Any]]  # OpenAI chat messages
-    sampling: SamplingParams  # n samples
-    tools: list[dict[str, Any]] | None = None  # OpenAI function tools: {"type": "function", "function": {...}}
-    tool_choice: str | dict[str, Any] = "auto"  # auto, none, required, {"type": "function", "function": {"name": ...}}
-    parallel_tool_calls: bool = True
-    structured: "StructuredOutputsParams | None" = None
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    add_special_tokens: bool = False
-    truncate_prompt_tokens: int | None = None  # keep the last so many; -1 is what fits
-    include_reasoning: bool = True
-    stream_interval: int = 1  # tokens that are shown together
-    request_id: str | None = None
-    priority: int = 0
-    cache_salt: str = ""
-    tenant: str = ""  # from the API key
-
-    def __post_init__(self) -> None:
-        try:
-            check_tools(self.tools or ())
-            check_tool_choice(self.tools, self.tool_choice)
-        except ValueError as error:
-            raise from_exception(error, frozenset({"tools", "tool_choice"})) from None
-
-
-@dataclass(slots=True)
-class CompletionRequest:
-    """One prompt to go on from: text or token ids."""
-
-    prompt: str | list[int]
-    sampling: SamplingParams
-    structured: "StructuredOutputsParams | None" = None
-    add_special_tokens: bool = True
-    truncate_prompt_tokens: int | None = None
-    stream_interval: int = 1  # tokens that are shown together
-    request_id: str | None = None
-    priority: int = 0
-    cache_salt: str = ""
-    tenant: str = ""
-
-
-@dataclass(slots=True)
-class Started:
-    """The engine has begun: always the first event, once."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    prompt_token_ids: list[int]
-    prompt: str | None = None
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
-
-
-@dataclass(slots=True)
-class Delta:
-    """What is new in one sample. logprobs has an entry for each of token_ids."""
-
-    index: int
-    content: str = ""
-    reasoning: str = ""
-    tool_calls: "list[ToolCallDelta]" = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[dict[int, Logprob]] | None = None
-
-
-@dataclass(slots=True)
-class Ended:
-    """The last event of one sample. finish_reason: stop, length, tool_calls, abort or error."""
-
-    index: int
-    finish_reason: str
-    stop_reason: int | str | None = None
-    error: str | None = None
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    cumulative_logprob: float | None = None
-
-
-ChatEvent = Started | Delta | Ended
-Events = AsyncGenerator[list[ChatEvent], None]  # what came together comes together
-
-
-async def each(batches: Events) -> AsyncGenerator[ChatEvent, None]:
-    """Events one by one, for answers that are not streamed."""
-    async with contextlib.aclosing(batches):
-        async for batch in batches:
-            for event in batch:
-                yield event
 
 
 class Serving:
@@ -155,20 +54,9 @@ class Serving:
         self.settings = settings
         self.model_names = list(model_names)
         self.started_at = int(time.time())
-        self.draining = False
-        self.http_metrics = HttpMetrics()
-        self.responses = ResponseStore()
-        self.live_requests: Callable[[], int] = lambda: 0  # HTTP requests being answered
+        self.server = ServerState(settings)
+        self.names = RequestNames()
         self._parsers = parsers
-        self._names: WeakValueDictionary[tuple[str, str], HttpRequest] = WeakValueDictionary()
-        self.workers = Workers(settings.prepare_threads, settings.prepare_timeout)
-
-    @functools.cached_property
-    def live_feed(self) -> "LiveFeed":
-        """What those see who watch the engine."""
-        from warpjet.serve.operating.live import LiveFeed
-
-        return LiveFeed(self.llm, lambda: self.draining)
 
     @functools.cached_property
     def default_sampling(self) -> dict[str, Any]:
@@ -193,6 +81,20 @@ class Serving:
         if self.llm.session.tokenizer is None:
             raise bad_request("the server has no tokenizer (skip_tokenizer_init): send and take token ids")
         return self.llm.session.tokenizer
+
+    def check_model(self, name: str | None) -> str:
+        """The name to answer with; the first for None and for names that stand for any model. Raises ServeError 404 for
+        a model that is not served."""
+        if name is None:
+            return self.model_names[0]
+        if name not in self.model_names and "*" not in self.settings.served_model_name:
+            if name in _ANY_MODEL:
+                return self.model_names[0]
+            served = ", ".join(self.model_names)
+            raise ServeError(
+                404, f"there is no model {name[:128]!r} here, only {served}", None, "model", "model_not_found"
+            )
+        return name
 
     @property
     def max_model_len(self) -> int:
@@ -281,18 +183,7 @@ class Serving:
         """What function() makes of a request; on a thread when its body is large."""
         if request.body_bytes <= _SMALL_BODY:
             return function()
-        return await self.workers.run(function, request.tenant)
-
-    def claim_name(self, request: HttpRequest, wanted: str | None) -> str:
-        """A name for what a request starts: `wanted`, which must not be live, or one made of its X-Request-Id. It is
-        the tenant's own for as long as the request lives. Raises ServeError 400 when `wanted` is live."""
-        name = request.request_id if wanted is None else wanted
-        if (request.tenant, name) in self._names:
-            if wanted is not None:
-                raise bad_request(f"request_id {name!r} is live already", "request_id")
-            name = f"{name}.{self.llm.session.next_request_id()}"  # a proxy may send a header twice
-        self._names[request.tenant, name] = request
-        return name
+        return await self.server.workers.run(function, request.tenant)
 
     async def cancel(self, request_id: str) -> bool:
         """Ends the request, and those it was split into; false when there is none."""
@@ -314,7 +205,7 @@ class Serving:
     def close(self) -> bool:
         """Ends live requests with finish_reason "abort". False when a thread has not ended, in native code that the
         interpreter must not end in: then the process must end by os._exit(). Idempotent."""
-        ended = self.workers.close()
+        ended = self.server.workers.close()
         self.llm.shutdown()
         return ended
 
@@ -326,7 +217,7 @@ class Serving:
             if not own_template and not exceeds(_SMALL, *parts):
                 await asyncio.sleep(0)  # a request may have a thousand small prompts
                 return make()
-            return await self.workers.run(make, request.tenant, own_template or exceeds(_LONG, *parts))
+            return await self.server.workers.run(make, request.tenant, own_template or exceeds(_LONG, *parts))
         except ServeError:
             raise
         except Exception as error:
@@ -360,14 +251,13 @@ class Serving:
         outputs = self.llm.run(
             prompt,
             sampling,
-            _own_name(request.tenant, request.request_id),
+            engine_name(request.tenant, request.request_id),
             priority=request.priority,
             tenant=request.tenant,
             stream_interval=interval,
         )
-        samples = [_Sample(index) for index in range(max(sampling.n, sampling.beam_width))]
-        for sample, parser in zip(samples, parsers, strict=False):
-            sample.parser = parser
+        count = max(sampling.n, sampling.beam_width)
+        samples = [Sample(index, parser) for index, parser in enumerate(parsers or [None] * count)]
         begun, record = False, current_record()
         async with contextlib.aclosing(outputs):
             while output := await _next(outputs, "messages" if isinstance(request, ChatRequest) else "prompt"):
@@ -392,50 +282,6 @@ class Serving:
                 yield events
 
 
-class _Sample:
-    """One sample's outputs to events."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.parser: ChatParser | None = None
-        self._tokens = 0
-        self._ended = False
-
-    def add(self, piece: CompletionOutput, error: str | None, events: list[ChatEvent]) -> None:
-        if self._ended:
-            return
-        self._tokens += len(piece.token_ids)
-        delta = Delta(self.index, piece.text, token_ids=piece.token_ids, logprobs=piece.logprobs)
-        if self.parser is not None:
-            self._parse(self.parser, piece, delta)
-        if piece.token_ids or piece.text or delta.content or delta.reasoning or delta.tool_calls:
-            events.append(delta)
-        if piece.finish_reason is not None:
-            self._ended = True
-            reason = piece.finish_reason
-            if reason == "stop" and self.parser is not None and self.parser.called_tools:
-                reason = "tool_calls"
-            events.append(
-                Ended(
-                    self.index,
-                    reason,
-                    piece.stop_reason,
-                    error if reason == "error" else None,
-                    self._tokens,
-                    0 if self.parser is None else self.parser.reasoning_tokens,
-                    piece.cumulative_logprob,
-                )
-            )
-
-    def _parse(self, parser: "ChatParser", piece: CompletionOutput, delta: Delta) -> None:
-        parts = [parser.push(piece.text, piece.token_ids, piece.text_ends)]
-        if piece.finish_reason is not None:
-            parts.append(parser.finish(piece.is_whole))
-        delta.content = "".join(part.content for part in parts)
-        delta.reasoning = "".join(part.reasoning for part in parts)
-        delta.tool_calls = [call for part in parts for call in part.tool_calls]
-
-
 async def _next(outputs: AsyncGenerator[RequestOutput, None], prompt_name: str) -> RequestOutput | None:
     try:
         return await anext(outputs)
@@ -446,13 +292,3 @@ async def _next(outputs: AsyncGenerator[RequestOutput, None], prompt_name: str) 
         if served.param in ("prompt", "prompt_token_ids"):
             served.param = prompt_name
         raise served from error
-
-
-def _own_name(tenant: str, name: str | None) -> str | None:
-    """What the engine's side calls a request: two tenants may use the same name."""
-    return f"{tenant}{_BETWEEN}{name}" if tenant and name is not None else name
-
-
-def shown_name(name: str) -> str:
-    """What its client calls it."""
-    return name.rpartition(_BETWEEN)[2]
