@@ -167,6 +167,17 @@ def test_what_a_template_writes_itself_is_left_to_it() -> None:
     assert render(DEEPSEEK, messages) == '<User>hello there<calls>look_up {"word": "fox"}<output>an animal'
 
 
+def test_a_template_that_goes_through_parts_writes_systems_calls_and_results_too() -> None:
+    """Whether it does is asked with the content that it will get."""
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{% for c in m.content %}{{ c.text }}{% endfor %}"
+        "{% for c in m.tool_calls %}[{{ c.function.name }}]{% endfor %}{% endfor %}"
+    )
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT]
+    assert render(source, messages) == "<user>hello there<assistant>[look_up]<tool>an animal"
+    assert render(source, messages, tools=[TOOL]).startswith("<system># Tools")
+
+
 def test_tools_that_are_no_json_are_refused() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"a": {1}}}}
     with pytest.raises(ValueError, match="tools"):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warpjet.text.template_values import Arguments, NoContent
+from warpjet.text.template_values import Arguments, content_for
 
 _SECONDS = 0.2  # of processor time, for one of at most 16 renderings
 _MARKS = ("warpjetfirst", "warpjetsecond", "warpjetthird")
@@ -19,7 +19,7 @@ _CALL = {
     "type": "function",
     "function": {"name": _MARKS[0], "arguments": Arguments({"a": _MARKS[2]}, f'{{"a": "{_MARKS[2]}"}}')},
 }
-_ASSISTANT: dict[str, Any] = {"role": "assistant", "content": NoContent(), "tool_calls": [_CALL]}
+_ASSISTANT: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [_CALL]}
 _RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "call00001", "name": _MARKS[0], "content": _MARKS[1]}
 
 Render = Callable[[Sequence[dict[str, Any]], Any, float], str]  # messages, tools and seconds to a text, or ValueError
@@ -40,20 +40,16 @@ class Abilities:
 
 def find_abilities(render: Render) -> Abilities:
     """A template that refuses a conversation cannot write it."""
+    parts_read = max((_parts_in(text) for text in _texts(render, [_PARTS], None)), default=0)
 
-    def texts(messages: Sequence[dict[str, Any]], *tools: Any) -> Iterator[str]:
-        for one in tools:
-            for head in ([], [_SYSTEM | {"content": "hi"}]):
-                try:
-                    yield render([*head, *messages], one, _SECONDS)
-                except ValueError:
-                    continue
+    def render_as_chat(messages: Sequence[dict[str, Any]], tools: Any, seconds: float) -> str:
+        given = [message | {"content": content_for(message["content"], parts_read)} for message in messages]
+        return render(given, tools, seconds)
 
     def writes(mark: str, messages: Sequence[dict[str, Any]], *tools: Any) -> bool:
-        return any(mark in text for text in texts(messages, *tools))
+        return any(mark in text for text in _texts(render_as_chat, messages, *tools))
 
     called = [_USER, _ASSISTANT, _RESULT]
-    parts_read = max((_parts_in(text) for text in texts([_PARTS], None)), default=0)
     if not parts_read and not writes(_MARKS[0], [_USER | {"content": _MARKS[0]}], None):
         return Abilities(0, True, True, True, True)
     return Abilities(
@@ -64,6 +60,15 @@ def find_abilities(render: Render) -> Abilities:
         writes(_MARKS[0], called[:2], None) or writes(_MARKS[2], called, None, _TOOLS),
         writes(_MARKS[1], called, None, _TOOLS),
     )
+
+
+def _texts(render: Render, messages: Sequence[dict[str, Any]], *tools: Any) -> Iterator[str]:
+    for one in tools:
+        for head in ([], [_SYSTEM | {"content": "hi"}]):
+            try:
+                yield render([*head, *messages], one, _SECONDS)
+            except ValueError:
+                continue
 
 
 def _parts_in(text: str) -> int:
