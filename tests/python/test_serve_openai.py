@@ -2,12 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 from serving import Server, checked, error_of
+
+from warpjet import SamplingParams
+from warpjet.parsing.events import ToolCallDelta
+from warpjet.serve.events import Delta, Ended, Started
+from warpjet.serve.openai.chat import _Writer
+from warpjet.serve.settings import Settings
 
 QUESTION: Any = [{"role": "user", "content": "What does the fox say?"}]
 
@@ -123,6 +130,110 @@ def test_logprobs_of_a_conversation(client: openai.OpenAI) -> None:
         for entry in chunk.choices[0].logprobs.content or []
     ]
     assert streamed == logprobs.content
+
+
+PATCH = {
+    "type": "custom",
+    "custom": {
+        "name": "patch",
+        "description": "Changes a file.",
+        "format": {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[+-].*"}},
+    },
+}
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_a_custom_tool_is_called_with_a_text(client: openai.OpenAI) -> None:
+    fields: Any = {"model": "tiny", "messages": QUESTION, "tools": [LOOK, PATCH], "max_tokens": 60, "temperature": 0}
+    fields["tool_choice"] = {"type": "custom", "custom": {"name": "patch"}}
+    choice = client.chat.completions.create(**fields).choices[0]
+    assert choice.message.tool_calls
+    (call,) = choice.message.tool_calls
+    assert call.type == "custom" and call.custom.name == "patch" and call.id
+    assert '{"input"' not in call.custom.input or choice.finish_reason == "length"
+    pieces: list[Any] = [
+        piece
+        for chunk in client.chat.completions.create(**fields, stream=True)
+        for piece in chunk.choices[0].delta.tool_calls or []
+    ]
+    first, last = (piece.model_dump(exclude_none=True) for piece in pieces)
+    assert first["type"] == "custom" and first["custom"] == {"name": "patch", "input": ""} and first["id"]
+    assert last == {"index": 0, "custom": {"input": call.custom.input}}
+
+
+def test_calls_of_custom_tools_and_functions_are_told_apart() -> None:
+    serving: Any = SimpleNamespace(fingerprint="fp", settings=Settings(), require_alive=lambda _: None)
+    body: Any = {"tools": [LOOK, PATCH], "logprobs": False, "return_token_ids": False, "stream": False}
+    request: Any = SimpleNamespace(
+        sampling=SamplingParams(), request_id="x", include_reasoning=True, tools=None, messages=[]
+    )
+    begun = [ToolCallDelta(0, "a", "patch", '{"input": "+ é'), ToolCallDelta(0, None, None, '\\n- b"}')]
+    calls = [*begun, ToolCallDelta(1, "b", "look", "{"), ToolCallDelta(1, None, None, "}")]
+    cut = [*calls, ToolCallDelta(2, "c", "patch", '{"inp')]
+
+    async def events() -> AsyncGenerator[list[Any], None]:
+        yield [Started(1, 0, [5])]
+        for call in cut:
+            yield [Delta(0, tool_calls=[call])]
+        yield [Ended(0, "tool_calls")]
+
+    async def told() -> tuple[list[Any], list[Any]]:
+        writer = _Writer(serving, body, "tiny", request)
+        whole = (await writer.whole(events()))["choices"][0]["message"]["tool_calls"]
+        options: Any = SimpleNamespace(continuous=False, include_usage=False, usage_so_far=lambda usage: {})
+        streamed = b"".join([piece async for piece in writer.stream(events(), options)]).decode()
+        chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+        return whole, [one for c in chunks for one in c["choices"][0]["delta"].get("tool_calls", [])]
+
+    whole, streamed = asyncio.run(told())
+    assert whole == [
+        {"id": "a", "type": "custom", "custom": {"name": "patch", "input": "+ é\n- b"}},
+        {"id": "b", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+        {"id": "c", "type": "custom", "custom": {"name": "patch", "input": '{"inp'}},
+    ]
+    assert streamed == [
+        {"index": 0, "id": "a", "type": "custom", "custom": {"name": "patch", "input": ""}},
+        {"index": 0, "custom": {"input": "+ é\n- b"}},
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "look", "arguments": "{"}},
+        {"index": 1, "function": {"arguments": "}"}},
+        {"index": 2, "id": "c", "type": "custom", "custom": {"name": "patch", "input": ""}},
+        {"index": 2, "custom": {"input": '{"inp'}},
+    ]
+
+
+def test_a_call_of_a_custom_tool_is_history_as_its_function_s(canary: Server) -> None:
+    custom = {"id": "call_a", "type": "custom", "custom": {"name": "patch", "input": "+ é"}}
+    function = {"id": "call_a", "type": "function", "function": {"name": "patch", "arguments": '{"input": "+ é"}'}}
+    result = {"role": "tool", "tool_call_id": "call_a", "content": "done"}
+    told = [
+        canary.post(
+            "/v1/chat/completions",
+            {
+                "messages": [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [call]}, result],
+                "max_tokens": 4,
+                "return_token_ids": True,
+                "tools": [PATCH],
+            },
+        ).json()["prompt_token_ids"]
+        for call in (custom, function)
+    ]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("custom", "says"),
+    [
+        (None, "tools[0].custom must be an object with a name"),
+        ({"name": 5}, "tools[0].custom must be an object with a name"),
+        ({"name": "a b"}, "tools[0].function.name must match"),
+        ({"name": "f", "format": {"type": "xml"}}, "tools[0].custom.format must be text, or a grammar"),
+        ({"name": "f", "format": {"type": "grammar", "grammar": {"syntax": "lark"}}}, "custom.format must be text"),
+        ({"name": "f", "description": 5}, "description a string"),
+    ],
+)
+def test_malformed_custom_tools_are_refused(canary: Server, custom: Any, says: str) -> None:
+    body = {"messages": QUESTION, "tools": [{"type": "custom", "custom": custom}]}
+    assert says in error_of(canary.post("/v1/chat/completions", body), 400)["message"]
 
 
 def test_stop_strings_end_the_text(client: openai.OpenAI) -> None:

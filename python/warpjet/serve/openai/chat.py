@@ -8,10 +8,19 @@ from functools import partial
 from json.encoder import encode_basestring
 from typing import Any
 
+from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.events import ChatRequest, Delta, Ended, Events, Started, each
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.exchange import DONE, EventStream, HttpRequest, Response, json_in_pieces, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
+from warpjet.serve.openai.custom_tools import (
+    as_custom_call,
+    as_function_choice,
+    as_functions,
+    custom_names,
+    input_of,
+    with_function_calls,
+)
 from warpjet.serve.openai.fields import (
     COMMON_FIELDS,
     SAMPLING_FIELDS,
@@ -36,8 +45,8 @@ CHAT = Schema(
         Field("max_completion_tokens", "integer", "the same as max_tokens", shape={"minimum": 1}),
         Field("logprobs", "boolean", "give the log-probability of each token", default=False),
         Field("top_logprobs", "integer", "and those of so many of the most likely; needs logprobs", low=0),
-        Field("tools", "objects", "functions that the model may call", shape=TOOLS),
-        Field("tool_choice", "string or object", "auto, none, required, a function, or allowed_tools"),
+        Field("tools", "objects", "functions and custom tools that the model may call", shape=TOOLS),
+        Field("tool_choice", "string or object", "auto, none, required, a tool, or allowed_tools"),
         Field("parallel_tool_calls", "boolean", "allow several calls in one answer", default=True),
         Field("include_reasoning", "boolean", "give the model's reasoning", default=True),
         Field("reasoning_effort", "string", "a variable of the chat template"),
@@ -85,7 +94,7 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     variables |= {name: body[name] for name in ("documents", "reasoning_effort", "verbosity") if name in body}
     tools, tool_choice = chosen_tools(body)
     return ChatRequest(
-        body["messages"],
+        with_function_calls(body["messages"]),
         sampling_params(serving, body, **_lengths(body), logprobs=_logprobs(body)),
         tools=tools or None,
         tool_choice=tool_choice,
@@ -103,14 +112,15 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
 
 def chosen_tools(body: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:
     """The tools that may be called, and tool_choice without allowed_tools."""
-    tools, choice = body.get("tools") or [], body.get("tool_choice", "auto")
+    tools = as_functions(body.get("tools") or [])
+    choice = as_function_choice(body.get("tool_choice", "auto"))
     if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
         return tools, choice
     given = choice.get("allowed_tools")
     allowed = given.get("tools") if isinstance(given, dict) else None
-    names = [chosen_name(tool) for tool in allowed] if isinstance(allowed, list) else [None]
+    names = [chosen_name(as_function_choice(tool)) for tool in allowed] if isinstance(allowed, list) else [None]
     if not isinstance(given, dict) or None in names:
-        raise bad_request("tool_choice.allowed_tools must be an object with mode and tools of functions", "tool_choice")
+        raise bad_request("tool_choice.allowed_tools must be an object with mode and tools", "tool_choice")
     try:
         check_tools(tools)
     except ValueError as error:
@@ -158,6 +168,8 @@ class _Writer:
         self._as_ids = body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids)
         self._with_ids = body["return_token_ids"]
         self._usage = Usage()
+        self._custom = custom_names(body.get("tools") or [])
+        self._growing: dict[int, tuple[int, list[str]]] = {}  # by sample: a custom tool's call, told when it is whole
         if chat.sampling.prompt_logprobs is not None and body["stream"]:
             raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
 
@@ -206,6 +218,8 @@ class _Writer:
                             pieces.append(self._chunk([chunk], options))
                     elif isinstance(event, Ended):
                         self._usage.end(event)
+                        if calls := self._whole_input(event.index):
+                            pieces.append(self._chunk([_choice_of(event.index, {"tool_calls": calls})], options))
                         pieces.append(self._chunk([self._end(event)], options))
                     else:
                         self._usage.start(event)
@@ -246,11 +260,11 @@ class _Writer:
             delta["content"] = event.content
         if event.reasoning and self._include_reasoning:
             delta["reasoning"] = delta["reasoning_content"] = event.reasoning
-        if event.tool_calls:
-            delta["tool_calls"] = [_call_piece(call) for call in event.tool_calls]
+        if calls := [piece for call in event.tool_calls for piece in self._call_pieces(event.index, call)]:
+            delta["tool_calls"] = calls
         if not delta and self._top is None and not self._with_ids:
             return None
-        choice: dict[str, Any] = {"index": event.index, "delta": delta, "logprobs": None, "finish_reason": None}
+        choice = _choice_of(event.index, delta)
         if self._top is not None and event.logprobs is not None:
             choice["logprobs"] = {
                 "content": chat_logprobs(event.token_ids, event.logprobs, self._top, self._as_ids),
@@ -259,6 +273,26 @@ class _Writer:
         if self._with_ids:
             choice["token_ids"] = event.token_ids
         return choice
+
+    def _call_pieces(self, sample: int, call: ToolCallDelta) -> list[dict[str, Any]]:
+        """A piece of a call as it is told: of a custom tool's, its beginning and at last its input."""
+        if call.id is None:
+            if (growing := self._growing.get(sample)) is None:
+                return [{"index": call.index, "function": {"arguments": call.arguments}}]
+            growing[1].append(call.arguments)
+            return []
+        begun: dict[str, Any] = {"index": call.index, "id": call.id}
+        before = self._whole_input(sample)
+        if call.name in self._custom:
+            self._growing[sample] = (call.index, [call.arguments])
+            return [*before, {**begun, "type": "custom", "custom": {"name": call.name, "input": ""}}]
+        return [*before, {**begun, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}]
+
+    def _whole_input(self, sample: int) -> list[dict[str, Any]]:
+        """Of the custom tool's call that has ended, if there is one."""
+        if (growing := self._growing.pop(sample, None)) is None:
+            return []
+        return [{"index": growing[0], "custom": {"input": input_of("".join(growing[1]))}}]
 
     def _end(self, event: Ended) -> dict[str, Any]:
         end = {"index": event.index, "delta": {}, "logprobs": None, "finish_reason": event.finish_reason}
@@ -287,7 +321,10 @@ class _Writer:
         if reasoning and self._include_reasoning:
             message["reasoning"] = message["reasoning_content"] = reasoning
         if choice.calls:
-            message["tool_calls"] = [choice.calls[i] for i in sorted(choice.calls)]
+            calls = [choice.calls[i] for i in sorted(choice.calls)]
+            message["tool_calls"] = [
+                as_custom_call(call) if call["function"]["name"] in self._custom else call for call in calls
+            ]
         ended = choice.ended or Ended(index, "error")
         out = {
             "index": index,
@@ -303,11 +340,8 @@ class _Writer:
         return out
 
 
-def _call_piece(call: Any) -> dict[str, Any]:
-    if call.id is None:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+def _choice_of(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
 def routes(serving: Serving) -> list[Endpoint]:

@@ -1,6 +1,8 @@
 """Chat messages and tools in the OpenAPI document. What is wrong with them is told by warpjet.text.messages and
 warpjet.text.tools."""
 
+from typing import Any
+
 _TEXT_PART = {
     "type": "object",
     "required": ["type", "text"],
@@ -14,7 +16,7 @@ MESSAGES = {
         "properties": {"role": {"type": "string", "minLength": 1}, "content": _CONTENT},
     }
 }
-_FUNCTION = {
+_FUNCTION: dict[str, Any] = {
     "type": "object",
     "required": ["name"],
     "properties": {
@@ -23,10 +25,44 @@ _FUNCTION = {
         "parameters": {"type": "object"},
     },
 }
+_CUSTOM = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": _FUNCTION["properties"]["name"],
+        "description": {"type": "string"},
+        "format": {
+            "anyOf": [
+                {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text"]}}},
+                {
+                    "type": "object",
+                    "required": ["type", "grammar"],
+                    "properties": {
+                        "type": {"enum": ["grammar"]},
+                        "grammar": {
+                            "type": "object",
+                            "required": ["syntax", "definition"],
+                            "properties": {"syntax": {"enum": ["lark", "regex"]}, "definition": {"type": "string"}},
+                        },
+                    },
+                },
+            ]
+        },
+    },
+}
 TOOLS = {
     "items": {
-        "type": "object",
-        "required": ["type", "function"],
-        "properties": {"type": {"enum": ["function"]}, "function": _FUNCTION},
+        "anyOf": [
+            {
+                "type": "object",
+                "required": ["type", "function"],
+                "properties": {"type": {"enum": ["function"]}, "function": _FUNCTION},
+            },
+            {
+                "type": "object",
+                "required": ["type", "custom"],
+                "properties": {"type": {"enum": ["custom"]}, "custom": _CUSTOM},
+            },
+        ]
     }
 }

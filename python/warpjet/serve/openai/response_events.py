@@ -9,6 +9,7 @@ from typing import Any
 from warpjet.common.json_size import value_or_none
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.events import ChatEvent, Delta, Ended, Started
+from warpjet.serve.openai.custom_tools import input_of
 from warpjet.serve.openai.logprobs import chat_logprobs
 from warpjet.serve.openai.response_items import new_id, seal
 from warpjet.serve.openai.response_tools import Origin
@@ -177,22 +178,19 @@ class ResponseWriter:
         if growing.tool_index is not None:
             arguments = value_or_none(text)  # None unless all of it is there, wherever the answer ended
             item["status"] = status if arguments is None else "completed"
-            self._close_call(growing, text, arguments)
+            self._close_call(growing, text)
         else:
             item["status"] = status
             self._close_text(growing, text)
         self._emit("response.output_item.done", output_index=growing.index, item=copy.deepcopy(item))
 
-    def _close_call(self, growing: _Growing, text: str, arguments: Any) -> None:
+    def _close_call(self, growing: _Growing, text: str) -> None:
         item = growing.item
         if item["type"] == "function_call":
             item["arguments"] = text
             self._emit("response.function_call_arguments.done", **growing.place, name=item["name"], arguments=text)
             return
-        given = (
-            arguments.get("input") if isinstance(arguments, dict) else None
-        )  # a text within JSON, so it is told when that is whole
-        item["input"] = given if isinstance(given, str) else text
+        item["input"] = input_of(text)  # a text within JSON, so it is told when that is whole
         self._emit("response.custom_tool_call_input.delta", **growing.place, delta=item["input"])
         self._emit("response.custom_tool_call_input.done", **growing.place, input=item["input"])
 

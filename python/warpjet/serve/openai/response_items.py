@@ -1,13 +1,13 @@
 """Items of the Responses API: what a client sends, made uniform, and the conversation that they are."""
 
 import base64
-import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from warpjet.common.shown import shown
 from warpjet.serve.http.errors import bad_request
+from warpjet.serve.openai.custom_tools import as_arguments
 from warpjet.serve.openai.response_tools import function_name
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
@@ -200,7 +200,7 @@ def _add_to_turn(turn: dict[str, Any], texts: list[str], item: Mapping[str, Any]
         texts.append(_joined(item))
     else:
         custom = item["type"] == "custom_tool_call"
-        arguments = json.dumps({"input": item["input"]}, ensure_ascii=False) if custom else item["arguments"]
+        arguments = as_arguments(item["input"]) if custom else item["arguments"]
         function = {"name": function_name(item["name"], item.get("namespace")), "arguments": arguments}
         turn.setdefault("tool_calls", []).append({"id": item["call_id"], "type": "function", "function": function})
 

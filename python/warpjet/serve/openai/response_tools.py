@@ -7,6 +7,7 @@ from typing import Any
 from warpjet.common.shown import shown
 from warpjet.serve.http.errors import bad_request
 from warpjet.serve.http.schema import Field, Schema
+from warpjet.serve.openai.custom_tools import PARAMETERS, format_text
 from warpjet.serve.parts import SkippedTools, check_count, only_allowed, parse_part
 
 _Key = tuple[str | None, str | None]  # a name and a namespace
@@ -48,12 +49,6 @@ _NAMESPACE = Schema(
         Field("tools", "objects", "functions and custom tools", required=True),
     ],
 )
-_INPUT = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +110,9 @@ def _add(
     function: dict[str, Any] = {"name": function_name(origin.name, origin.namespace)}
     function |= {key: known[key] for key in _FUNCTION_KEYS if key in known}
     if origin.custom:
-        function["parameters"] = _INPUT
-    parts = [space.get("description") if space else None, known.get("description"), _format(known, where)]
+        function["parameters"] = PARAMETERS
+    told = format_text(known.get("format"), where)
+    parts = [space.get("description") if space else None, known.get("description"), told]
     if description := "\n".join(filter(None, parts)):
         function["description"] = description
     offer.functions.append({"type": "function", "function": function})
@@ -130,17 +126,6 @@ def _flat(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     if tool.get("type") != "function" or "name" in tool or not isinstance(inner, Mapping):
         return tool
     return {**{key: value for key, value in tool.items() if key != "function"}, **inner, "type": "function"}
-
-
-def _format(tool: Mapping[str, Any], where: str) -> str | None:
-    """What the model is told of a custom tool's input."""
-    form = tool.get("format") or {"type": "text"}
-    if form.get("type") == "text":
-        return None
-    syntax, definition = form.get("syntax"), form.get("definition")
-    if form.get("type") != "grammar" or syntax not in ("lark", "regex") or not isinstance(definition, str):
-        raise bad_request(f"{where}.format must be text, or a grammar with syntax (lark, regex) and definition", where)
-    return f"The input follows this {syntax} grammar:\n{definition}"
 
 
 def _choose(offer: Offer, choice: Any) -> None:
