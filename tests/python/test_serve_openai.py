@@ -218,6 +218,8 @@ def test_a_call_of_a_custom_tool_is_history_as_its_function_s(canary: Server) ->
         for call in (custom, function)
     ]
     assert told[0] == told[1]
+    messages = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [custom]}, result]
+    assert canary.post("/tokenize", {"messages": messages, "tools": [PATCH]}).json()["tokens"] == told[0]
 
 
 @pytest.mark.parametrize(

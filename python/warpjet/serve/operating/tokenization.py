@@ -7,6 +7,7 @@ from warpjet.serve.events import ChatRequest, CompletionRequest
 from warpjet.serve.http.errors import bad_request
 from warpjet.serve.http.exchange import HttpRequest, Response, json_in_pieces, json_response
 from warpjet.serve.http.schema import Endpoint, Field, Schema
+from warpjet.serve.openai.custom_tools import as_functions, with_function_calls
 from warpjet.serve.openai.messages import MESSAGES, TOOLS
 from warpjet.serve.serving import Serving
 
@@ -52,9 +53,9 @@ async def _tokenize(serving: Serving, request: HttpRequest) -> Response:
     else:
         continued = body["continue_final_message"]
         chat = ChatRequest(
-            body["messages"],
+            with_function_calls(body["messages"]),
             _ANY,
-            tools=body.get("tools"),
+            tools=as_functions(body.get("tools") or []) or None,
             add_special_tokens=body.get("add_special_tokens", False),
             add_generation_prompt=body.get("add_generation_prompt", not continued),
             continue_final_message=continued,
