@@ -4,9 +4,7 @@ python bench/compare.py [--model DIR] [--output FILE]      needs torch and trans
 """
 
 import argparse
-import datetime
 import json
-import os
 import random
 import statistics
 import time
@@ -17,7 +15,7 @@ import torch
 import transformers
 
 import warpjet
-from warpjet.common.machine import cpu_name
+from warpjet.bench.records import circumstances, write_record
 
 TINY = Path(warpjet.__file__).parent / "models" / "tiny"
 
@@ -64,8 +62,9 @@ def main() -> None:
     with torch.no_grad():
         rates["transformers"] = median_rate(theirs, args.repeats)
 
-    record = {
+    record = circumstances() | {
         "bench": "compare",
+        "command": "python bench/compare.py",
         "model": args.model.name,
         "workload": {"requests": 1, "input_len": args.input_len, "output_len": args.output_len},
         "results": {f"{name}_tokens_per_s": round(rate, 1) for name, rate in rates.items()}
@@ -75,15 +74,10 @@ def main() -> None:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "device": "cpu",
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "command": "python bench/compare.py",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     print(json.dumps(record))
     if args.output:
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(args.output, record)
 
 
 if __name__ == "__main__":

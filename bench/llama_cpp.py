@@ -7,7 +7,6 @@ in a process of its own, warms up and is timed; the other one is not there meanw
 its server reports, without HTTP and JSON; ours are those of generate() by the wall clock. Medians over rounds."""
 
 import argparse
-import datetime
 import json
 import multiprocessing
 import os
@@ -16,7 +15,7 @@ import statistics
 import time
 from pathlib import Path
 
-from warpjet.common.machine import cpu_name
+from warpjet.bench.records import circumstances, write_record
 
 
 def prompt(length: int, vocab: int) -> list[int]:
@@ -96,23 +95,19 @@ def main() -> None:
 
     import warpjet
 
-    record = {
+    record = circumstances() | {
         "bench": "llama_cpp",
+        "command": f"python bench/llama_cpp.py {args.model.name} {args.gguf.name} --rounds {args.rounds}",
         "model": args.model.name,
         "gguf": args.gguf.name,
         "workload": {"requests": 1, "input_len": args.input_len, "output_len": args.output_len},
         "results": results,
         "versions": {"warpjet": warpjet.__version__, "xllamacpp": xllamacpp.__version__},
-        "device": "cpu",
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
         "threads": args.threads,
-        "command": f"python bench/llama_cpp.py {args.model.name} {args.gguf.name} --rounds {args.rounds}",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     print(json.dumps(record))
     if args.output:
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(args.output, record)
 
 
 if __name__ == "__main__":

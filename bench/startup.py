@@ -4,9 +4,7 @@ python bench/startup.py [--install] [--output FILE]      --install times `pip in
 """
 
 import argparse
-import datetime
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -14,8 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import warpjet
-from warpjet.common.machine import cpu_name
+from warpjet.bench.records import circumstances, write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 OPEN = "import time, warpjet; t = time.perf_counter(); warpjet.LLM(); print(time.perf_counter() - t)"
@@ -52,19 +49,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             wall(python, "-m", "venv", folder)
             results["install_s"] = wall(f"{folder}/bin/pip", "install", str(ROOT))
-    record = {
+    record = circumstances() | {
         "bench": "startup",
-        "results": {name: round(value, 4) for name, value in results.items()},
-        "version": warpjet.__version__,
-        "device": "cpu",
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
         "command": "python bench/startup.py" + (" --install" if args.install else ""),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "results": {name: round(value, 4) for name, value in results.items()},
     }
     print(json.dumps(record))
     if args.output:
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(args.output, record)
 
 
 if __name__ == "__main__":

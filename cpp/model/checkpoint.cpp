@@ -60,41 +60,38 @@ void untie_if_head_differs(const SafeTensors& tensors, ModelSpec& spec) {
   spec.tied_head = false;
 }
 
-void check_part(const WeightSlot& slot, std::size_t part, const SafeTensors& tensors, const std::string& source) {
-  const std::string& name = slot.parts[part].name;
+void check_part(const WeightSlot& slot, const WeightSlot::Part& part, const SafeTensors& tensors,
+                const std::string& source) {
+  const std::string& name = part.name;
   const TensorEntry* entry = tensors.find(name);
   WJ_REQUIRE(entry != nullptr, corrupt, source, ": tensor ", quote(name), " is missing");
   Shape expected = slot.shape;
-  expected[0] = slot.parts[part].rows;
+  expected[0] = part.rows;
   WJ_REQUIRE(entry->shape == expected, corrupt, source, ": tensor ", quote(name), " has shape ",
              entry->shape.to_string(), ", but config.json asks for ", expected.to_string());
-  if (!slot.source.scaled()) {
+  if (!part.source.scaled()) {
     WJ_REQUIRE(is_float(entry->dtype), unsupported, source, ": tensor ", quote(name), " is ", to_string(entry->dtype),
                "; supported are f32, f16 and bf16");
     return;
   }
-  WJ_REQUIRE(entry->dtype == slot.source.element, corrupt, source, ": tensor ", quote(name), " is ",
-             to_string(entry->dtype), ", but it has scales of ", to_string(slot.source));
-  const TensorEntry* scales = tensors.find(slot.scale_name(part));
-  const Shape blocks = slot.source.scale_shape(expected);
+  WJ_REQUIRE(entry->dtype == part.source.element, corrupt, source, ": tensor ", quote(name), " is ",
+             to_string(entry->dtype), ", but it has scales of ", to_string(part.source));
+  const TensorEntry* scales = tensors.find(part.scales);
+  const Shape blocks = part.source.scale_shape(expected);
   WJ_REQUIRE(scales->shape == blocks && is_float(scales->dtype), corrupt, source, ": tensor ", quote(scales->name),
              " is ", to_string(scales->dtype), " ", scales->shape.to_string(), ", expected floats ",
              blocks.to_string());
-  WJ_REQUIRE(part + 1 == slot.parts.size() || expected[0] % slot.source.block_rows == 0, unsupported, source,
-             ": tensor ", quote(name), " has ", expected[0], " rows, which are not whole blocks of ",
-             slot.source.block_rows, " and cannot be stacked; load it with dtype=bfloat16");
 }
 
-// A matrix is quantised if the scales of all of its parts are there.
-void find_scales(WeightSlot& slot, const QuantisedSource& from, const SafeTensors& tensors, const std::string& source) {
+// A part of a matrix is quantised if its scales are there.
+void find_scales(WeightSlot& slot, const QuantisedSource& from, const SafeTensors& tensors) {
   if (slot.role != Role::matrix) return;
-  slot.scale_suffix = from.scale_suffix;
-  std::size_t found = 0;
-  for (std::size_t part = 0; part < slot.parts.size(); ++part) found += tensors.find(slot.scale_name(part)) != nullptr;
-  if (found == 0) return;
-  WJ_REQUIRE(found == slot.parts.size(), unsupported, source, ": ", slot.name, ": ", found, " of ", slot.parts.size(),
-             " tensors that are used as one have scales; load it with other weights");
-  slot.source = from.format;
+  for (WeightSlot::Part& part : slot.parts) {
+    const std::string scales = part.name + std::string(from.scale_suffix);
+    if (tensors.find(scales) == nullptr) continue;
+    part.source = from.format;
+    part.scales = scales;
+  }
 }
 
 // A tensor that no slot reads would change the result if it were meant to be used.
@@ -123,11 +120,11 @@ Checkpoint Checkpoint::open(const fs::path& directory, std::string_view override
   const std::string source = directory.string();
   std::set<std::string_view> used;
   for (WeightSlot& slot : out.slots) {
-    if (config.quantised()) find_scales(slot, *config.quantised(), out.tensors, source);
-    for (std::size_t part = 0; part < slot.parts.size(); ++part) {
+    if (config.quantised()) find_scales(slot, *config.quantised(), out.tensors);
+    for (const WeightSlot::Part& part : slot.parts) {
       check_part(slot, part, out.tensors, source);
-      used.insert(out.tensors.find(slot.parts[part].name)->name);
-      if (slot.source.scaled()) used.insert(out.tensors.find(slot.scale_name(part))->name);
+      used.insert(out.tensors.find(part.name)->name);
+      if (part.source.scaled()) used.insert(out.tensors.find(part.scales)->name);
     }
   }
   check_left_over(used, out.tensors, source);
@@ -144,7 +141,8 @@ Checkpoint Checkpoint::without_weights(const fs::path& directory, std::string_vi
   out.scheme = config.quantised() ? config.quantised()->scheme : scheme_for(out.dtype).name;
   out.slots = find_family(out.spec.architecture).slots(out.spec);
   for (WeightSlot& slot : out.slots) {
-    if (config.quantised() && slot.role == Role::matrix) slot.source = config.quantised()->format;
+    if (!config.quantised() || slot.role != Role::matrix) continue;
+    for (WeightSlot::Part& part : slot.parts) part.source = config.quantised()->format;
   }
   return out;
 }

@@ -93,21 +93,16 @@ struct WeightSlot {
     std::string name;  // in our words, "layers.3.q.weight"; in the checkpoint's once named (names.cpp)
     std::int64_t rows = 0;
     PartOp op = PartOp::copy;
+    Format source = {};       // in the checkpoint: the quantised format, or any plain one
+    std::string scales = {};  // the tensor with the scales of a quantised part
   };
   std::vector<Part> parts;  // stacked along axis 0 in this order
-  Format source = {};       // in the checkpoint: plain, or the quantised one of all of its parts
-  std::string_view scale_suffix = {};
 
-  // The tensor with the scales of a quantised part.
-  std::string scale_name(std::size_t part) const { return parts[part].name + std::string(scale_suffix); }
-
-  // What it is stored as under a scheme: quantised if it comes so. A gain of one plus what the checkpoint holds keeps
-  // fp32, since the sum of one and a bf16 is none.
-  Format format(const Scheme& scheme) const {
-    if (parts.front().op == PartOp::add_one) return DType::f32;
-    const Format wanted = scheme.format(role);
-    return wanted.scaled() && !source.scaled() ? Format(scheme.activation) : wanted;
-  }
+  // Whether its parts are stored in this scaled format and can be stacked in it: all but the last are whole blocks.
+  bool comes_as(const Format& format) const;
+  // What it is stored as under a scheme: quantised if it comes so. A gain of one plus the tensor of the checkpoint
+  // keeps fp32, since the sum of one and a bf16 is no bf16.
+  Format format(const Scheme& scheme) const;
 };
 
 // Where quantised checkpoints of one kind keep what; quantised.cpp has THE TABLE of them.

@@ -18,10 +18,9 @@ QuantisedSource read_fp8(HfConfig& config) {
   WJ_REQUIRE(block != nullptr, unsupported, config.source(),
              ": weight_block_size: missing: fp8 with one scale a tensor is not supported; use the bf16 weights");
   const Format format = find_scheme("fp8_block").weight;
-  WJ_REQUIRE(block->dump() == cat("[", format.block_rows, ",", format.block_columns, "]") ||
-                 block->dump() == cat("[", format.block_rows, ", ", format.block_columns, "]"),
-             unsupported, config.source(), ": weight_block_size: only [", format.block_rows, ", ", format.block_columns,
-             "] is supported, got ", block->dump());
+  const Json supported(Json::Array{format.block_rows, format.block_columns});
+  WJ_REQUIRE(block->dump() == supported.dump(), unsupported, config.source(), ": weight_block_size: only ",
+             supported.dump(), " is supported, got ", block->dump());
   const std::string fmt = config.text_or("fmt", "e4m3"), activations = config.text_or("activation_scheme", "dynamic");
   WJ_REQUIRE(fmt == "e4m3", unsupported, config.source(), ": fmt: only e4m3 is supported, got ", quote(fmt));
   WJ_REQUIRE(activations == "dynamic", unsupported, config.source(),

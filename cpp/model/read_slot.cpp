@@ -77,15 +77,15 @@ void decode(const TensorEntry& entry, const TensorEntry& scales, const Format& f
 }
 
 // Codes and scales of a slot as they are, but for the scales' type.
-void copy_quantised(const WeightSlot& slot, const SafeTensors& tensors, const PieceSink& sink) {
+void copy_quantised(const WeightSlot& slot, const SafeTensors& tensors, const Format& format, const PieceSink& sink) {
   for (const WeightSlot::Part& part : slot.parts) {
     const TensorEntry& entry = find(tensors, part.name, slot);
     for_each_piece(entry, kCopyPiece, [&](std::int64_t, const std::vector<std::byte>& bytes) { sink(bytes); });
   }
-  const std::int64_t gap = slot.source.scale_offset(slot.shape) - slot.source.code_bytes(slot.shape);
+  const std::int64_t gap = format.scale_offset(slot.shape) - format.code_bytes(slot.shape);
   if (gap > 0) sink(std::vector<std::byte>(static_cast<std::size_t>(gap)));
-  for (std::size_t part = 0; part < slot.parts.size(); ++part) {
-    const std::vector<float> scales = read_floats(find(tensors, slot.scale_name(part), slot));
+  for (const WeightSlot::Part& part : slot.parts) {
+    const std::vector<float> scales = read_floats(find(tensors, part.scales, slot));
     sink(std::as_bytes(std::span(scales)));
   }
 }
@@ -94,15 +94,15 @@ void copy_quantised(const WeightSlot& slot, const SafeTensors& tensors, const Pi
 
 void read_slot(const WeightSlot& slot, const SafeTensors& tensors, const Format& format, const PieceSink& sink) {
   if (format.scaled()) {
-    WJ_CHECK(format == slot.source, slot.name, " is ", to_string(slot.source), ", not ", to_string(format));
-    return copy_quantised(slot, tensors, sink);
+    WJ_CHECK(slot.comes_as(format), slot.name, " cannot be stacked as ", to_string(format));
+    return copy_quantised(slot, tensors, format, sink);
   }
-  for (std::size_t i = 0; i < slot.parts.size(); ++i) {
-    const TensorEntry& entry = find(tensors, slot.parts[i].name, slot);
-    if (slot.source.scaled())
-      decode(entry, find(tensors, slot.scale_name(i), slot), slot.source, format.element, sink);
+  for (const WeightSlot::Part& part : slot.parts) {
+    const TensorEntry& entry = find(tensors, part.name, slot);
+    if (part.source.scaled())
+      decode(entry, find(tensors, part.scales, slot), part.source, format.element, sink);
     else
-      read_plain(entry, slot.parts[i].op, format.element, sink);
+      read_plain(entry, part.op, format.element, sink);
   }
 }
 

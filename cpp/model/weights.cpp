@@ -50,11 +50,14 @@ class Walk {
                       .role = Role::table,
                       .split = Split::vocabulary,
                       .shape = {spec_.vocab_size, spec_.hidden_size},
-                      .parts = {{name + ".weight", spec_.vocab_size}}});
+                      .parts = {{.name = name + ".weight", .rows = spec_.vocab_size}}});
   }
   void gain(const std::string& name, std::int64_t width) {
-    slots_.push_back(
-        {.name = name, .role = Role::gain, .split = {}, .shape = {width}, .parts = {{name + ".weight", width}}});
+    slots_.push_back({.name = name,
+                      .role = Role::gain,
+                      .split = {},
+                      .shape = {width},
+                      .parts = {{.name = name + ".weight", .rows = width}}});
   }
   // A projection made of parts stacked row-wise, then its bias if it has one. What ranks share by columns they add up,
   // so that every one of them has the bias.
@@ -68,8 +71,8 @@ class Walk {
     std::int64_t rows = 0;
     for (const Part& part : parts) {
       rows += part.rows;
-      weight.parts.push_back({part.name + ".weight", part.rows});
-      biases.parts.push_back({part.name + ".bias", part.rows});
+      weight.parts.push_back({.name = part.name + ".weight", .rows = part.rows});
+      biases.parts.push_back({.name = part.name + ".bias", .rows = part.rows});
     }
     weight.shape = {rows, columns};
     biases.shape = {rows};
@@ -123,6 +126,20 @@ const NameRow& find_row(std::string_view ours, std::span<const NameRow> family) 
 }
 
 }  // namespace
+
+bool WeightSlot::comes_as(const Format& format) const {
+  for (const Part& part : parts) {
+    const bool whole = &part == &parts.back() || part.rows % format.block_rows == 0;
+    if (part.source != format || !whole) return false;
+  }
+  return true;
+}
+
+Format WeightSlot::format(const Scheme& scheme) const {
+  if (parts.front().op == PartOp::add_one) return DType::f32;
+  const Format wanted = scheme.format(role);
+  return wanted.scaled() && !comes_as(wanted) ? Format(scheme.activation) : wanted;
+}
 
 std::vector<WeightSlot> weight_slots(const ModelSpec& spec) {
   return Walk(spec).slots();

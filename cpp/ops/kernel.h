@@ -13,9 +13,6 @@
 
 namespace warpjet {
 
-// How a weight matrix lies in memory; what packing must produce for a kernel that reads it.
-enum class WeightLayout : std::uint8_t { row_major };
-
 inline double type_bytes(const Format& format) {
   return format.bytes_per_value();
 }
@@ -24,7 +21,6 @@ template <class Op>
 struct Kernel {
   std::string_view name;          // stable for ever: written into engine files
   int sm_min = 0, sm_max = 9999;  // runs on sm_min <= sm < sm_max; 0 is the CPU
-  WeightLayout layout = WeightLayout::row_major;
   bool (*supports)(const typename Op::Problem&) = nullptr;
   // Bytes of Args::workspace that it needs, for this problem or any with fewer rows; null: none. The memory is zero
   // when it is given for the first time; a kernel that counts in it leaves zeros. Kernels of one stream share it.

@@ -10,33 +10,19 @@
 namespace warpjet {
 namespace {
 
-// One format: how an element is decoded to and encoded from fp32.
-struct F32 {
-  using Bits = float;
-  static float decode(Bits bits) { return bits; }
-  static Bits encode(float value) { return value; }
+// An element type: how its bits are decoded to and encoded from fp32.
+template <class BitsOf, auto kDecode, auto kEncode>
+struct Codec {
+  using Bits = BitsOf;
+  static float decode(Bits bits) { return kDecode(bits); }
+  static Bits encode(float value) { return kEncode(value); }
 };
-struct F16 {
-  using Bits = std::uint16_t;
-  static float decode(Bits bits) { return f16_to_f32(bits); }
-  static Bits encode(float value) { return f32_to_f16(value); }
-};
-struct BF16 {
-  using Bits = std::uint16_t;
-  static float decode(Bits bits) { return bf16_to_f32(bits); }
-  static Bits encode(float value) { return f32_to_bf16(value); }
-};
-
-struct F8E4M3 {
-  using Bits = std::uint8_t;
-  static float decode(Bits bits) { return f8_e4m3_to_f32(bits); }
-  static Bits encode(float value) { return f32_to_f8_e4m3(value); }
-};
-struct F8E5M2 {
-  using Bits = std::uint8_t;
-  static float decode(Bits bits) { return f8_e5m2_to_f32(bits); }
-  static Bits encode(float value) { return f32_to_f8_e5m2(value); }
-};
+constexpr auto kSame = [](float value) { return value; };
+using F32 = Codec<float, kSame, kSame>;
+using F16 = Codec<std::uint16_t, f16_to_f32, f32_to_f16>;
+using BF16 = Codec<std::uint16_t, bf16_to_f32, f32_to_bf16>;
+using F8E4M3 = Codec<std::uint8_t, f8_e4m3_to_f32, f32_to_f8_e4m3>;
+using F8E5M2 = Codec<std::uint8_t, f8_e5m2_to_f32, f32_to_f8_e5m2>;
 
 // Calls visit with the codec of a type; throws unsupported when there is none.
 template <class Visit>
