@@ -106,13 +106,23 @@ def page(chromium: Any, server: Server) -> Iterator[Page]:
 ANSWER = "return document.querySelector('.message.model > .body')?.textContent || ''"
 
 
-# What an answer says reaches the page in as many pieces as the server sent, each after the one before it was shown.
+# What an answer says reaches the page in pieces of a few characters, however much a busy server sent together, each
+# after the one before it was shown.
 PIECE_BY_PIECE = """const real = window.fetch, text = new TextEncoder();
 const frame = () => new Promise(requestAnimationFrame);
+const small = (event) => {
+  const chunk = event.startsWith('data: {') ? JSON.parse(event.slice(6)) : {};
+  const [choice] = chunk.choices ?? [];
+  if (!choice?.delta.content) return [event];
+  return choice.delta.content.match(/[^]{1,8}/gu).map((content) => {
+    const choices = [{...choice, delta: {...choice.delta, content}}];
+    return `data: ${JSON.stringify({...chunk, choices})}\\n\\n`;
+  });
+};
 window.fetch = async (path, options) => {
   const answer = await real(path, options);
   if (!path.endsWith('completions')) return answer;
-  const pieces = (await answer.text()).split(/(?<=\\n\\n)/);
+  const pieces = (await answer.text()).split(/(?<=\\n\\n)/).flatMap(small);
   return new Response(new ReadableStream({async pull(stream) {
     stream.enqueue(text.encode(pieces.shift()));
     if (!pieces.length) stream.close();
