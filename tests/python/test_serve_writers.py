@@ -16,6 +16,7 @@ from warpjet.requests.outputs import CompletionOutput, Logprob, RequestOutput
 from warpjet.serve.anthropic.events import MessageWriter
 from warpjet.serve.events import ChatEvent, ChatRequest, Delta, Ended, Started
 from warpjet.serve.http.errors import ServeError
+from warpjet.serve.openai.logprobs import LegacyLogprobs, prompt_logprobs
 from warpjet.serve.openai.response_events import ResponseWriter
 from warpjet.serve.openai.response_items import parse_items, to_messages
 from warpjet.serve.openai.response_store import ResponseStore, StoredResponse
@@ -306,6 +307,38 @@ def test_a_tenant_may_run_only_so_many_in_the_background() -> None:
     with pytest.raises(ServeError):
         store.put("you", StoredResponse({"id": "x", "status": "queued"}, b"", request_bytes=1))
     store.put("me", stored("done"))
+
+
+def test_log_probabilities_of_a_prompt_are_written_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warpjet.serve.openai.logprobs._SLICE", 60)
+    written: list[float] = []
+
+    class Seen(Logprob):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "logprob":
+                written.append(0.0)
+            return super().__getattribute__(name)
+
+    ids = [5] * 200
+    entries = [None, *({5: Seen(-1.0, 2, "a"), 6: Seen(-0.5, 1, "b"), 7: Seen(-2.0, 3, "c")} for _ in ids[1:])]
+    tokenizer: Any = SimpleNamespace(
+        text_offsets=lambda *_: SimpleNamespace(push=lambda token: 0), special_text=lambda _: None, piece=lambda _: "a"
+    )
+
+    async def most(writing: Any) -> tuple[int, Any]:
+        task, longest = asyncio.create_task(writing), 0
+        while not task.done():
+            before = len(written)
+            await asyncio.sleep(0)
+            longest = max(longest, len(written) - before)
+        return longest, await task
+
+    longest, rows = asyncio.run(most(prompt_logprobs(entries)))
+    assert len(rows) == 200 and rows[0] is None and rows[1]["6"]["logprob"] == -0.5 and longest <= 63
+    legacy = LegacyLogprobs(tokenizer, False, ids)
+    longest, told = asyncio.run(most(legacy.write_prompt(entries, 2)))
+    assert told["token_logprobs"] == [None] + [-1.0] * 199 and len(told["text_offset"]) == 200
+    assert told["top_logprobs"][1] == {"b": -0.5, "a": -1.0} and longest <= 63
 
 
 def test_many_samples_are_parsed_in_several_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,10 +193,8 @@ class _Writer:
             **self._head("chat.completion"),
             "choices": [self._choice(index, choices[index]) for index in sorted(choices)],
             "usage": self._usage.to_dict(),
-            "prompt_logprobs": prompt_logprobs(started.prompt_logprobs)
-            if started and started.prompt_logprobs
-            else None,
-            **({"prompt_token_ids": started.prompt_token_ids} if started and self._with_ids else {}),
+            "prompt_logprobs": await prompt_logprobs(started.prompt_logprobs),
+            **({"prompt_token_ids": started.prompt_token_ids} if self._with_ids else {}),
         }
 
     async def stream(

@@ -149,7 +149,7 @@ class _Writer:
                 legacy = LegacyLogprobs(self._serving.tokenizer, self._as_ids, event.prompt_token_ids, text, skips)
                 if head is None:
                     rows = event.prompt_logprobs if echo else None
-                    head = legacy.write([], [], 0) if rows is None else legacy.write_prompt(rows, self._top)
+                    head = legacy.write([], [], 0) if rows is None else await legacy.write_prompt(rows, self._top)
                 choice.legacy = legacy
                 choice.add(head)
             yield choice
@@ -160,8 +160,9 @@ class _Writer:
         choices: list[dict[str, Any]] = []
         for request, (started, samples) in zip(self._requests, answers, strict=True):
             self._serving.require_alive(sample.ended for sample in samples)
+            rows = await prompt_logprobs(started.prompt_logprobs) if "prompt_logprobs" in self._body else None
             for sample in _best(samples, self._wanted) if self._wanted < request.sampling.n else samples:
-                choices.append(self._whole_choice(len(choices), started, sample))
+                choices.append(self._whole_choice(len(choices), started, sample, rows))
         return {**self._head(), "choices": choices, "usage": self._usage.to_dict()}
 
     async def stream(self, options: StreamOptions) -> AsyncGenerator[bytes, None]:
@@ -254,7 +255,7 @@ class _Writer:
         assert started is not None
         return started, samples
 
-    def _whole_choice(self, index: int, started: Started, sample: _Choice) -> dict[str, Any]:
+    def _whole_choice(self, index: int, started: Started, sample: _Choice, rows: Any) -> dict[str, Any]:
         ended = sample.ended or Ended(index, "error")
         out: dict[str, Any] = {
             "index": index,
@@ -262,10 +263,8 @@ class _Writer:
             "logprobs": None if sample.legacy is None else sample.logprobs,
             "finish_reason": ended.finish_reason,
             "stop_reason": ended.stop_reason,
-            "prompt_logprobs": None,
+            "prompt_logprobs": rows,
         }
-        if "prompt_logprobs" in self._body:
-            out["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs)
         if self._with_ids:
             out |= {"token_ids": sample.token_ids, "prompt_token_ids": started.prompt_token_ids}
         if ended.error:

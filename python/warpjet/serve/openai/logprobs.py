@@ -1,5 +1,6 @@
 """Log-probabilities as OpenAI's two APIs write them."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from warpjet.requests.outputs import Logprob
 from warpjet.text.tokenizer import Tokenizer
 
 _LOWEST = -9999.0  # in JSON there is no -inf
+_SLICE = 2048  # log-probabilities of a prompt that are written in one turn of the event loop
 
 Entries = Sequence[dict[int, Logprob]]
 OptionalEntries = Sequence[dict[int, Logprob] | None]
@@ -59,11 +61,18 @@ class LegacyLogprobs:
         self._echoed = echoed or ""
         self._offsets = tokenizer.text_offsets(skip_special_tokens, prompt)
 
-    def write_prompt(self, logprobs: OptionalEntries, top: int) -> dict[str, Any]:
+    async def write_prompt(self, logprobs: OptionalEntries, top: int) -> dict[str, list[Any]]:
         """The echoed prompt. An entry that is None is the first token, which has no probability."""
-        return self._write(self._prompt, logprobs, top, self._prompt_offsets())
+        offsets, out = self._prompt_offsets(), self._write([], [], top, [])
+        rows = max(_SLICE // (1 + max(top, 0)), 1)
+        for at in range(0, len(self._prompt), rows):
+            part = slice(at, at + rows)
+            for name, values in self._write(self._prompt[part], logprobs[part], top, offsets[part]).items():
+                out[name] += values
+            await asyncio.sleep(0)
+        return out
 
-    def write(self, token_ids: Sequence[int], logprobs: Entries, top: int) -> dict[str, Any]:
+    def write(self, token_ids: Sequence[int], logprobs: Entries, top: int) -> dict[str, list[Any]]:
         """A piece of the completion."""
         begin = len(self._echoed)
         return self._write(token_ids, logprobs, top, [begin + self._offsets.push(token) for token in token_ids])
@@ -81,7 +90,7 @@ class LegacyLogprobs:
 
     def _write(
         self, token_ids: Sequence[int], logprobs: OptionalEntries, top: int, offsets: list[int]
-    ) -> dict[str, Any]:
+    ) -> dict[str, list[Any]]:
         tokens: list[str] = []
         values: list[float | None] = []
         tops: list[dict[str, float] | None] = []
@@ -98,16 +107,20 @@ class LegacyLogprobs:
         return {token_text(i, entry, self._as_ids): max(entry.logprob, _LOWEST) for i, entry in chosen.items()}
 
 
-def prompt_logprobs(entries: Sequence[dict[int, Logprob] | None] | None) -> list[dict[str, Any] | None] | None:
+async def prompt_logprobs(entries: OptionalEntries | None) -> list[dict[str, Any] | None] | None:
     """The prompt's log-probabilities by token id."""
     if entries is None:
         return None
-    return [
-        None
-        if row is None
-        else {
-            str(token): {"logprob": max(e.logprob, _LOWEST), "rank": e.rank, "decoded_token": e.decoded_token}
-            for token, e in row.items()
-        }
-        for row in entries
-    ]
+    out: list[dict[str, Any] | None] = []
+    work = 0
+    for row in entries:
+        out.append(None if row is None else {str(token): _prompt_entry(entry) for token, entry in row.items()})
+        work += len(row or ())
+        if work >= _SLICE:
+            work = 0
+            await asyncio.sleep(0)
+    return out
+
+
+def _prompt_entry(entry: Logprob) -> dict[str, Any]:
+    return {"logprob": max(entry.logprob, _LOWEST), "rank": entry.rank, "decoded_token": entry.decoded_token}
