@@ -154,15 +154,19 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         *,
         lora_request: None = None,
+        streaming: bool | None = None,
         priority: int = 0,
     ) -> Generation:
         """Submits one prompt and returns at once, with a handle: result(timeout), await, or iteration by the request's
-        output_kind. Raises as generate(), and QueueFullError when the engine takes no more at the moment."""
+        output_kind; streaming: whether that gives outputs as they come, or the last alone. Raises as generate(), and
+        QueueFullError when the engine takes no more at the moment."""
         _require_none(lora_request=lora_request)
         prompts = self._session.prepare(prompt)
         if len(prompts) != 1:
             raise ValueError("generate_async() takes one prompt; call it once for each")
         params = self._session.default_params if sampling_params is None else sampling_params
+        if streaming is not None and streaming == (params.output_kind == "final_only"):
+            params = params.replace(output_kind="cumulative" if streaming else "final_only")
         return self._background.submit(prompts[0], params, priority)
 
     def enqueue(
@@ -313,10 +317,15 @@ class LLM:
     def _collect(self, batch: Requests[Answer], use_tqdm: bool) -> list[Answer]:
         """Runs all and returns the final outputs in order, with a progress bar if it takes more than a second."""
         done: dict[int, Answer] = {}
+        tokens = 0
         total = len(batch.request_ids)
         with contextlib.closing(batch.run()) as stream, _progress_bar(total, use_tqdm) as bar:
             for index, output in stream:
                 done[index] = output
+                tokens += _tokens_of(output)
+                if not bar.disable:
+                    seconds = max(bar.format_dict["elapsed"], 1e-3)
+                    bar.set_postfix_str(f"{tokens / seconds:.0f} tok/s", refresh=False)
                 bar.update()
         return [done[index] for index in range(total)]
 
@@ -330,6 +339,13 @@ def _require_none(**values: object) -> None:
     for name, value in values.items():
         if value is not None:
             raise NotImplementedError(f"{name} is not supported, only None")
+
+
+def _tokens_of(answer: Any) -> int:
+    """Those that the engine made, or read of a prompt to be embedded."""
+    if isinstance(answer, RequestOutput):
+        return sum(len(completion.token_ids) for completion in answer.outputs)
+    return len(answer.prompt_token_ids)
 
 
 def _progress_bar(total: int, wanted: bool) -> Any:

@@ -52,6 +52,19 @@ def test_a_handle_is_a_stream_by_the_output_kind(llm: LLM, expected: list[int], 
     assert handle.result(0).outputs[0].token_ids == expected
 
 
+def test_streaming_says_whether_iteration_gives_more_than_the_last_output(llm: LLM, expected: list[int]) -> None:
+    def lengths(kind: str, streaming: bool | None) -> list[int]:
+        handle = llm.generate_async(PROMPT, GREEDY.replace(output_kind=kind), streaming=streaming)
+        outputs = list(handle)
+        assert handle.result(PATIENCE_S).outputs[0].token_ids == expected
+        return [len(output.outputs[0].token_ids) for output in outputs]
+
+    for kind in ("cumulative", "delta", "final_only"):
+        assert lengths(kind, False) == [24]
+    assert lengths("final_only", True)[-1] == lengths("cumulative", True)[-1] == 24
+    assert sum(lengths("delta", True)) == 24
+
+
 def test_a_handle_can_be_awaited_and_iterated_in_an_event_loop(llm: LLM, expected: list[int]) -> None:
     async def run() -> None:
         handles = [llm.generate_async(PROMPT, GREEDY.replace(output_kind="delta")) for _ in range(4)]

@@ -1,8 +1,11 @@
 """LLM: prompts in every form, order, streaming, cancelling, lifetime, and what its constructor takes."""
 
 import copy
+import functools
+import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 from checkpoints import TINY, copy_tiny, write_checkpoint
+from tqdm import tqdm
 from waiting import PATIENCE_S, until
 
 import warpjet
@@ -134,6 +138,16 @@ def test_cache_salts_keep_prefixes_apart(llm: LLM) -> None:
     assert cached(cache_salt="b") == 0
     assert cached() == 0
     assert cached(cache_salt="a") > 0
+
+
+def test_the_progress_bar_tells_tokens_a_second(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    bar = functools.partial(tqdm, file=said)
+    monkeypatch.setattr("warpjet.llm._progress_bar", lambda total, wanted: bar(total=total, disable=not wanted))
+    llm.generate([STORY] * 3, GREEDY)
+    assert re.search(r"3/3 .*, \d+ tok/s\]", said.getvalue()), said.getvalue()
+    llm.embed([STORY])
+    llm.generate(STORY, GREEDY, use_tqdm=False)
 
 
 def test_streams_tell_requests_apart(llm: LLM) -> None:
