@@ -3,21 +3,19 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn, Self, Unpack
+from typing import Any, Unpack
 
-from warpjet._native import Engine, ModelInfo, Output, OutputQueue, PoolingParams, SamplingParams
+from warpjet._native import Engine, Output, OutputQueue, PoolingParams, SamplingParams
 from warpjet.requests.assembly import Assembly
 from warpjet.requests.batch import Answer, Collector
+from warpjet.requests.chat_call import AnswerReader, ChatKeywords, ChatOptions
 from warpjet.requests.embedding import NO_SAMPLING, Embedding, check_pooling
-from warpjet.requests.engine_options import EngineArgs, OtherOptions
+from warpjet.requests.opened import OpenedModel
 from warpjet.requests.outputs import EmbeddingRequestOutput, RequestOutput
-from warpjet.requests.session import Session
 from warpjet.text.chat import Conversation
 from warpjet.text.prompts import Prompt, PromptType
-from warpjet.text.tokenizer import Tokenizer
 
 # Work of one turn of the event loop, some milliseconds: one for a token and for each entry of log-probabilities.
 _SLICE = 512
@@ -108,33 +106,13 @@ class _Hub:
                 self._engine.pause(output.id)
 
 
-class AsyncLLM:
+class AsyncLLM(OpenedModel):
     """A model that completes prompts in an event loop. The constructor is LLM's; it blocks while the model loads."""
 
-    def __init__(
-        self,
-        model: str | Path | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        skip_tokenizer_init: bool = False,
-        chat_template: str | Path | None = None,
-        generation_config: str | Path = "auto",
-        **options: Unpack[OtherOptions],
-    ) -> None:
-        self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
+    def _start(self) -> None:
         self._hub: _Hub | None = None
         self._by_name: dict[str, _Live] = {}
         self._latest: deque[tuple[int, str]] = deque(maxlen=256)
-
-    @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs) -> Self:
-        """AsyncLLM(**engine_args), and raises as that."""
-        return cls(**engine_args)
-
-    @property
-    def session(self) -> Session:
-        """Engine, tokenizer and chat template."""
-        return self._session
 
     async def generate(
         self,
@@ -160,23 +138,15 @@ class AsyncLLM:
         request_id: str | None = None,
         *,
         priority: int = 0,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **chat_options: Unpack[ChatKeywords],
     ) -> AsyncGenerator[RequestOutput, None]:
-        """generate() for one conversation."""
-        prompts = self._session.prepare_chat(
-            [messages],
-            chat_template,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            tools=tools,
-            chat_template_kwargs=chat_template_kwargs,
-        )
-        async for output in self.run(prompts[0], sampling_params, request_id, priority=priority):
-            yield output
+        """generate() for one conversation; chat_options are those of LLM.chat(). Outputs have tool calls as those of
+        LLM.stream_chat() have."""
+        (call,) = self._session.prepare_chat([messages], ChatOptions(**chat_options))
+        params = call.sampling(self._session.default_params if sampling_params is None else sampling_params)
+        reader = AnswerReader(call, deltas=params.output_kind == "delta")
+        async for output in self.run(call.prompt, params, request_id, priority=priority):
+            yield reader.read(output)
 
     async def embed(
         self,
@@ -204,32 +174,10 @@ class AsyncLLM:
         if request := self._by_name.get(request_id):
             self._session.engine.cancel(request.native_id)
 
-    def get_tokenizer(self) -> Tokenizer:
-        """Raises ValueError when there is none (skip_tokenizer_init=True)."""
-        if self._session.tokenizer is None:
-            raise ValueError("there is no tokenizer: skip_tokenizer_init is True")
-        return self._session.tokenizer
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What generate() uses without sampling_params: a copy."""
-        return self._session.default_params.replace()
-
-    def get_model_info(self) -> ModelInfo:
-        """Architecture, sizes and limits of the model."""
-        return self._session.engine.model
-
-    def get_metrics(self) -> dict[str, int]:
-        """Counters and gauges of the engine."""
-        return self._session.engine.stats()
-
     async def reset_prefix_cache(self) -> bool:
         """Forgets the KV blocks of finished requests."""
         await asyncio.to_thread(self._session.engine.reset_prefix_cache)
         return True
-
-    def shutdown(self) -> None:
-        """Ends live requests with finish_reason "abort"; their streams still yield that. Idempotent."""
-        self._session.close()
 
     def is_live(self, request_id: str) -> bool:
         """True from the start of a request until its last output is taken."""
@@ -268,9 +216,6 @@ class AsyncLLM:
         async with contextlib.aclosing(self._follow(name, submit, assembly, interval)) as outputs:
             async for output in outputs:
                 yield output
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an AsyncLLM cannot be pickled; open it in the worker")
 
     def _free_name(self, request_id: str | None) -> str:
         name = self._session.next_request_id() if request_id is None else request_id

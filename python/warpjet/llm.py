@@ -5,27 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self, Unpack
+from typing import Any, NoReturn, Unpack
 
-from warpjet._native import ModelInfo, SamplingParams
-from warpjet.parsing.detection import ParserNames, find_parsers
+from warpjet._native import SamplingParams
 from warpjet.requests.background import Background, Generation
-from warpjet.requests.batch import Answer, Batch, ParamsType, Requests
+from warpjet.requests.batch import Answer, Batch, ParamsType, Requests, one_each
 from warpjet.requests.beams import BeamSearchOutput, BeamSearchParams, beam_search_output
-from warpjet.requests.chat_answers import AnswerReader
+from warpjet.requests.chat_call import AnswerReader, ChatCall, ChatKeywords, ChatOptions
 from warpjet.requests.embedding import EmbeddingBatch, PoolingType
-from warpjet.requests.engine_options import EngineArgs, OtherOptions
+from warpjet.requests.opened import OpenedModel
 from warpjet.requests.outputs import EmbeddingRequestOutput, RequestOutput
-from warpjet.requests.session import Session
 from warpjet.text.chat import Conversation
 from warpjet.text.prompts import Prompt, PromptsType, PromptType
-from warpjet.text.tokenizer import Tokenizer
-from warpjet.text.tools import ToolChoice, Tools, check_tool_choice, check_tools
+from warpjet.text.tools import ToolChoice, Tools
 
 
-class LLM:
+class LLM(OpenedModel):
     """A model that completes prompts. May be used from several threads, and as a context manager.
 
     model: directory of a Hugging Face checkpoint or of an engine, or a name of the hub, org/name or
@@ -39,30 +34,10 @@ class LLM:
 
     Raises FileNotFoundError, ModelFormatError, ValueError, TypeError or NotImplementedError, naming the cause."""
 
-    def __init__(
-        self,
-        model: str | Path | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        skip_tokenizer_init: bool = False,
-        chat_template: str | Path | None = None,
-        generation_config: str | Path = "auto",
-        reasoning_parser: str | None = None,
-        tool_call_parser: str | None = None,
-        **options: Unpack[OtherOptions],
-    ) -> None:
-        names = (reasoning_parser, tool_call_parser)
-        find_parsers("", names_given=names)  # a wrong name is known before the model is loaded
-        self._session = Session(model, tokenizer, skip_tokenizer_init, chat_template, generation_config, options)
-        self._parsers = self._find_parsers(names)
+    def _start(self) -> None:
         self._background = Background(self._session)
         self._session.readers.append(self._background.join)
         self._enqueued: deque[Batch] = deque()
-
-    @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs) -> Self:
-        """LLM(**engine_args), and raises as that."""
-        return cls(**engine_args)
 
     def generate(
         self,
@@ -90,43 +65,39 @@ class LLM:
         use_tqdm: bool = True,
         lora_request: None = None,
         chat_template: str | None = None,
-        chat_template_content_format: str = "auto",
+        chat_template_content_format: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Tools | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
+        add_special_tokens: bool = False,
     ) -> list[RequestOutput]:
         """Answer one conversation or a list of them: lists of {"role": ..., "content": ...}. Raises as generate().
 
         chat_template_content_format: the template gets content as a "string", as a list of parts ("openai"), or as it
-        reads it ("auto"). tools: functions that the model may call, as OpenAI's API has them; a template that knows no
-        tools gets them as text of the system message, in the format of Hermes. tool_choice: "auto", "none", "required",
-        or {"type": "function", "function": {"name": ...}}; the last two constrain the answer. With the parsers on,
-        outputs have content, reasoning and tool_calls."""
+        reads it ("auto", or None). tools: functions that the model may call, as OpenAI's API has them; a template that
+        knows no tools gets them as text of the system message, in the format of Hermes. tool_choice: "auto", "none",
+        "required", or {"type": "function", "function": {"name": ...}}; the last two constrain the answer.
+        add_special_tokens: the tokenizer adds its own to those that the template writes. With the parsers on, outputs
+        have content, reasoning and tool_calls."""
         _require_none(lora_request=lora_request)
-        if tools is not None:
-            check_tools(tools)
-        check_tool_choice(tools, tool_choice)
-        prompts = self._session.prepare_chat(
-            messages,
-            chat_template,
+        options = ChatOptions(
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            tools=tools if tool_choice != "none" else None,
+            tools=tools,
             chat_template_kwargs=chat_template_kwargs,
-            content_format=chat_template_content_format,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            add_special_tokens=add_special_tokens,
         )
-        if self._parsers == (None, None) and tool_choice in ("auto", "none"):
-            return self._complete(prompts, sampling_params, None, use_tqdm)
-        reader = AnswerReader(
-            self._parsers.for_choice(tool_choice), tools, tool_choice, parallel_tool_calls, continue_final_message
-        )
-        params = reader.prepare(prompts, sampling_params or self.get_default_sampling_params(), self.get_tokenizer())
-        outputs = self._complete(prompts, params, None, use_tqdm)
-        reader.read(outputs)
-        return outputs
+        calls = self._session.prepare_chat(messages, options)
+        params = self._sampling(calls, sampling_params)
+        outputs = self._complete([call.prompt for call in calls], params, None, use_tqdm)
+        return [AnswerReader(call).read(output) for call, output in zip(calls, outputs, strict=True)]
 
     def stream(
         self,
@@ -137,16 +108,23 @@ class LLM:
     ) -> Iterator[RequestOutput]:
         """Outputs as they come, by each request's output_kind; request_id tells them apart ("0" is the first prompt of
         a fresh LLM). Closing the iterator cancels what still runs."""
-        return self._stream(self._session.prepare(prompts), sampling_params, priority)
+        return Batch(self._session, self._session.prepare(prompts), sampling_params, priority).outputs()
 
     def stream_chat(
         self,
         messages: Conversation | Sequence[Conversation],
         sampling_params: ParamsType | None = None,
-        **chat_options: Any,
+        **chat_options: Unpack[ChatKeywords],
     ) -> Iterator[RequestOutput]:
-        """stream() for conversations; chat_options are those of chat()."""
-        return self._stream(self._session.prepare_chat(messages, **chat_options), sampling_params, None)
+        """stream() for conversations; chat_options are those of chat(). A tool call is in an output when it is
+        complete: in each one from then on, or in a stream of deltas in that one alone."""
+        calls = self._session.prepare_chat(messages, ChatOptions(**chat_options))
+        params = self._sampling(calls, sampling_params)
+        batch = Batch(self._session, [call.prompt for call in calls], params, None)
+        readers = [
+            AnswerReader(call, deltas=one.output_kind == "delta") for call, one in zip(calls, params, strict=True)
+        ]
+        return _read(batch, readers)
 
     def generate_async(
         self,
@@ -228,55 +206,10 @@ class LLM:
         batch = EmbeddingBatch(self._session, self._session.prepare(prompts), pooling_params, priority)
         return self._collect(batch, use_tqdm)
 
-    def get_tokenizer(self) -> Tokenizer:
-        """Raises ValueError when there is none (skip_tokenizer_init=True)."""
-        if self._session.tokenizer is None:
-            raise ValueError("there is no tokenizer: skip_tokenizer_init is True")
-        return self._session.tokenizer
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What generate() uses without sampling_params: a copy."""
-        return self._session.default_params.replace()
-
-    def get_model_info(self) -> ModelInfo:
-        """Architecture, sizes and limits of the model."""
-        return self._session.engine.model
-
-    def get_load_report(self) -> dict[str, int | float | str]:
-        """How the weights were loaded: source, bytes, threads, seconds."""
-        return self._session.engine.load_report
-
-    def get_metrics(self) -> dict[str, int]:
-        """Counters and gauges of the engine: steps, tokens, preemptions, queue and KV blocks."""
-        return self._session.engine.stats()
-
-    def get_prometheus_metrics(self) -> str:
-        """Counters, gauges and histograms in Prometheus' text format."""
-        return self._session.engine.metrics()
-
     def reset_prefix_cache(self) -> bool:
         """Forgets the KV blocks of finished requests."""
         self._session.engine.reset_prefix_cache()
         return True
-
-    def shutdown(self) -> None:
-        """Ends live requests with finish_reason "abort" and frees the threads. Idempotent."""
-        self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()
-
-    def __repr__(self) -> str:
-        model, config = self.get_model_info(), self._session.engine.config
-        return (
-            f"LLM(model={str(self._session.directory)!r}, device={config.device!r}, dtype={config.dtype!r}, "
-            f"max_model_len={model.max_model_len}, max_num_seqs={config.max_num_seqs})"
-        )
 
     def encode(self, *_: object, **__: object) -> NoReturn:
         """Refused: embed() gives the vector of a prompt, get_tokenizer().encode() its token ids."""
@@ -296,14 +229,11 @@ class LLM:
         """Refused: there are no reward heads."""
         raise NotImplementedError("reward() is not supported: every model here generates text")
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an LLM cannot be pickled; open it in the worker")
-
-    def _find_parsers(self, names: tuple[str | None, str | None]) -> ParserNames:
-        template, tokens = self._session.chat_template, self._session.tokenizer
-        if template is None or tokens is None:
-            return find_parsers("", (), names)
-        return find_parsers(template.source, tokens.special_texts, names, template.writes_tools)
+    def _sampling(self, calls: list[ChatCall], params: ParamsType | None) -> list[SamplingParams]:
+        """Of each call, with what it constrains."""
+        given = self._session.default_params if params is None else params
+        each = one_each("sampling_params", given, len(calls))
+        return [call.sampling(one) for call, one in zip(calls, each, strict=True)]
 
     def _complete(
         self,
@@ -329,10 +259,11 @@ class LLM:
                 bar.update()
         return [done[index] for index in range(total)]
 
-    def _stream(
-        self, prompts: list[Prompt], sampling_params: ParamsType | None, priority: int | Sequence[int] | None
-    ) -> Iterator[RequestOutput]:
-        return Batch(self._session, prompts, sampling_params, priority).outputs()
+
+def _read(batch: Batch, readers: list[AnswerReader]) -> Iterator[RequestOutput]:
+    with contextlib.closing(batch.run()) as outputs:
+        for index, output in outputs:
+            yield readers[index].read(output)
 
 
 def _require_none(**values: object) -> None:

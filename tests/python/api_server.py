@@ -10,6 +10,7 @@ from typing import Any
 from waiting import PATIENCE_S, until
 
 from warpjet.async_llm import AsyncLLM
+from warpjet.parsing.detection import ParserNames
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.apis import all_endpoints
 from warpjet.serve.events import ChatEvent, ChatRequest, Delta, Ended, Started
@@ -20,7 +21,6 @@ from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.schema import Endpoint
 from warpjet.serve.http.server import HttpServer
 from warpjet.serve.http.sockets import listening
-from warpjet.serve.parsers import ParserNames
 from warpjet.serve.serving import Serving
 from warpjet.serve.settings import Settings
 
@@ -61,8 +61,8 @@ def api_server(
     tokenizer: str | None = None, parsers: ParserNames = HERMES, **settings: Any
 ) -> Iterator[tuple[str, Serving]]:
     """Its address without a path, and what it serves. Keys are KEY and OTHER_KEY, of two tenants."""
-    llm = AsyncLLM(device="cpu", tokenizer=tokenizer)
-    serving = _Scripted(llm, Settings(**settings), [MODEL], parsers)
+    llm = AsyncLLM(device="cpu", tokenizer=tokenizer, reasoning_parser=parsers.reasoning, tool_call_parser=parsers.tool)
+    serving = _Scripted(llm, Settings(**settings), [MODEL])
     keys = Keys((f"ann:{KEY}", f"bob:{OTHER_KEY}"))
     app: Any = App(serving.server, all_endpoints(serving), keys)
     with listening(Settings(port=0)) as (sockets, _), running(app, sockets):
@@ -98,7 +98,7 @@ def running(app: Any, sockets: list[Any]) -> Iterator[None]:
 def endpoints() -> list[Endpoint]:
     """Every endpoint, of a server without a model."""
     no_model: Any = None
-    return all_endpoints(Serving(no_model, Settings(), [MODEL], HERMES))
+    return all_endpoints(Serving(no_model, Settings(), [MODEL]))
 
 
 def becomes_idle(serving: Serving) -> bool:

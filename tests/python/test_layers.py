@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "guided": {"common", "structured", "text"},
     "parsing": {"common", "structured", "text", "guided"},
     "requests": {"common", "text", "guided", "parsing"},
-    "llm": {"text", "parsing", "requests"},
+    "llm": {"text", "requests"},
     "async_llm": {"text", "requests"},
     "bench": {"common", "requests", "llm"},
     "bench.load": {"common", "text", "requests", "bench"},
@@ -54,10 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve.names": {"serve.http"},
     "serve.parts": {"common", "structured", "text", "serve.http"},
     "serve.samples": {"parsing", "requests", "serve.events"},
-    "serve.parsers": {"text", "parsing", "requests", "serve.settings", "serve.http", "serve.events"},
     "serve.serving": {
         *("common", "text", "parsing", "requests", "async_llm", "serve.settings", "serve.http", "serve.events"),
-        *("serve.names", "serve.samples", "serve.parsers"),
+        *("serve.names", "serve.samples"),
     },
     "serve.openai": SERVED | {"parsing", "requests"},
     "serve.anthropic": SERVED | {"parsing", "serve.openai"},
@@ -67,8 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve.flags": {"common", "requests", "serve.settings"},
     "serve.service": {"common", "serve.settings", "serve.http", "serve.serving", "serve.operating", "serve.apis"},
     "serve.launch": {
-        *("common", "requests", "async_llm", "serve.http", "serve.parsers", "serve.serving", "serve.flags"),
-        "serve.service",
+        *("common", "parsing", "requests", "async_llm", "serve.http", "serve.serving", "serve.flags", "serve.service"),
     },
     "commands": {
         *("common", "requests", "llm", "bench", "bench.load", "serve.http", "serve.serving", "serve.openai"),

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from warpjet import SamplingParams
+from warpjet.parsing.detection import parsers_for
 from warpjet.serve.http.errors import ServeError
+from warpjet.serve.launch import warn_of_another_format
 from warpjet.serve.openai.chat import chosen_tools
 from warpjet.serve.openai.fields import SAMPLING_FIELDS
 from warpjet.serve.openai.response_format import structured_outputs, tgi_schema
-from warpjet.serve.parsers import find_parser_names
-from warpjet.serve.settings import Settings
 
 
 def test_every_range_of_the_document_is_the_engines() -> None:
@@ -108,8 +108,10 @@ def test_a_response_format_that_is_wrong_is_refused(form: dict[str, Any], says: 
 def test_a_parser_that_reads_another_format_than_the_model_is_told_of_is_warned_of(
     parser: str, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    template = SimpleNamespace(source="{{ messages }}", writes_tools=False)
-    session: Any = SimpleNamespace(chat_template=template, tokenizer=SimpleNamespace(special_texts=()))
+    template: Any = SimpleNamespace(source="{{ messages }}", writes_tools=False)
+    tokenizer: Any = SimpleNamespace(special_texts=())
+    parsers = parsers_for(template, tokenizer, ("auto", None if parser == "none" else parser))
+    session: Any = SimpleNamespace(chat_template=template, parsers=parsers)
     with caplog.at_level("WARNING", logger="warpjet.serve"):
-        find_parser_names(session, Settings(tool_call_parser=parser))
+        warn_of_another_format(session)
     assert ("format of hermes" in caplog.text and "--tool-call-parser mistral" in caplog.text) == warns

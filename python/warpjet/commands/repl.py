@@ -12,6 +12,7 @@ from warpjet._native import SamplingParams
 from warpjet.commands.terminal import Report, check, open_llm, sampling_params
 from warpjet.commands.wrap import Wrapper
 from warpjet.llm import LLM
+from warpjet.requests.chat_call import ChatKeywords
 from warpjet.requests.locate import model_name
 from warpjet.requests.outputs import RequestOutput
 
@@ -115,7 +116,7 @@ class Chat:
     def __init__(
         self, llm: LLM, params: SamplingParams, system: str | None, template_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        self.options = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
+        self.options: ChatKeywords = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
         self.messages: list[dict[str, str]] = []
         self._llm, self._params = llm, params
         self._terminal = sys.stdin.isatty()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warpjet.parsing.answer import Answer
-from warpjet.parsing.events import FunctionCall, ParsedAnswer, ParsedDelta, ToolCall
+from warpjet.parsing.events import ParsedAnswer, ParsedDelta
 from warpjet.parsing.harmony import Harmony
 from warpjet.parsing.reader import Emit, Reader, Reading
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS
@@ -94,13 +94,8 @@ class ChatParser:
     def parse(self, text: str, token_ids: Sequence[int] = (), is_whole: bool = False) -> ParsedAnswer:
         """An answer at once; is_whole as in finish()."""
         out = ParsedAnswer()
-        for delta in (self.push(text, token_ids), self.finish(is_whole)):
-            out.content += delta.content
-            out.reasoning += delta.reasoning
-            for call in delta.tool_calls:
-                if call.id is not None and call.name is not None:
-                    out.tool_calls.append(ToolCall(call.id, FunctionCall(call.name, "")))
-                out.tool_calls[-1].function.arguments += call.arguments
+        out.add(self.push(text, token_ids))
+        out.add(self.finish(is_whole))
         return out
 
     def _push(self, text: str, tokens: int) -> None:

@@ -7,6 +7,8 @@ from warpjet.parsing.chat_parser import check_parsers
 from warpjet.parsing.harmony import Harmony
 from warpjet.parsing.reasoning_parsers import REASONING_PARSERS, ReasoningParser
 from warpjet.parsing.tool_parsers import DEFAULT_TOOL_PARSER, TOOL_PARSERS, ToolParser
+from warpjet.text.chat import ChatTemplate
+from warpjet.text.tokenizer import Tokenizer
 from warpjet.text.tools import ToolChoice
 
 
@@ -49,6 +51,15 @@ def find_parsers(
             tool = _first(TOOL_PARSERS, "\n".join(special_tokens)) if writes_tools else default_tool_parser(reasoning)
     check_parsers(reasoning, tool)
     return ParserNames(reasoning, tool)
+
+
+def parsers_for(
+    template: ChatTemplate | None, tokenizer: Tokenizer | None, names_given: tuple[str | None, str | None]
+) -> ParserNames:
+    """find_parsers() for a model's own template and tokenizer; without them, "auto" is none."""
+    if template is None or tokenizer is None:
+        return find_parsers("", (), names_given)
+    return find_parsers(template.source, tokenizer.special_texts, names_given, template.writes_tools)
 
 
 def _first(table: Mapping[str, ReasoningParser | ToolParser], text: str) -> str | None:

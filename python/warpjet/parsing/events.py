@@ -45,8 +45,17 @@ class ToolCall:
 
 @dataclass(slots=True)
 class ParsedAnswer:
-    """A whole answer."""
+    """An answer, whole or so far."""
 
     content: str = ""
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
+
+    def add(self, delta: ParsedDelta) -> None:
+        """What follows."""
+        self.content += delta.content
+        self.reasoning += delta.reasoning
+        for call in delta.tool_calls:
+            if call.id is not None and call.name is not None:
+                self.tool_calls.append(ToolCall(call.id, FunctionCall(call.name, "")))
+            self.tool_calls[-1].function.arguments += call.arguments

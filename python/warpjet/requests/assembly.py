@@ -12,6 +12,12 @@ from warpjet.text.tokenizer import Tokenizer
 _Entries = Sequence[tuple[int, float, int]]
 
 
+def require_sampling_params(value: object) -> None:
+    """Raises TypeError unless it is SamplingParams."""
+    if not isinstance(value, SamplingParams):
+        raise TypeError(f"sampling_params must be SamplingParams, got {type(value).__name__}")
+
+
 def native_params(params: SamplingParams, tokenizer: Tokenizer | None) -> SamplingParams:
     """What the engine is asked for: strings become token ids or stay here. Raises ValueError without a tokenizer."""
     if not params.stop and not params.bad_words:

@@ -96,6 +96,8 @@ class EngineArgs(OtherOptions, total=False):
     skip_tokenizer_init: bool
     chat_template: str | Path | None
     generation_config: str | Path
+    reasoning_parser: str | None
+    tool_call_parser: str | None
 
 
 AsyncEngineArgs = EngineArgs

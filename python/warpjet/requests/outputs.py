@@ -36,9 +36,9 @@ class CompletionOutput:
     token id that ended it; None for the end-of-sequence token. logprobs: for each token a dict of the most likely
     tokens and the token itself; None unless asked for, as is cumulative_logprob, the sum over the tokens.
 
-    text is all that was generated. LLM.chat() also says what it means, if the parsers for that are on: reasoning,
-    content and tool_calls; None if they are off. text_ends: how long text is after each token; None where nobody
-    parses it."""
+    text is all that was generated. An output of chat() also says what it means, if the parsers for that are on:
+    reasoning, content and tool_calls, those that are complete; None if they are off. text_ends: how long text is after
+    each token; None where nobody parses it."""
 
     index: int
     text: str

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from warpjet._native import Engine, ModelFormatError, OutputQueue, PoolingParams, SamplingParams
 from warpjet.common.files import check_writable
+from warpjet.parsing.detection import find_parsers, parsers_for
 from warpjet.requests.arguments import engine_config
-from warpjet.requests.assembly import native_params
+from warpjet.requests.assembly import native_params, require_sampling_params
+from warpjet.requests.chat_call import ChatCall, ChatOptions
 from warpjet.requests.locate import find_directory, find_model
 from warpjet.text.chat import ChatTemplate, Conversation, is_conversation, load_chat_template, read_template
 from warpjet.text.prompts import Prompt, PromptsType, parse_prompts, tokenize
@@ -66,12 +68,15 @@ class Session:
     def __init__(
         self,
         model: str | Path | None,
-        tokenizer: str | Path | None,
-        skip_tokenizer_init: bool,
-        chat_template: str | Path | None,
-        generation_config: str | Path,
+        *,
+        tokenizer: str | Path | None = None,
+        skip_tokenizer_init: bool = False,
+        chat_template: str | Path | None = None,
+        generation_config: str | Path = "auto",
+        parsers: tuple[str | None, str | None] = (None, None),
         options: Mapping[str, Any],
     ) -> None:
+        find_parsers("", names_given=parsers)  # a wrong name is known before anything is loaded
         config = engine_config(options)
         if config.trace:
             check_writable(config.trace, "trace")
@@ -82,6 +87,7 @@ class Session:
         self.chat_template = self._find_chat_template(chat_template)
         if self.tokenizer is not None:
             self.tokenizer.chat_template = self.chat_template
+        self.parsers = parsers_for(self.chat_template, self.tokenizer, parsers)
         defaults = default_params(self.directory, generation_config)
         self.engine = Engine.open(self.directory, config)
         # A recommendation is no wish: it gives way to a shorter context.
@@ -108,22 +114,32 @@ class Session:
     def prepare_chat(
         self,
         messages: Conversation | Sequence[Conversation],
-        chat_template: str | ChatTemplate | None = None,
-        add_special_tokens: bool = False,  # the template writes them itself
-        **options: Any,
-    ) -> list[Prompt]:
-        """One conversation or a list of them, as prompts. Raises ValueError without a chat template."""
+        options: ChatOptions,
+        template: ChatTemplate | None = None,
+    ) -> list[ChatCall]:
+        """One conversation or a list of them, with their prompts. `template` comes before that of the options. Raises
+        ValueError without a chat template."""
         conversations: Any = [messages] if is_conversation(messages) else messages
-        options.setdefault("content_format", self.content_format)
-        template = self.chat_template
-        if chat_template is not None:
-            template = chat_template if isinstance(chat_template, ChatTemplate) else self._compile(chat_template)
         if template is None:
+            given = options.chat_template
+            template = self.chat_template if given is None else self._compile(given)
+        if template is None or self.tokenizer is None:
             raise ValueError(
                 "the model has no chat template; pass chat_template (--chat-template), a Jinja template or its path"
             )
-        texts = [template.render(conversation, **options) for conversation in conversations]
-        return self.prepare(texts, add_special_tokens)
+        texts = [
+            template.render(
+                conversation,
+                add_generation_prompt=options.add_generation_prompt,
+                continue_final_message=options.continue_final_message,
+                tools=options.offered_tools,
+                chat_template_kwargs=options.chat_template_kwargs,
+                content_format=options.chat_template_content_format or self.content_format,
+            )
+            for conversation in conversations
+        ]
+        prompts = self.prepare(texts, options.add_special_tokens)
+        return [ChatCall(prompt, options, self.parsers, self.tokenizer) for prompt in prompts]
 
     def submit(
         self,
@@ -161,8 +177,7 @@ class Session:
         return native if job is None else Guided(native, await job.wait_async())
 
     def _lower(self, params: SamplingParams) -> "tuple[SamplingParams, Job | None]":
-        if not isinstance(params, SamplingParams):
-            raise TypeError(f"sampling_params must be SamplingParams, got {type(params).__name__}")
+        require_sampling_params(params)
         native = self._ended(native_params(params, self.tokenizer))
         if (structured := params.structured_outputs) is None:
             return native, None

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
+from warpjet.requests.chat_call import ChatOptions
 from warpjet.requests.outputs import Logprob
 from warpjet.serve.http.errors import from_exception
-from warpjet.text.tools import check_tool_choice, check_tools
 
 if TYPE_CHECKING:
     from warpjet.parsing.events import ToolCallDelta
@@ -16,20 +16,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class ChatRequest:
+class ChatRequest(ChatOptions):
     """One conversation to answer. Raises ServeError 400 for tools or a tool_choice that are malformed."""
 
     messages: list[dict[str, Any]]  # OpenAI chat messages
     sampling: SamplingParams  # n samples
-    tools: list[dict[str, Any]] | None = None  # OpenAI function tools: {"type": "function", "function": {...}}
-    tool_choice: str | dict[str, Any] = "auto"  # auto, none, required, {"type": "function", "function": {"name": ...}}
-    parallel_tool_calls: bool = True
     structured: "StructuredOutputsParams | None" = None
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    add_special_tokens: bool = False
     truncate_prompt_tokens: int | None = None  # keep the last so many; -1 is what fits
     include_reasoning: bool = True
     stream_interval: int = 1  # tokens that are shown together
@@ -40,8 +32,7 @@ class ChatRequest:
 
     def __post_init__(self) -> None:
         try:
-            check_tools(self.tools or ())
-            check_tool_choice(self.tools, self.tool_choice)
+            ChatOptions.__post_init__(self)
         except ValueError as error:
             raise from_exception(error, frozenset({"tools", "tool_choice"})) from None
 

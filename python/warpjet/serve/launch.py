@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 
 from warpjet.async_llm import AsyncLLM
 from warpjet.common.log import start_log
+from warpjet.parsing.detection import default_tool_parser
 from warpjet.requests.locate import find_model, served_names
+from warpjet.requests.session import Session
 from warpjet.serve.flags import Plan
 from warpjet.serve.http.auth import load_keys
 from warpjet.serve.http.listener import tls_context
 from warpjet.serve.http.sockets import listening
-from warpjet.serve.parsers import find_parser_names
 from warpjet.serve.service import Service, draining_signals
 from warpjet.serve.serving import Serving
 
@@ -64,17 +65,38 @@ def open_serving(plan: Plan) -> Serving:
         skip_tokenizer_init=settings.skip_tokenizer_init,
         chat_template=settings.chat_template,
         generation_config=settings.generation_config,
+        reasoning_parser=_parser(settings.reasoning_parser),
+        tool_call_parser=_parser(settings.tool_call_parser),
         **plan.engine,
     )
     names = [name for name in settings.served_model_name if name != "*"] or served_names(plan.model)
     llm.session.content_format = settings.chat_template_content_format
     try:
-        serving = Serving(llm, settings, names, find_parser_names(llm.session, settings))
+        warn_of_another_format(llm.session)
+        serving = Serving(llm, settings, names)
         serving.default_sampling  # noqa: B018 - raises for what is wrong with it, before the first request
         return serving
     except BaseException:
         llm.shutdown()
         raise
+
+
+def _parser(name: str) -> str | None:
+    return None if name == "none" else name
+
+
+def warn_of_another_format(session: Session) -> None:
+    """Where the parser of tool calls reads another format than the model is told of."""
+    template, parsers = session.chat_template, session.parsers
+    if template is None or template.writes_tools:
+        return
+    if parsers.tool not in (None, default := default_tool_parser(parsers.reasoning)):
+        _log.warning(
+            "the chat template writes no tools, so the model is told of them in the format of %s, but "
+            "--tool-call-parser %s reads another: leave it out, or pass a --chat-template that writes tools",
+            default,
+            parsers.tool,
+        )
 
 
 def check_model_directory(plan: Plan) -> None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from warpjet._native import SamplingParams, __version__
 from warpjet.async_llm import AsyncLLM
 from warpjet.common.json_size import exceeds
-from warpjet.parsing.chat_parser import shown_tokens
-from warpjet.parsing.detection import ParserNames
+from warpjet.requests.chat_call import ChatCall
 from warpjet.requests.outputs import RequestOutput
 from warpjet.serve.events import ChatEvent, ChatRequest, CompletionRequest, Ended, Events, Started
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
@@ -20,7 +19,6 @@ from warpjet.serve.http.exchange import HttpRequest
 from warpjet.serve.http.request_log import current_record
 from warpjet.serve.http.state import ServerState
 from warpjet.serve.names import RequestNames, engine_name, shown_name
-from warpjet.serve.parsers import adjusted, make_parsers
 from warpjet.serve.samples import Sample
 from warpjet.text.chat import ChatTemplate
 from warpjet.text.prompts import Prompt, PromptType
@@ -49,14 +47,13 @@ _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
 class Serving:
     """The opened model with what the server knows of it."""
 
-    def __init__(self, llm: AsyncLLM, settings: "Settings", model_names: Sequence[str], parsers: ParserNames) -> None:
+    def __init__(self, llm: AsyncLLM, settings: "Settings", model_names: Sequence[str]) -> None:
         self.llm = llm
         self.settings = settings
         self.model_names = list(model_names)
         self.started_at = int(time.time())
         self.server = ServerState(settings)
         self.names = RequestNames()
-        self._parsers = parsers
 
     @functools.cached_property
     def default_sampling(self) -> dict[str, Any]:
@@ -105,46 +102,31 @@ class Serving:
         """Events of one conversation; what came together comes together, and all at the end if sampling.output_kind is
         "final_only" and there are no log-probabilities. Raises ServeError before the first event for what cannot run.
         Closing the iterator, or cancelling the task, cancels the request."""
-        prompt = await self.prepare_chat(request)
-        samples = max(request.sampling.n, request.sampling.beam_width)
-        names = self._parsers.for_choice(request.tool_choice)
-        parsers = make_parsers(names, request, prompt.text or "", samples)
-        sampling = adjusted(names, request, prompt.text or "", self.tokenizer)
-        if parsers:
-            prompt.shown_tokens = shown_tokens(*names)
-        async for events in self._run(prompt, sampling, request, parsers):
+        call = await self._call(request)
+        if request.offered_tools and call.parsers.tool is None:
+            raise bad_request(
+                "this model's chat template names no format of tool calls; start the server with --tool-call-parser, "
+                'or send tool_choice "none"',
+                "tools",
+            )
+        try:
+            sampling = call.sampling(_structured(request))
+        except ValueError as error:
+            raise bad_request(str(error), "tools" if str(error).startswith("tools") else "tool_choice") from None
+        parsers = [call.make_parser() for _ in range(_samples(sampling))]
+        async for events in self._run(call.prompt, sampling, request, parsers):
             yield events
 
     async def complete(self, request: CompletionRequest) -> Events:
         """answer() for a plain prompt."""
         prompt = await self.prepare(request)
-        sampling = request.sampling
-        if request.structured is not None:
-            sampling = sampling.replace(structured_outputs=request.structured)
-        async for events in self._run(prompt, sampling, request, []):
+        sampling = _structured(request)
+        async for events in self._run(prompt, sampling, request, [None] * _samples(sampling)):
             yield events
 
     async def prepare_chat(self, request: ChatRequest) -> Prompt:
         """The conversation as the model reads it. Raises ServeError."""
-
-        def render() -> Prompt:
-            template = None
-            if request.chat_template is not None:  # never a path: it may come from anywhere
-                template = ChatTemplate({"default": request.chat_template}, self.tokenizer.special_tokens)
-            return self.llm.session.prepare_chat(
-                request.messages,
-                template,
-                add_special_tokens=request.add_special_tokens,
-                add_generation_prompt=request.add_generation_prompt,
-                continue_final_message=request.continue_final_message,
-                tools=request.tools if request.tool_choice != "none" else None,
-                chat_template_kwargs=request.chat_template_kwargs,
-            )[0]
-
-        parts = (request.messages, request.tools, request.chat_template_kwargs)
-        request.sampling = self.bounded(request.sampling)
-        prompt = await self._prepared(render, request, parts, "messages")
-        return self._finished(prompt, request)
+        return (await self._call(request)).prompt
 
     async def prepare(self, request: CompletionRequest) -> Prompt:
         """The prompt in token ids. Raises ServeError."""
@@ -156,7 +138,8 @@ class Serving:
 
         request.sampling = self.bounded(request.sampling)
         prompt = await self._prepared(encode, request, (given,) if isinstance(given, str) else (), "prompt")
-        return self._finished(prompt, request)
+        self._finish(prompt, request)
+        return prompt
 
     def bounded(self, sampling: SamplingParams, prompts: int = 1) -> SamplingParams:
         """What a request may ask for, of so many prompts: one that names no max_tokens gets what is allowed. Raises
@@ -209,9 +192,25 @@ class Serving:
         self.llm.shutdown()
         return ended
 
+    async def _call(self, request: ChatRequest) -> ChatCall:
+        """The conversation with its prompt."""
+
+        def render() -> ChatCall:
+            template = None
+            if request.chat_template is not None:  # never a path: it may come from anywhere
+                template = ChatTemplate({"default": request.chat_template}, self.tokenizer.special_tokens)
+            (call,) = self.llm.session.prepare_chat(request.messages, request, template)
+            return call
+
+        parts = (request.messages, request.tools, request.chat_template_kwargs)
+        request.sampling = self.bounded(request.sampling)
+        call = await self._prepared(render, request, parts, "messages")
+        self._finish(call.prompt, request)
+        return call
+
     async def _prepared(
-        self, make: Callable[[], Prompt], request: ChatRequest | CompletionRequest, parts: tuple[Any, ...], param: str
-    ) -> Prompt:
+        self, make: Callable[[], T], request: ChatRequest | CompletionRequest, parts: tuple[Any, ...], param: str
+    ) -> T:
         own_template = isinstance(request, ChatRequest) and request.chat_template is not None
         try:
             if not own_template and not exceeds(_SMALL, *parts):
@@ -225,7 +224,8 @@ class Serving:
             served.param = served.param or (param if served.status == 400 else None)
             raise served from None
 
-    def _finished(self, prompt: Prompt, request: ChatRequest | CompletionRequest) -> Prompt:
+    def _finish(self, prompt: Prompt, request: ChatRequest | CompletionRequest) -> None:
+        """Cuts it to the length that is asked for."""
         keep = request.truncate_prompt_tokens
         if keep is not None and prompt.token_ids is not None:
             room = self.max_model_len - (request.sampling.max_tokens or 1)
@@ -234,14 +234,13 @@ class Serving:
                 raise bad_request("truncate_prompt_tokens must be at least 1, or -1", "truncate_prompt_tokens")
             prompt.token_ids = prompt.token_ids[-keep:]
         prompt.cache_salt = request.cache_salt
-        return prompt
 
     async def _run(
         self,
         prompt: Prompt,
         sampling: SamplingParams,
         request: ChatRequest | CompletionRequest,
-        parsers: "list[ChatParser]",
+        parsers: "list[ChatParser | None]",
     ) -> Events:
         interval = request.stream_interval
         if sampling.output_kind == "cumulative":
@@ -256,8 +255,7 @@ class Serving:
             tenant=request.tenant,
             stream_interval=interval,
         )
-        count = max(sampling.n, sampling.beam_width)
-        samples = [Sample(index, parser) for index, parser in enumerate(parsers or [None] * count)]
+        samples = [Sample(index, parser) for index, parser in enumerate(parsers)]
         begun, record = False, current_record()
         async with contextlib.aclosing(outputs):
             while output := await _next(outputs, "messages" if isinstance(request, ChatRequest) else "prompt"):
@@ -271,7 +269,7 @@ class Serving:
                     )
                 work = 0
                 for piece in output.outputs:
-                    if parsers and work >= _SLICE:
+                    if work >= _SLICE and parsers[piece.index] is not None:
                         work = 0
                         await asyncio.sleep(0)
                     work += len(piece.token_ids)
@@ -280,6 +278,16 @@ class Serving:
                         record.trouble = f"ended by {piece.finish_reason}"
                     samples[piece.index].add(piece, output.error, events)
                 yield events
+
+
+def _structured(request: ChatRequest | CompletionRequest) -> SamplingParams:
+    """The sampling with what the text must be."""
+    structured = request.structured
+    return request.sampling if structured is None else request.sampling.replace(structured_outputs=structured)
+
+
+def _samples(sampling: SamplingParams) -> int:
+    return max(sampling.n, sampling.beam_width)
 
 
 async def _next(outputs: AsyncGenerator[RequestOutput, None], prompt_name: str) -> RequestOutput | None:
