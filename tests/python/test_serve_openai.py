@@ -12,8 +12,8 @@ from serving import Server, checked, error_of
 
 from warpjet import SamplingParams
 from warpjet.parsing.events import ToolCallDelta
-from warpjet.serve.events import Delta, Ended, Started
-from warpjet.serve.openai.chat import _Writer
+from warpjet.serve.events import ChatRequest, Delta, Ended, Started
+from warpjet.serve.openai.chat import Job, Writer
 from warpjet.serve.settings import Settings
 
 QUESTION: Any = [{"role": "user", "content": "What does the fox say?"}]
@@ -163,10 +163,8 @@ def test_a_custom_tool_is_called_with_a_text(client: openai.OpenAI) -> None:
 
 def test_calls_of_custom_tools_and_functions_are_told_apart() -> None:
     serving: Any = SimpleNamespace(fingerprint="fp", settings=Settings(), require_alive=lambda _: None)
-    body: Any = {"tools": [LOOK, PATCH], "logprobs": False, "return_token_ids": False, "stream": False}
-    request: Any = SimpleNamespace(
-        sampling=SamplingParams(), request_id="x", include_reasoning=True, tools=None, messages=[]
-    )
+    chat = ChatRequest([], SamplingParams(), request_id="x")
+    job = Job(chat, "tiny", stream=None, top=None, as_ids=False, with_ids=False, custom={"patch"})
     begun = [ToolCallDelta(0, "a", "patch", '{"input": "+ é'), ToolCallDelta(0, None, None, '\\n- b"}')]
     calls = [*begun, ToolCallDelta(1, "b", "look", "{"), ToolCallDelta(1, None, None, "}")]
     cut = [*calls, ToolCallDelta(2, "c", "patch", '{"inp')]
@@ -178,7 +176,7 @@ def test_calls_of_custom_tools_and_functions_are_told_apart() -> None:
         yield [Ended(0, "tool_calls")]
 
     async def told() -> tuple[list[Any], list[Any]]:
-        writer = _Writer(serving, body, "tiny", request)
+        writer = Writer(serving, job)
         whole = (await writer.whole(events()))["choices"][0]["message"]["tool_calls"]
         options: Any = SimpleNamespace(continuous=False, include_usage=False, usage_so_far=lambda usage: {})
         streamed = b"".join([piece async for piece in writer.stream(events(), options)]).decode()

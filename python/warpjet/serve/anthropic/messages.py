@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,20 +35,27 @@ _ERROR_TYPES = {
 }
 
 
+@dataclass(slots=True)
+class _Job:
+    """A request, and what its answer holds."""
+
+    chat: ChatRequest
+    model: str
+    stream: bool
+    with_thinking: bool
+    thinks_in_full: bool  # or blocks of thinking are empty
+    edits_context: bool  # the answer says which edits were applied
+
+
 async def create(serving: Serving, request: HttpRequest) -> Response | EventStream:
     """Answers a conversation, whole or as events."""
-    body = request.body
-    if body["max_tokens"] < 1:
-        raise bad_request("max_tokens must be at least 1", "max_tokens")
-    chat = await _chat_request(serving, request)
-    thinking = body.get("thinking") or {}
-    wanted = thinking.get("type") != "disabled"
-    writer = MessageWriter(chat.request_id or "", body["model"], wanted, in_full=thinking.get("display") != "omitted")
-    if _edits_context(body):
+    job = await _job(serving, request)
+    writer = MessageWriter(job.chat.request_id or "", job.model, job.with_thinking, job.thinks_in_full)
+    if job.edits_context:
         writer.message["context_management"] = {"applied_edits": []}
-    if body["stream"]:
-        return EventStream(_stream(serving, chat, writer))
-    async with aclosing(serving.answer(chat)) as stream:
+    if job.stream:
+        return EventStream(_stream(serving, job.chat, writer))
+    async with aclosing(serving.answer(job.chat)) as stream:
         async for happened in stream:
             writer.write(happened)
     if writer.error:
@@ -57,9 +65,10 @@ async def create(serving: Serving, request: HttpRequest) -> Response | EventStre
 
 async def count_tokens(serving: Serving, request: HttpRequest) -> Response:
     """How many tokens the conversation is as a prompt."""
-    prompt = await serving.prepare_chat(await _chat_request(serving, request))
+    job = await _job(serving, request)
+    prompt = await serving.prepare_chat(job.chat)
     tokens = len(prompt.token_ids or ())
-    edited = {"context_management": {"original_input_tokens": tokens}} if _edits_context(request.body) else {}
+    edited = {"context_management": {"original_input_tokens": tokens}} if job.edits_context else {}
     return json_response({"input_tokens": tokens, **edited})
 
 
@@ -86,12 +95,27 @@ def _sse(event: Event) -> bytes:
 # --- What is asked for -----------------------------------------------------------------------------------------------
 
 
-async def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
-    """What the request says."""
+async def _job(serving: Serving, request: HttpRequest) -> _Job:
     return await serving.read(request, lambda: _read(serving, request))
 
 
-def _read(serving: Serving, request: HttpRequest) -> ChatRequest:
+def _read(serving: Serving, request: HttpRequest) -> _Job:
+    """Raises ServeError naming the field."""
+    body = request.body
+    if body.get("max_tokens", 1) < 1:
+        raise bad_request("max_tokens must be at least 1", "max_tokens")
+    chat, thinking = _chat_request(serving, request), body.get("thinking") or {}
+    return _Job(
+        chat,
+        body["model"],
+        stream=body.get("stream", False),
+        with_thinking=thinking.get("type") != "disabled",
+        thinks_in_full=thinking.get("display") != "omitted",
+        edits_context=_edits_context(body),
+    )
+
+
+def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     body = request.body
     serving.check_model(body["model"])
     messages = to_messages(body["messages"])

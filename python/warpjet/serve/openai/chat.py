@@ -68,19 +68,46 @@ CHAT = Schema(
 )
 
 
+@dataclass(slots=True)
+class Job:
+    """A request, and what its answer holds."""
+
+    chat: ChatRequest
+    model: str
+    stream: StreamOptions | None  # None: the answer is whole
+    top: int | None  # the log-probability of each token, and of so many of the most likely
+    as_ids: bool  # tokens are named by their ids
+    with_ids: bool
+    custom: set[str]  # names of tools whose input is a text
+
+
 async def _create(serving: Serving, request: HttpRequest) -> Response | EventStream:
-    body = request.body
-    model = serving.check_model(body.get("model"))
-    options = StreamOptions(serving, body)
-    chat = await serving.read(request, lambda: _chat_request(serving, request))
-    writer = _Writer(serving, body, model, chat)
-    events = serving.answer(chat)
-    if body["stream"]:
-        return EventStream(writer.stream(events, options))
+    job = await serving.read(request, lambda: _read(serving, request))
+    writer, events = Writer(serving, job), serving.answer(job.chat)
+    if job.stream is not None:
+        return EventStream(writer.stream(events, job.stream))
     return await json_in_pieces(await writer.whole(events))
 
 
-def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
+def _read(serving: Serving, request: HttpRequest) -> Job:
+    """Raises ServeError naming the field."""
+    body = request.body
+    model, options, top = serving.check_model(body.get("model")), StreamOptions(serving, body), _logprobs(body)
+    chat = _chat_request(serving, request, top)
+    if chat.sampling.prompt_logprobs is not None and body["stream"]:
+        raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
+    return Job(
+        chat,
+        model,
+        stream=options if body["stream"] else None,
+        top=top,
+        as_ids=body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids),
+        with_ids=body["return_token_ids"],
+        custom=custom_names(body.get("tools") or []),
+    )
+
+
+def _chat_request(serving: Serving, request: HttpRequest, top: int | None) -> ChatRequest:
     body = request.body
     if "chat_template" in body and not serving.settings.trust_request_chat_template:
         raise ServeError(
@@ -95,7 +122,7 @@ def _chat_request(serving: Serving, request: HttpRequest) -> ChatRequest:
     tools, tool_choice = chosen_tools(body)
     return ChatRequest(
         with_function_calls(body["messages"]),
-        sampling_params(serving, body, **_lengths(body), logprobs=_logprobs(body)),
+        sampling_params(serving, body, **_lengths(body), logprobs=top),
         tools=tools or None,
         tool_choice=tool_choice,
         parallel_tool_calls=body["parallel_tool_calls"],
@@ -153,25 +180,22 @@ class _Choice:
     ended: Ended | None = None
 
 
-class _Writer:
+class Writer:
     """Events of one request as OpenAI's objects."""
 
-    def __init__(self, serving: Serving, body: dict[str, Any], model: str, chat: ChatRequest) -> None:
+    def __init__(self, serving: Serving, job: Job) -> None:
+        chat = job.chat
         self._serving = serving
         self._samples = max(chat.sampling.n, chat.sampling.beam_width)
         self._id = f"chatcmpl-{chat.request_id}"
         self._created = int(time.time())
-        self._model = model
+        self._model = job.model
         self._print = {"system_fingerprint": serving.fingerprint}
         self._include_reasoning = chat.include_reasoning
-        self._top = body.get("top_logprobs", 0) if body["logprobs"] else None
-        self._as_ids = body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids)
-        self._with_ids = body["return_token_ids"]
+        self._top, self._as_ids, self._with_ids = job.top, job.as_ids, job.with_ids
         self._usage = Usage()
-        self._custom = custom_names(body.get("tools") or [])
+        self._custom = job.custom
         self._growing: dict[int, tuple[int, list[str]]] = {}  # by sample: a custom tool's call, told when it is whole
-        if chat.sampling.prompt_logprobs is not None and body["stream"]:
-            raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
 
     async def whole(self, events: Events) -> dict[str, Any]:
         """The answer as one object."""

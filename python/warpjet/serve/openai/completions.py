@@ -5,6 +5,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,15 +47,47 @@ COMPLETION = Schema(
 )
 
 
+@dataclass(slots=True)
+class _Job:
+    """A request, and what its answer holds."""
+
+    requests: list[CompletionRequest]  # one for each prompt
+    model: str
+    stream: StreamOptions | None  # None: the answer is whole
+    wanted: int  # choices of each prompt: the best ones, where there are more samples
+    echo: bool
+    top: int | None  # log-probabilities of so many of the most likely tokens
+    as_ids: bool  # tokens are named by their ids
+    with_ids: bool
+    with_prompt_logprobs: bool
+
+
 async def _create(serving: Serving, request: HttpRequest) -> Response | EventStream:
-    body = request.body
-    model = serving.check_model(body.get("model"))
-    options = StreamOptions(serving, body)
-    requests = await serving.read(request, lambda: _requests(serving, request))
-    writer = _Writer(serving, body, model, requests)
-    if body["stream"]:
-        return EventStream(writer.stream(options))
+    job = await serving.read(request, lambda: _read(serving, request))
+    writer = _Writer(serving, job)
+    if job.stream is not None:
+        return EventStream(writer.stream(job.stream))
     return await json_in_pieces(await writer.whole())
+
+
+def _read(serving: Serving, request: HttpRequest) -> _Job:
+    """Raises ServeError naming the field."""
+    body = request.body
+    model, options = serving.check_model(body.get("model")), StreamOptions(serving, body)
+    requests = _requests(serving, request)
+    if "prompt_logprobs" in body and body["stream"]:
+        raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
+    return _Job(
+        requests,
+        model,
+        stream=options if body["stream"] else None,
+        wanted=body.get("n", 1),
+        echo=body["echo"],
+        top=body.get("logprobs"),
+        as_ids=body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids),
+        with_ids=body["return_token_ids"],
+        with_prompt_logprobs="prompt_logprobs" in body,
+    )
 
 
 def _requests(serving: Serving, request: HttpRequest) -> list[CompletionRequest]:
@@ -120,25 +153,22 @@ class _Choice:
 class _Writer:
     """Events of all prompts as OpenAI's objects. Choices are numbered prompt by prompt."""
 
-    def __init__(self, serving: Serving, body: dict[str, Any], model: str, requests: list[CompletionRequest]) -> None:
+    def __init__(self, serving: Serving, job: _Job) -> None:
+        requests = job.requests
         self._serving = serving
         self._requests = requests
-        self._body = body
+        self._echo = job.echo
         self._id = f"cmpl-{(requests[0].request_id or '').removesuffix('-0' if len(requests) > 1 else '')}"
         self._created = int(time.time())
-        self._model = model
+        self._model = job.model
         self._print = {"system_fingerprint": serving.fingerprint}
-        self._top: int | None = body.get("logprobs")
-        self._as_ids = body.get("return_tokens_as_token_ids", serving.settings.return_tokens_as_token_ids)
-        self._wanted: int = body.get("n", 1)
-        self._with_ids = body["return_token_ids"]
+        self._top, self._as_ids, self._with_ids = job.top, job.as_ids, job.with_ids
+        self._wanted, self._with_prompt_logprobs = job.wanted, job.with_prompt_logprobs
         self._usage = Usage()
-        if "prompt_logprobs" in body and body["stream"]:
-            raise bad_request("prompt_logprobs is not supported with stream", "prompt_logprobs")
 
     async def _choices(self, request: CompletionRequest, event: Started) -> AsyncGenerator[_Choice, None]:
         """A prompt's, with what is echoed of it; the rest of the event loop has a turn before each."""
-        echo, skips = self._body["echo"], request.sampling.skip_special_tokens
+        echo, skips = self._echo, request.sampling.skip_special_tokens
         text = self._prompt_text(request, event) if echo else ""
         head: dict[str, list[Any]] | None = None
         for _ in range(self._samples()):
@@ -160,7 +190,7 @@ class _Writer:
         choices: list[dict[str, Any]] = []
         for request, (started, samples) in zip(self._requests, answers, strict=True):
             self._serving.require_alive(sample.ended for sample in samples)
-            rows = await prompt_logprobs(started.prompt_logprobs) if "prompt_logprobs" in self._body else None
+            rows = await prompt_logprobs(started.prompt_logprobs) if self._with_prompt_logprobs else None
             for sample in _best(samples, self._wanted) if self._wanted < request.sampling.n else samples:
                 choices.append(self._whole_choice(len(choices), started, sample, rows))
         return {**self._head(), "choices": choices, "usage": self._usage.to_dict()}
@@ -178,7 +208,7 @@ class _Writer:
                         index = first
                         async for choice in self._choices(self._requests[prompt_index], event):
                             choices[index] = choice
-                            if self._body["echo"]:
+                            if self._echo:
                                 yield self._chunk(self._echoed(choice, index, event), options)
                             index += 1
                         continue

@@ -3,11 +3,12 @@
 import asyncio
 import base64
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from warpjet._native import SamplingParams
+from warpjet._native import PoolingParams, SamplingParams
 from warpjet.serve.events import CompletionRequest
 from warpjet.serve.http.errors import bad_request, from_exception
 from warpjet.serve.http.exchange import HttpRequest, Response, json_in_pieces
@@ -49,32 +50,59 @@ _REQUEST = Schema(
 )
 
 
-async def create(serving: Serving, request: HttpRequest) -> Response:
-    """Every vector, in the order of the inputs."""
+@dataclass(slots=True)
+class _Job:
+    """A request, and how it is answered."""
+
+    requests: list[CompletionRequest]  # one for each input
+    model: str
+    pooling: PoolingParams
+    encode: Callable[[Sequence[float]], str | list[float]]
+    priority: int
+    tenant: str
+
+
+def _read(serving: Serving, request: HttpRequest) -> _Job:
+    """Raises ServeError naming the field."""
     body = request.body
     model = serving.check_model(body.get("model"))
-    inputs = _inputs(body["input"], serving.settings.max_prompts)
-    prompts = [await serving.prepare(_request(given, request)) for given in inputs]
+    requests = [
+        CompletionRequest(
+            given,
+            _NO_OUTPUT,
+            add_special_tokens=body["add_special_tokens"],
+            truncate_prompt_tokens=body.get("truncate_prompt_tokens"),
+        )
+        for given in _inputs(body["input"], serving.settings.max_prompts)
+    ]
+    return _Job(
+        requests,
+        model,
+        PoolingParams(pooling=body["pooling"], normalize=body["normalize"], dimensions=body.get("dimensions")),
+        encode=_base64 if body["encoding_format"] == "base64" else list,
+        priority=body["priority"],
+        tenant=request.tenant,
+    )
+
+
+async def create(serving: Serving, request: HttpRequest) -> Response:
+    """Every vector, in the order of the inputs."""
+    job = _read(serving, request)
+    prompts = [await serving.prepare(one) for one in job.requests]
     tokens = sum(len(prompt.token_ids or ()) for prompt in prompts)
     current_record().prompt_tokens = tokens
-    vectors = await _embed(serving, prompts, body, request.tenant)
-    encode = _base64 if body["encoding_format"] == "base64" else list
-    data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
+    vectors = await _embed(serving, prompts, job)
+    data = [{"object": "embedding", "index": i, "embedding": job.encode(vector)} for i, vector in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return await json_in_pieces({"object": "list", "data": data, "model": model, "usage": usage})
+    return await json_in_pieces({"object": "list", "data": data, "model": job.model, "usage": usage})
 
 
-async def _embed(
-    serving: Serving, prompts: Sequence[Prompt], body: Mapping[str, Any], tenant: str
-) -> list[list[float]]:
+async def _embed(serving: Serving, prompts: Sequence[Prompt], job: _Job) -> list[list[float]]:
     """All of them at once. The first that fails ends the others."""
-    from warpjet._native import PoolingParams
-
-    pooling = PoolingParams(pooling=body["pooling"], normalize=body["normalize"], dimensions=body.get("dimensions"))
 
     async def embed(prompt: Prompt) -> list[float]:
         given = {"prompt_token_ids": prompt.token_ids, "cache_salt": prompt.cache_salt or None}
-        output = await serving.llm.embed(given, pooling, priority=body["priority"], tenant=tenant)
+        output = await serving.llm.embed(given, job.pooling, priority=job.priority, tenant=job.tenant)
         return output.outputs.embedding
 
     try:
@@ -101,16 +129,6 @@ def _inputs(value: Any, most: int) -> list[str | list[int]]:
         if not item or not (isinstance(item, str) or ids):
             raise bad_request(f"input[{index}] must be a string or token ids, and not empty", "input")
     return value
-
-
-def _request(given: str | list[int], request: HttpRequest) -> CompletionRequest:
-    body = request.body
-    return CompletionRequest(
-        given,
-        _NO_OUTPUT,
-        add_special_tokens=body["add_special_tokens"],
-        truncate_prompt_tokens=body.get("truncate_prompt_tokens"),
-    )
 
 
 def _base64(vector: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from warpjet._native import SamplingParams
@@ -14,7 +14,7 @@ from warpjet.serve.http.schema import Field, Schema
 from warpjet.serve.openai.fields import SAMPLING_FIELDS, sampling_params
 from warpjet.serve.openai.response_items import new_id, parse_items, to_messages
 from warpjet.serve.openai.response_store import StoredResponse
-from warpjet.serve.openai.response_tools import Offer
+from warpjet.serve.openai.response_tools import Offer, Origin, offer_tools
 from warpjet.serve.parts import constrain, instruct, parse_part
 from warpjet.serve.serving import Serving
 
@@ -106,13 +106,48 @@ COUNT = Schema(
 )
 
 
-def context_of(body: Mapping[str, Any], previous: StoredResponse | None) -> list[dict[str, Any]]:
+@dataclass(slots=True)
+class ResponseRequest:
+    """What a body asks for."""
+
+    chat: ChatRequest
+    response: dict[str, Any]  # the object before it is answered
+    context: list[dict[str, Any]]  # the items that it answers
+    origins: Mapping[str, Origin]  # tools by the function that the model calls
+    with_sealed_reasoning: bool
+    stored: bool
+    stream: bool
+    background: bool
+
+
+def read(serving: Serving, request: HttpRequest, previous: StoredResponse | None) -> ResponseRequest:
+    """Raises ServeError naming the field."""
+    body = request.body
+    model = serving.check_model(body.get("model"))
+    context = _context(body, previous)
+    offer = offer_tools(body.get("tools") or [], body["tool_choice"], serving.settings.strict)
+    chat = _chat_request(serving, request, context, offer)
+    response = _new_response(body, chat, model, offer)
+    chat.request_id = response["id"]
+    return ResponseRequest(
+        chat,
+        response,
+        context,
+        offer.origins,
+        with_sealed_reasoning=SEALED_REASONING in body.get("include", ()),
+        stored=body["store"],
+        stream=body["stream"],
+        background=body["background"],
+    )
+
+
+def _context(body: Mapping[str, Any], previous: StoredResponse | None) -> list[dict[str, Any]]:
     """The items to answer: those that the previous response answered, its output, and what is new."""
     before = json.loads(previous.context) + json.loads(previous.body)["output"] if previous else []
     return [*before, *(parse_items(body["input"]) if "input" in body else ())]
 
 
-def chat_request(
+def _chat_request(
     serving: Serving, request: HttpRequest, context: Sequence[Mapping[str, Any]], offer: Offer
 ) -> ChatRequest:
     """The conversation to answer. Raises ServeError naming the field."""
@@ -178,7 +213,7 @@ def _structured(text_format: Mapping[str, Any] | None) -> "StructuredOutputsPara
     raise bad_request("text.format must be of type text, json_object, or json_schema with a schema", "text")
 
 
-def new_response(body: Mapping[str, Any], chat: ChatRequest, model: str, offer: Offer) -> dict[str, Any]:
+def _new_response(body: Mapping[str, Any], chat: ChatRequest, model: str, offer: Offer) -> dict[str, Any]:
     """The response object before it is answered."""
     reasoning = body.get("reasoning") or {}
     return {

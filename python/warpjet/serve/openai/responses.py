@@ -6,21 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from warpjet.serve.events import ChatRequest
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse, to_json
 from warpjet.serve.http.schema import Endpoint
 from warpjet.serve.openai.response_events import Event, ResponseWriter
-from warpjet.serve.openai.response_request import (
-    COUNT,
-    CREATE,
-    SEALED_REASONING,
-    chat_request,
-    context_of,
-    new_response,
-)
+from warpjet.serve.openai.response_request import COUNT, CREATE, ResponseRequest, read
 from warpjet.serve.openai.response_store import ResponseStore, StoredResponse
-from warpjet.serve.openai.response_tools import offer_tools
 from warpjet.serve.serving import Serving
 
 _PAGE, _MAX_PAGE = 20, 100  # input items
@@ -30,12 +21,11 @@ _ERROR_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded", 503: "rate_li
 
 @dataclass(slots=True)
 class _Run:
-    """A response on its way. kept: it can be asked for later."""
+    """A response on its way."""
 
-    chat: ChatRequest
+    asked: ResponseRequest
     writer: ResponseWriter
     stored: StoredResponse
-    kept: bool
 
 
 class Responses:
@@ -51,11 +41,11 @@ class Responses:
         if body["background"] and not body["store"]:
             raise bad_request("background needs store: what is not kept cannot be fetched", "background")
         run = await self._planned(request)
-        if body["background"]:
-            await self._serving.prepare_chat(run.chat)  # what cannot run is refused now
+        if run.asked.background:
+            await self._serving.prepare_chat(run.asked.chat)  # what cannot run is refused now
             self._start(run)
-            return EventStream(run.stored.watch(-1)) if body["stream"] else Response(run.stored.body)
-        if body["stream"]:
+            return EventStream(run.stored.watch(-1)) if run.asked.stream else Response(run.stored.body)
+        if run.asked.stream:
             return EventStream(self._events(run))
         async for _ in self._events(run):
             pass
@@ -69,30 +59,23 @@ class Responses:
         return self._plan(request, previous)
 
     def _plan(self, request: HttpRequest, previous: StoredResponse | None) -> _Run:
-        """Everything that the request says. Raises ServeError."""
-        body = request.body
-        model = self._serving.check_model(body.get("model"))
-        context = context_of(body, previous)
-        offer = offer_tools(body.get("tools") or [], body["tool_choice"], self._serving.settings.strict)
-        chat = chat_request(self._serving, request, context, offer)
-        response = new_response(body, chat, model, offer)
-        chat.request_id = response["id"]
-        sealed = SEALED_REASONING in body.get("include", ())
+        """Raises ServeError."""
+        asked = read(self._serving, request, previous)
         stored = StoredResponse(
-            response,
-            to_json(context) if body["store"] else b"",
-            events=[] if body["background"] and body["stream"] else None,
+            asked.response,
+            to_json(asked.context) if asked.stored else b"",
+            events=[] if asked.background and asked.stream else None,
             request_bytes=request.body_bytes,
         )
-        writer = ResponseWriter(response, chat.sampling.logprobs, sealed, offer.origins)
-        return _Run(chat, writer, stored, body["store"])
+        top = asked.chat.sampling.logprobs
+        return _Run(asked, ResponseWriter(asked.response, top, asked.with_sealed_reasoning, asked.origins), stored)
 
     async def _events(self, run: _Run) -> AsyncIterator[bytes]:
         """Runs while somebody reads. What goes wrong before the first event is raised, later it is an event. The
         response is kept before its last event."""
         writer, begun = run.writer, False
         try:
-            async with aclosing(self._serving.answer(run.chat)) as stream:
+            async with aclosing(self._serving.answer(run.asked.chat)) as stream:
                 async for happened in stream:
                     events = ([] if begun else writer.begin()) + writer.write(happened)
                     begun = True
@@ -109,18 +92,18 @@ class Responses:
     async def count_tokens(self, request: HttpRequest) -> Response:
         """How many tokens a request's prompt has."""
         run = await self._planned(request)
-        prompt = await self._serving.prepare_chat(run.chat)
+        prompt = await self._serving.prepare_chat(run.asked.chat)
         return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids or ())})
 
     def _keep_ended(self, run: _Run) -> None:
         if run.writer.ended:
             run.stored.end()
-            if run.kept:
-                self._store.put(run.chat.tenant, run.stored)
+            if run.asked.stored:
+                self._store.put(run.asked.chat.tenant, run.stored)
 
     def _start(self, run: _Run) -> None:
         """Runs in a task of its own."""
-        store, tenant, stored = self._store, run.chat.tenant, run.stored
+        store, tenant, stored = self._store, run.asked.chat.tenant, run.stored
         store.put(tenant, stored)
         stored.record([*map(_sse, run.writer.begin())])
         stored.task = asyncio.get_running_loop().create_task(self._in_background(run))
@@ -135,7 +118,7 @@ class Responses:
     async def _in_background(self, run: _Run) -> None:
         writer, begun = run.writer, False
         try:
-            async with aclosing(self._serving.answer(run.chat)) as stream:
+            async with aclosing(self._serving.answer(run.asked.chat)) as stream:
                 async for happened in stream:
                     events = ([] if begun else writer.run()) + writer.write(happened)
                     begun = True
