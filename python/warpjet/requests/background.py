@@ -27,7 +27,7 @@ class Generation:
         self._assembly = assembly
         self._native_id = -1
         self._final: Future[RequestOutput] = Future()
-        self._final.set_running_or_notify_cancel()  # who stops waiting does not end the request
+        self._final.set_running_or_notify_cancel()  # a caller that stops waiting does not end the request
         self._changed = threading.Condition()
         self._waiter: Future[None] | None = None  # of an async reader
 

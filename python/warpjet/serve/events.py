@@ -1,4 +1,4 @@
-"""What is asked of the model and what happens while it answers, whatever API it came by."""
+"""A request to the model, and the events of its answer, the same for every API."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -39,7 +39,7 @@ class ChatRequest(ChatOptions):
 
 @dataclass(slots=True)
 class CompletionRequest:
-    """One prompt to go on from: text or token ids."""
+    """One prompt to complete: text or token ids."""
 
     prompt: str | list[int]
     sampling: SamplingParams
@@ -55,7 +55,7 @@ class CompletionRequest:
 
 @dataclass(slots=True)
 class Started:
-    """The engine has begun: always the first event, once."""
+    """The engine has begun. It is the first event, and comes once."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -66,7 +66,7 @@ class Started:
 
 @dataclass(slots=True)
 class Delta:
-    """What is new in one sample. logprobs has an entry for each of token_ids."""
+    """New text and tokens of one sample. logprobs has an entry for each of token_ids."""
 
     index: int
     content: str = ""
@@ -90,7 +90,7 @@ class Ended:
 
 
 ChatEvent = Started | Delta | Ended
-Events = AsyncGenerator[list[ChatEvent], None]  # what came together comes together
+Events = AsyncGenerator[list[ChatEvent], None]  # a list is what the engine gave together
 
 
 async def each(batches: Events) -> AsyncGenerator[ChatEvent, None]:

@@ -1,4 +1,4 @@
-"""What the model gives out, as events: one sample's text, or its parts where a parser reads it."""
+"""Outputs of one sample as events: its text, or the parts of it that a parser finds."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The opened model as every API uses it: prompts are prepared, requests run, what they ask for is bounded."""
+"""The opened model as every API uses it: prepares prompts, runs requests, holds them to the server's limits."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ _PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
 
 
 class Serving:
-    """The opened model with what the server knows of it."""
+    """An opened model, the server's settings and its state."""
 
     def __init__(self, llm: AsyncLLM, settings: "Settings", model_names: Sequence[str]) -> None:
         self.llm = llm
@@ -99,7 +99,7 @@ class Serving:
         return self.llm.session.engine.model.max_model_len
 
     async def answer(self, request: ChatRequest) -> Events:
-        """Events of one conversation; what came together comes together, and all at the end if sampling.output_kind is
+        """Events of one conversation, in lists as the engine gives them; all at the end if sampling.output_kind is
         "final_only" and there are no log-probabilities. Raises ServeError before the first event for what cannot run.
         Closing the iterator, or cancelling the task, cancels the request."""
         call = await self._call(request)
@@ -142,8 +142,8 @@ class Serving:
         return prompt
 
     def bounded(self, sampling: SamplingParams, prompts: int = 1) -> SamplingParams:
-        """What a request may ask for, of so many prompts: one that names no max_tokens gets what is allowed. Raises
-        ServeError 400 for more completions or tokens than that."""
+        """The sampling of a request with so many prompts, with the most tokens that are allowed where it names no
+        max_tokens. Raises ServeError 400 for more completions or tokens than a request may have."""
         settings = self.settings
         samples = prompts * max(sampling.n, sampling.beam_width)
         if samples > settings.max_prompts:
@@ -163,7 +163,7 @@ class Serving:
         return sampling
 
     async def read(self, request: HttpRequest, function: Callable[[], T]) -> T:
-        """What function() makes of a request; on a thread when its body is large."""
+        """function(), which reads a request; on a thread when its body is large."""
         if request.body_bytes <= _SMALL_BODY:
             return function()
         return await self.server.workers.run(function, request.tenant)
@@ -281,7 +281,7 @@ class Serving:
 
 
 def _structured(request: ChatRequest | CompletionRequest) -> SamplingParams:
-    """The sampling with what the text must be."""
+    """The sampling with the request's constraint."""
     structured = request.structured
     return request.sampling if structured is None else request.sampling.replace(structured_outputs=structured)
 

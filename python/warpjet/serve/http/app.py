@@ -1,4 +1,4 @@
-"""The ASGI application: finds the endpoint, checks who asks, reads the body, runs the handler, sends its answer."""
+"""The ASGI application: finds the endpoint, checks the key, reads the body, runs the handler, sends its answer."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Who may ask what: API keys, compared in constant time."""
+"""API keys of users and administrators, compared in constant time."""
 
 import contextlib
 import hashlib

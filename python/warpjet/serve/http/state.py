@@ -1,4 +1,4 @@
-"""What the ports of one process share, and what the routes about the server itself show."""
+"""State that the ports of one process share, and that routes about the server show."""
 
 from warpjet.serve.http.counters import HttpMetrics
 from warpjet.serve.http.workers import Workers

@@ -106,18 +106,18 @@ def _requests(serving: Serving, request: HttpRequest) -> list[CompletionRequest]
         own["prompt_logprobs"] = max(body["logprobs"], body.get("prompt_logprobs", 0))
     if body.get("max_tokens") == 0 and (body["echo"] or "prompt_logprobs" in body):
         own.setdefault("prompt_logprobs", body.get("prompt_logprobs", 0))  # the engine computes the prompt for that
-    sampling, structured, who = (
+    sampling, structured, own_fields = (
         sampling_params(serving, body, **own),
         structured_outputs(body),
         identity(request, serving),
     )
     serving.bounded(sampling, len(prompts))
     add_special_tokens = body.get("add_special_tokens", True)
-    name = who.pop("request_id")
+    name = own_fields.pop("request_id")
     if len(prompts) == 1:
-        return [CompletionRequest(prompts[0], sampling, structured, add_special_tokens, request_id=name, **who)]
+        return [CompletionRequest(prompts[0], sampling, structured, add_special_tokens, request_id=name, **own_fields)]
     return [
-        CompletionRequest(prompt, sampling, structured, add_special_tokens, request_id=f"{name}-{index}", **who)
+        CompletionRequest(prompt, sampling, structured, add_special_tokens, request_id=f"{name}-{index}", **own_fields)
         for index, prompt in enumerate(prompts)
     ]
 

@@ -162,7 +162,7 @@ def sampling_params(serving: Serving, body: Mapping[str, Any], **own: Any) -> Sa
 
 
 def identity(request: HttpRequest, serving: Serving) -> dict[str, Any]:
-    """Who asks, and how urgent it is: fields of ChatRequest and CompletionRequest."""
+    """The request's name, tenant and priority: fields of ChatRequest and CompletionRequest."""
     body = request.body
     wanted = body.get("request_id")
     return {

@@ -88,7 +88,7 @@ class ResponseWriter:
         return self._take()
 
     def cancel(self) -> None:
-        """It ended because the client wants no more of it. No event says so: who asked knows."""
+        """The client has ended it. No event says so, as the client knows."""
         self._finish("cancelled")
         self._take()
 

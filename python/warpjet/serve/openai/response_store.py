@@ -22,8 +22,8 @@ _OVERHEAD = 1024  # bytes that an entry costs beside its text
 class StoredResponse:
     """A response, and the items that it answers. Lives in the event loop.
 
-    context: JSON of every input item, those of the responses before it first. events: what was told so far, kept only
-    for one that may be watched. task: what answers it in the background. request_bytes: of what asked for it."""
+    context: JSON of every input item, those of the responses before it first. events: those so far, kept only for one
+    that may be watched. task: what answers it in the background. request_bytes: of what asked for it."""
 
     response: dict[str, Any] | bytes
     context: bytes
@@ -57,7 +57,7 @@ class StoredResponse:
             self.record([])
 
     def record(self, events: list[bytes]) -> None:
-        """Takes what was told and wakes those who watch."""
+        """Keeps events and wakes the watchers."""
         if self.events is not None:
             self.events += events
         self._news.set()

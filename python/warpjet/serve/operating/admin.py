@@ -1,4 +1,4 @@
-"""Routes for who runs the server: on a port and with keys of their own."""
+"""Routes of administrators, on a port and with keys of their own."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""How the server is: alive and making progress, ready for requests, and which version."""
+"""Health: whether the engine makes progress, whether the server takes requests, and its version."""
 
 from functools import partial
 

@@ -50,7 +50,7 @@ _MAX_WATCHERS = 64
 
 
 class LiveFeed:
-    """Looks at the engine while somebody watches, once for all of them. Lives in the event loop."""
+    """Takes snapshots of the engine while there are watchers, once for all of them. Lives in the event loop."""
 
     def __init__(self, llm: AsyncLLM, ended: Callable[[], bool]) -> None:
         self._llm = llm
@@ -59,8 +59,8 @@ class LiveFeed:
         self._task: asyncio.Task[None] | None = None
 
     async def watch(self) -> AsyncIterator[bytes]:
-        """Events until the server drains or the engine is gone. Who reads slowly gets the newest, and not those
-        between. Raises ServeError 503 when too many watch."""
+        """Events until the server drains or the engine is gone. A slow reader gets the newest event and skips those
+        before it. Raises ServeError 503 when there are too many watchers."""
         if len(self._watchers) >= _MAX_WATCHERS:
             raise ServeError(503, "too many watch the engine", code="overloaded", retry_after=5)
         mailbox = _Mailbox()
@@ -96,7 +96,7 @@ class LiveFeed:
         """The event, its last step, and whether there were more steps since than it holds."""
         snapshot: dict[str, Any] = self._llm.session.engine.snapshot(since)
         snapshot["pool"] = base64.b64encode(snapshot["pool"]).decode()
-        # A request id may be a secret of whoever made it up; its checksum tells it to those who know it.
+        # A request id may be its client's secret: a watcher that knows it recognises the checksum.
         snapshot["names"] = {number: zlib.crc32(shown_name(name).encode()) for number, name in latest}
         steps = snapshot["steps"]
         missed = bool(since and steps and steps[0]["step"] > since + 1)
@@ -109,7 +109,7 @@ def _pause(cost: float, missed: bool) -> float:
 
 
 class _Mailbox:
-    """Room for one event: a newer one takes the place of one that was not taken."""
+    """Holds one event: a newer one replaces one that was not taken."""
 
     def __init__(self) -> None:
         self._event: bytes | None = None

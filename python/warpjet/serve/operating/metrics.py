@@ -1,4 +1,4 @@
-"""/metrics: what the engine measures, what the server counts, and both under the names of other servers."""
+"""/metrics: the engine's metrics, the server's counters, and the names of other servers for them."""
 
 import re
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ _COMPAT: dict[str, dict[str, str]] = {
 
 
 def engine_text(serving: Serving) -> str:
-    """What the engine measures, under the model's first served name and, if asked for, under others' names."""
+    """The engine's metrics, under the model's first served name and, if asked for, under others' names."""
     name = serving.model_names[0].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     text = _MODEL_NAME.sub(lambda _: f'model_name="{name}"', serving.llm.session.engine.metrics())
     compat = serving.settings.metrics_compat
