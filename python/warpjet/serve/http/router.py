@@ -7,16 +7,6 @@ from urllib.parse import unquote
 from warpjet.serve.http.errors import ServeError
 from warpjet.serve.http.schema import Endpoint
 
-# What users of other servers ask for, and nothing here is spelled like.
-_ELSEWHERE = {
-    **dict.fromkeys(("/docs", "/redoc", "/swagger"), "/openapi.json"),
-    **dict.fromkeys(("/ping", "/healthz", "/livez"), "/health"),
-    **dict.fromkeys(("/v1", "/models", "/api/tags"), "/v1/models"),
-    "/readyz": "/ready",
-    "/api/chat": "/v1/chat/completions",
-    "/api/generate": "/v1/completions",
-    "/api/embed": "/v1/embeddings",
-}
 _LONGEST = 64  # characters of a path that are compared with the routes
 
 Segments = tuple[str, ...]
@@ -32,7 +22,8 @@ class Router:
         for endpoint in endpoints:
             self._methods.setdefault(_split(endpoint.path), {})[endpoint.method] = endpoint
         self._patterns = [route for route in self._methods if any(part.startswith("{") for part in route)]
-        named = (one for methods in self._methods.values() for one in methods.values())
+        named = [one for methods in self._methods.values() for one in methods.values()]
+        self._elsewhere = {path: one.path for one in named for path in one.elsewhere}
         self._shown = [one.path for one in named if one.summary and one.scope != "admin" and "{" not in one.path]
 
     def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
@@ -57,8 +48,8 @@ class Router:
         return endpoint, values
 
     def _nearest(self, path: str) -> str | None:
-        if path in _ELSEWHERE:
-            return _ELSEWHERE[path]
+        if path in self._elsewhere:
+            return self._elsewhere[path]
         ends_alike = (route for route in self._shown if route.endswith(path) or path.endswith(route))
         close = difflib.get_close_matches(path, self._shown, n=1)
         return next(ends_alike, close[0] if close else None)

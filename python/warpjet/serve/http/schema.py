@@ -24,7 +24,8 @@ class Endpoint:
     """A row of the routing table. A path may hold {name}, and end in {name:path}, which takes slashes too. scope: open
     needs no key, admin its own key and port.
     summary: what it is for, in /openapi.json; without one it is not in there.
-    error_body: what an error looks like on this route."""
+    error_body: what an error looks like on this route.
+    elsewhere: paths that other servers have for it; the error for one of them names this one."""
 
     method: str
     path: str
@@ -33,6 +34,7 @@ class Endpoint:
     summary: str = ""
     scope: Literal["open", "user", "admin"] = "user"
     error_body: Callable[[ServeError], dict[str, Any]] = ServeError.envelope
+    elsewhere: tuple[str, ...] = ()
 
 
 def _is_int(value: Any) -> bool:

@@ -367,4 +367,13 @@ def _choice_of(index: int, delta: dict[str, Any]) -> dict[str, Any]:
 
 
 def routes(serving: Serving) -> list[Endpoint]:
-    return [Endpoint("POST", "/v1/chat/completions", partial(_create, serving), CHAT, "answer a conversation")]
+    return [
+        Endpoint(
+            "POST",
+            "/v1/chat/completions",
+            partial(_create, serving),
+            CHAT,
+            "answer a conversation",
+            elsewhere=("/api/chat",),
+        )
+    ]

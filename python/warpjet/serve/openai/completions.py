@@ -377,4 +377,13 @@ async def _merged(
 
 
 def routes(serving: Serving) -> list[Endpoint]:
-    return [Endpoint("POST", "/v1/completions", partial(_create, serving), COMPLETION, "go on from a prompt")]
+    return [
+        Endpoint(
+            "POST",
+            "/v1/completions",
+            partial(_create, serving),
+            COMPLETION,
+            "go on from a prompt",
+            elsewhere=("/api/generate",),
+        )
+    ]

@@ -136,4 +136,13 @@ def _base64(vector: Sequence[float]) -> str:
 
 
 def routes(serving: Serving) -> list[Endpoint]:
-    return [Endpoint("POST", "/v1/embeddings", partial(create, serving), _REQUEST, "a vector for each text")]
+    return [
+        Endpoint(
+            "POST",
+            "/v1/embeddings",
+            partial(create, serving),
+            _REQUEST,
+            "a vector for each text",
+            elsewhere=("/api/embed",),
+        )
+    ]

@@ -31,6 +31,12 @@ async def _get(serving: Serving, request: HttpRequest) -> Response:
 
 def routes(serving: Serving) -> list[Endpoint]:
     return [
-        Endpoint("GET", "/v1/models", partial(_list, serving), summary="the models that are served"),
+        Endpoint(
+            "GET",
+            "/v1/models",
+            partial(_list, serving),
+            summary="the models that are served",
+            elsewhere=("/v1", "/models", "/api/tags"),
+        ),
         Endpoint("GET", "/v1/models/{model:path}", partial(_get, serving), summary="one of them"),
     ]

@@ -27,8 +27,20 @@ async def _version(request: HttpRequest) -> Response:
 def routes(serving: Serving) -> list[Endpoint]:
     return [
         Endpoint(
-            "GET", "/health", partial(_health, serving), summary="whether the engine makes progress", scope="open"
+            "GET",
+            "/health",
+            partial(_health, serving),
+            summary="whether the engine makes progress",
+            scope="open",
+            elsewhere=("/ping", "/healthz", "/livez"),
         ),
-        Endpoint("GET", "/ready", partial(_ready, serving), summary="whether the server takes requests", scope="open"),
+        Endpoint(
+            "GET",
+            "/ready",
+            partial(_ready, serving),
+            summary="whether the server takes requests",
+            scope="open",
+            elsewhere=("/readyz",),
+        ),
         Endpoint("GET", "/version", _version, summary="the version of warpjet"),
     ]

@@ -22,7 +22,14 @@ async def _openapi(serving: Serving, endpoints: Iterable[Endpoint], request: Htt
 
 
 def routes(serving: Serving, others: Iterable[Endpoint]) -> list[Endpoint]:
-    """The document, of the other routes and itself."""
-    endpoints = [*others]
-    endpoints.append(Endpoint("GET", "/openapi.json", partial(_openapi, serving, endpoints), summary="this document"))
-    return endpoints[-1:]
+    """The document describes the other routes and its own."""
+    documented = [*others]
+    own = Endpoint(
+        "GET",
+        "/openapi.json",
+        partial(_openapi, serving, documented),
+        summary="this document",
+        elsewhere=("/docs", "/redoc", "/swagger"),
+    )
+    documented.append(own)
+    return [own]
