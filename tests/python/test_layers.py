@@ -35,7 +35,9 @@ MAY_INCLUDE: dict[str, set[str]] = {
 
 # The same for the package: a room, which is a folder or a module that stands alone, may import itself, the native
 # module, and these rooms, which are further up in this table.
-SERVED = {"common", "structured", "text", "serve.http", "serve.events", "serve.parts", "serve.serving"}
+SERVED = {
+    *("common", "structured", "text", "serve.http", "serve.events", "serve.names", "serve.parts", "serve.serving"),
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "common": set(),
@@ -61,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve.openai": SERVED | {"parsing", "requests"},
     "serve.anthropic": SERVED | {"parsing", "serve.openai"},
     "serve.tgi": SERVED | {"requests", "serve.openai"},
-    "serve.operating": SERVED | {"async_llm", "serve.names", "serve.openai"},
+    "serve.operating": SERVED | {"async_llm", "serve.openai"},
     "serve.apis": {"serve.http", "serve.serving", "serve.operating"},  # and each API, by its name
     "serve.flags": {"common", "requests", "serve.settings"},
     "serve.service": {"common", "serve.settings", "serve.http", "serve.serving", "serve.operating", "serve.apis"},

@@ -1,6 +1,7 @@
-"""Names of requests, which are their tenant's own."""
+"""Names of requests, which are their tenant's own, and ids that the server makes."""
 
 import itertools
+import secrets
 from weakref import WeakValueDictionary
 
 from warpjet.serve.http.errors import bad_request
@@ -36,3 +37,8 @@ def engine_name(tenant: str, name: str | None) -> str | None:
 def shown_name(name: str) -> str:
     """What its client calls a request that the engine's side calls so."""
     return name.rpartition(_BETWEEN)[2]
+
+
+def new_id(prefix: str) -> str:
+    """An id that cannot be guessed."""
+    return f"{prefix}_{secrets.token_hex(24)}"

@@ -14,8 +14,8 @@ from warpjet.serve.events import ChatRequest
 from warpjet.serve.http.errors import ServeError, bad_request, from_exception
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
+from warpjet.serve.names import new_id
 from warpjet.serve.openai.fields import sampling_params
-from warpjet.serve.openai.response_items import new_id
 from warpjet.serve.parts import constrain, instruct, parse_part
 from warpjet.serve.serving import Serving
 

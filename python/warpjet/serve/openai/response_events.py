@@ -9,9 +9,10 @@ from typing import Any
 from warpjet.common.json_size import value_or_none
 from warpjet.parsing.events import ToolCallDelta
 from warpjet.serve.events import ChatEvent, Delta, Ended, Started
+from warpjet.serve.names import new_id
 from warpjet.serve.openai.custom_tools import input_of
 from warpjet.serve.openai.logprobs import chat_logprobs
-from warpjet.serve.openai.response_items import new_id, seal
+from warpjet.serve.openai.response_items import seal
 from warpjet.serve.openai.response_tools import Origin
 
 Event = dict[str, Any]

@@ -1,23 +1,18 @@
 """Items of the Responses API: what a client sends, made uniform, and the conversation that they are."""
 
 import base64
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from warpjet.common.shown import shown
 from warpjet.serve.http.errors import bad_request
+from warpjet.serve.names import new_id
 from warpjet.serve.openai.custom_tools import as_arguments
 from warpjet.serve.openai.response_tools import function_name
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _MAX_SEALED = 1 << 22  # characters
 _TEXT_PARTS = {"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"}
-
-
-def new_id(prefix: str) -> str:
-    """One that cannot be guessed."""
-    return f"{prefix}_{secrets.token_hex(24)}"
 
 
 def parse_items(value: Any, param: str = "input") -> list[dict[str, Any]]:

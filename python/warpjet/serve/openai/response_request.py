@@ -11,8 +11,9 @@ from warpjet.serve.events import ChatRequest
 from warpjet.serve.http.errors import bad_request
 from warpjet.serve.http.exchange import HttpRequest
 from warpjet.serve.http.schema import Field, Schema
+from warpjet.serve.names import new_id
 from warpjet.serve.openai.fields import SAMPLING_FIELDS, sampling_params
-from warpjet.serve.openai.response_items import new_id, parse_items, to_messages
+from warpjet.serve.openai.response_items import parse_items, to_messages
 from warpjet.serve.openai.response_store import StoredResponse
 from warpjet.serve.openai.response_tools import Offer, Origin, offer_tools
 from warpjet.serve.parts import constrain, instruct, parse_part
