@@ -78,6 +78,9 @@ void log_line(LogLevel level, std::string_view line);
       ::warpjet::log_line(::warpjet::LogLevel::level, ::warpjet::cat(__VA_ARGS__)); \
   } while (false)
 
+// Whether every kernel is waited for and named when it fails: WARPJET_DEBUG_SYNC=1. Read once.
+bool debug_sync();
+
 // --- Arithmetic ------------------------------------------------------------------------------------------------------
 
 template <std::integral T>

@@ -37,6 +37,16 @@ LogLevel level_from_environment() {
   return LogLevel::warn;
 }
 
+// WARPJET_DEBUG_SYNC: 0 or 1.
+bool debug_sync_from_environment() {
+  const char* given = std::getenv("WARPJET_DEBUG_SYNC");
+  const std::string_view value = given ? given : "";
+  if (value == "1") return true;
+  if (!value.empty() && value != "0")
+    write_to_stderr(LogLevel::warn, cat("WARPJET_DEBUG_SYNC=", value, " is not 0 or 1; using 0"));
+  return false;
+}
+
 struct Log {
   std::mutex mutex;
   LogSink sink = write_to_stderr;
@@ -96,6 +106,11 @@ void set_log_sink(LogSink sink) {
   Log& log = the_log();
   const std::lock_guard lock(log.mutex);
   log.sink = sink ? std::move(sink) : write_to_stderr;
+}
+
+bool debug_sync() {
+  static const bool on = debug_sync_from_environment();
+  return on;
 }
 
 bool log_enabled(LogLevel level) {

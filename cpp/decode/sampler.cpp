@@ -23,7 +23,7 @@ struct Sampler::State {
   void reserve(const typename Op::Problem& most);  // its workspace; throws unsupported
   template <class Op>
   void launch(const typename Op::Args& args) {
-    kernel<Op>(args.problem).launch(args, device.stream());
+    kernel<Op>(args.problem).run(args, device.stream());
   }
 
   Buffer allocate(std::int64_t rows, std::int64_t columns) {

@@ -53,6 +53,7 @@ class Stream {
   virtual bool begin_capture() { return false; }
   virtual std::unique_ptr<Graph> end_capture() { return nullptr; }
   virtual void launch(Graph&) {}
+  virtual bool capturing() const { return false; }
 };
 
 // Owns device memory; freed with the object, which must not outlive its device.

@@ -118,10 +118,10 @@ void DeviceState::flush(Staging& staging) {
   std::copy(edits_.begin(), edits_.end(), staged.begin());
   stream_.copy(edit_memory_.data(), staged.data(), staged.size_bytes());
   const auto count = static_cast<std::int64_t>(edits_.size());
-  kernel_.launch({.problem = {.count = count},
-                  .edits = TensorView(edit_memory_.data(), DType::i64, {count, 2}),
-                  .state = TensorView(memory_.data(), DType::i32, {at_.end})},
-                 stream_);
+  kernel_.run({.problem = {.count = count},
+               .edits = TensorView(edit_memory_.data(), DType::i64, {count, 2}),
+               .state = TensorView(memory_.data(), DType::i32, {at_.end})},
+              stream_);
   edits_.clear();
 }
 

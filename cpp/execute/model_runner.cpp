@@ -401,7 +401,7 @@ void ModelRunner::State::prepare(Sizes sizes) {
       .sample_rows = TensorView(sample_rows.data(), DType::i32, {sizes.samples}),
       .sample_slots = TensorView(sample_slots.data(), DType::i32, {sizes.samples}),
   };
-  prepare_kernel.launch(args, stream);
+  prepare_kernel.run(args, stream);
 }
 
 StepInputs ModelRunner::State::inputs(Sizes sizes) const {

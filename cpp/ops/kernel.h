@@ -17,19 +17,6 @@ inline double type_bytes(const Format& format) {
   return format.bytes_per_value();
 }
 
-template <class Op>
-struct Kernel {
-  std::string_view name;          // stable for ever: written into engine files
-  int sm_min = 0, sm_max = 9999;  // runs on sm_min <= sm < sm_max; 0 is the CPU
-  bool (*supports)(const typename Op::Problem&) = nullptr;
-  // Bytes of Args::workspace that it needs, for this problem or any with fewer rows; null: none. The memory is zero
-  // when it is given for the first time; a kernel that counts in it leaves zeros. Kernels of one stream share it.
-  std::int64_t (*workspace)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
-  // How long it takes, about, in units that all rows of the op share: neighbouring rows that say so compete by it.
-  double (*cost)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
-  void (*launch)(const typename Op::Args&, Stream&) = nullptr;
-};
-
 // "{m=8 n=6144 k=4096 a=bf16 b=bf16 d=bf16 bias}": the fields of a problem, less the numbers, flags and choices that
 // are zero.
 template <HasFields Problem>
@@ -51,6 +38,29 @@ std::string to_string(const Problem& problem) {
   });
   return cat("{", out, "}");
 }
+
+// Waits until the stream's work is done; throws what made it fail, with the name of the kernel and its problem.
+void wait_for_kernel(Stream& stream, std::string_view kernel, const std::string& problem);
+
+template <class Op>
+struct Kernel {
+  std::string_view name;          // stable for ever: written into engine files
+  int sm_min = 0, sm_max = 9999;  // runs on sm_min <= sm < sm_max; 0 is the CPU
+  bool (*supports)(const typename Op::Problem&) = nullptr;
+  // Bytes of Args::workspace that it needs, for this problem or any with fewer rows; null: none. The memory is zero
+  // when it is given for the first time; a kernel that counts in it leaves zeros. Kernels of one stream share it.
+  std::int64_t (*workspace)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
+  // How long it takes, about, in units that all rows of the op share: neighbouring rows that say so compete by it.
+  double (*cost)(const typename Op::Problem&, const DeviceInfo&) = nullptr;
+  void (*launch)(const typename Op::Args&, Stream&) = nullptr;
+
+  // Launches it. Under debug_sync() returns when it is done, unless the stream captures a graph.
+  void run(const typename Op::Args& args, Stream& stream) const {
+    launch(args, stream);
+    if (debug_sync() && !stream.capturing()) [[unlikely]]
+      wait_for_kernel(stream, name, to_string(args.problem));
+  }
+};
 
 // The rows of one op, in order of preference. Filled by explicit calls when a backend registers; read-only afterwards.
 template <class Op>

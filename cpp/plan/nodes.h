@@ -59,7 +59,7 @@ inline NodeCost node_cost(const AnyNode& node, const Shapes& shapes) {
 }
 
 inline void launch(const AnyNode& node, const KernelRow& row, const Scope& scope, Stream& stream) {
-  std::visit([&]<class N>(const N& n) { std::get<const Kernel<typename N::Op>*>(row)->launch(n.args(scope), stream); },
+  std::visit([&]<class N>(const N& n) { std::get<const Kernel<typename N::Op>*>(row)->run(n.args(scope), stream); },
              node);
 }
 

@@ -129,13 +129,14 @@ std::unique_ptr<Executor> Engine::Impl::make_executor(OpenedModel opened, const 
   }
   constexpr int kMaxGraphTokens = 512;
   const DeviceInfo& info = device->info();
-  const ModelRunner::Config sizes = {.max_tokens = config.max_num_batched_tokens,
-                                     .max_seqs = config.max_num_seqs,
-                                     .max_model_len = config.max_model_len,
-                                     .num_slots = slots,
-                                     .max_logprobs = most_logprobs(config, opened.plan.model, info),
-                                     .max_in_flight = config.max_steps_in_flight,
-                                     .max_graph_tokens = info.sm == 0 || config.enforce_eager ? 0 : kMaxGraphTokens};
+  const ModelRunner::Config sizes = {
+      .max_tokens = config.max_num_batched_tokens,
+      .max_seqs = config.max_num_seqs,
+      .max_model_len = config.max_model_len,
+      .num_slots = slots,
+      .max_logprobs = most_logprobs(config, opened.plan.model, info),
+      .max_in_flight = config.max_steps_in_flight,
+      .max_graph_tokens = info.sm == 0 || config.enforce_eager || debug_sync() ? 0 : kMaxGraphTokens};
   Weights weights;
   load_report = load_weights(opened, *device, weights);
   Runner runner(std::move(opened.plan), std::move(weights), catalogs, *device, config.max_num_batched_tokens,

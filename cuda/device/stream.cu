@@ -64,6 +64,11 @@ class GpuStream final : public CudaStream {
     WJ_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
     return true;
   }
+  bool capturing() const override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    WJ_CUDA(cudaStreamIsCapturing(stream_, &status));
+    return status != cudaStreamCaptureStatusNone;
+  }
   std::unique_ptr<Graph> end_capture() override {
     struct Recording {
       cudaGraph_t graph = nullptr;
