@@ -1,10 +1,12 @@
 // Config structs as Python classes, made from fields(): nothing about a single field is written here.
 #include "bindings.h"
+#include "handles.h"
 #include "values.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,49 +14,7 @@
 namespace warpjet::python {
 namespace {
 
-// --- Names we do not have -------------------------------------------------------------------------------------------
-
-struct Elsewhere {
-  std::string_view name;
-  std::string_view closest;
-};
-
-// Sampling options that other engines know. None, their neutral value, is accepted.
-constexpr Elsewhere kSamplingElsewhere[] = {
-    {"beam_width_array", "beam_width"},
-    {"best_of", "beam_width, or n and ranking by cumulative_logprob"},
-    {"do_sample", "temperature (0 is greedy)"},
-    {"ebnf", "structured_outputs"},
-    {"end_id", "stop_token_ids"},
-    {"extra_args", "logit_bias"},
-    {"guided_decoding", "structured_outputs"},
-    {"json_schema", "structured_outputs"},
-    {"logits_processors", "logit_bias, allowed_token_ids and bad_words"},
-    {"logprob_token_ids", "logprobs"},
-    {"max_new_tokens", "max_tokens"},
-    {"min_new_tokens", "min_tokens"},
-    {"no_stop_trim", "include_stop_str_in_output"},
-    {"num_beams", "beam_width"},
-    {"pad_id", "nothing: batches are not padded"},
-    {"random_seed", "seed"},
-    {"regex", "structured_outputs"},
-    {"repetition_detection", "repetition_penalty and frequency_penalty"},
-    {"return_log_probs", "logprobs"},
-    {"sampling_seed", "seed"},
-    {"stop_regex", "stop"},
-    {"stop_words", "stop"},
-    {"stream_interval", "output_kind"},
-    {"structural_tag", "structured_outputs"},
-    {"thinking_token_budget", "max_tokens"},
-    {"truncate_prompt_tokens", "shortening prompt_token_ids"},
-    {"use_beam_search", "beam_width"},
-};
-
-template <class C>
-std::span<const Elsewhere> elsewhere() {
-  if constexpr (std::same_as<C, SamplingParams>) return kSamplingElsewhere;
-  return {};
-}
+// --- Unknown names --------------------------------------------------------------------------------------------------
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -86,6 +46,109 @@ template <class C>
   raise_type_error(message);
 }
 
+// --- __fields__ -----------------------------------------------------------------------------------------------------
+
+nb::object number_of(double value) {
+  const bool whole = value == std::floor(value) && std::abs(value) < 1e15;
+  return whole ? nb::object(nb::int_(static_cast<std::int64_t>(value))) : nb::object(nb::float_(value));
+}
+
+// JSON Schema's words for one value of a type within a range.
+template <class Member>
+struct Shape {
+  static nb::dict of(const ValueRange& range) {
+    nb::dict shape;
+    if constexpr (std::is_arithmetic_v<Member> && !std::same_as<Member, bool>) {
+      if (!range.numbers.empty()) {
+        nb::list numbers;
+        for (const int number : range.numbers) numbers.append(number);
+        shape["enum"] = numbers;
+        return shape;
+      }
+      if (std::isfinite(range.low)) shape[range.above ? "exclusiveMinimum" : "minimum"] = number_of(range.low);
+      if (std::isfinite(range.high)) shape["maximum"] = number_of(range.high);
+      if constexpr (std::integral<Member>) {
+        if (!std::isfinite(range.low)) shape["minimum"] = std::numeric_limits<Member>::min();
+        if (!std::isfinite(range.high)) shape["maximum"] = std::numeric_limits<Member>::max();
+      }
+    } else if constexpr (std::same_as<Member, std::string>) {
+      if (!range.texts.empty() && !range.aliases) {
+        nb::list texts;
+        for (const std::string_view text : range.texts) texts.append(text_of(text));
+        shape["enum"] = texts;
+      }
+      if (std::isfinite(range.low)) shape["minLength"] = number_of(range.low);
+      if (std::isfinite(range.high)) shape["maxLength"] = number_of(range.high);
+    }
+    return shape;
+  }
+};
+
+template <class T>
+struct Shape<std::optional<T>> : Shape<T> {};
+
+template <class T>
+struct Shape<std::vector<T>> {
+  static nb::dict of(const ValueRange& range) {
+    nb::dict shape;
+    ValueRange each = range;
+    each.max_entries = 0;
+    if (nb::dict items = Shape<T>::of(each); items.size() > 0) shape["items"] = items;
+    if (range.max_entries > 0) shape["maxItems"] = range.max_entries;
+    return shape;
+  }
+};
+
+template <class V>
+struct Shape<std::map<std::int32_t, V>> {
+  static nb::dict of(const ValueRange& range) {
+    nb::dict shape;
+    shape["additionalProperties"] = Shape<V>::of(range);
+    shape["maxProperties"] = range.max_entries;
+    return shape;
+  }
+};
+
+// The range in words; texts are told by their names alone.
+template <class Member>
+struct Words {
+  static std::string of(const ValueRange& range, std::string_view unit) {
+    return range.texts.empty() ? to_string(range, unit) : std::string();
+  }
+};
+
+template <class T>
+struct Words<std::optional<T>> : Words<T> {};
+
+template <class T>
+struct Words<std::vector<T>> {
+  static std::string of(const ValueRange& range, std::string_view unit) {
+    if (range.max_entries == 0) return {};
+    const bool said = std::same_as<T, std::string> || std::same_as<T, double>;  // token ids go without saying
+    const std::string each = to_string(range, std::same_as<T, std::string> ? "bytes" : unit);
+    return "at most " + std::to_string(range.max_entries) + (said && !each.empty() ? ", each " + each : "");
+  }
+};
+
+template <class V>
+struct Words<std::map<std::int32_t, V>> : Words<std::vector<V>> {};
+
+// A Field of each field: command line, HTTP fields and their OpenAPI document are made from it.
+template <class C>
+nb::tuple field_rows(const nb::object& row) {
+  const C defaults;
+  nb::list rows;
+  for_each_field<C>([&](const auto& field) {
+    using Member = std::remove_cvref_t<decltype(defaults.*(field.member))>;
+    nb::list choices;
+    for (const std::string_view text : field.range.texts) choices.append(text_of(text));
+    rows.append(row(text_of(field.name), Hint<Member>::out(), to_object(defaults.*(field.member), true),
+                    text_of(field.doc), text_of(field.unit), Words<Member>::of(field.range, field.unit),
+                    nb::tuple(choices), Shape<Member>::of(field.range)));
+  });
+  return nb::tuple(rows);
+}
+
 // --- The class ------------------------------------------------------------------------------------------------------
 
 template <class C>
@@ -97,13 +160,9 @@ void set_field(C& config, std::string_view class_name, const std::string& name, 
     assign(value, name, config.*(field.member));
   });
   if (known) return;
-  for (const Elsewhere& other : elsewhere<C>()) {
-    if (other.name != name) continue;
-    if (value.is_none()) return;
-    const std::string message = name + " is not supported; closest is " + std::string(other.closest);
-    PyErr_SetString(PyExc_NotImplementedError, message.c_str());
-    throw nb::python_error();
-  }
+  // Raises for a name of another engine's that asks for something, and is False for one that nobody knows.
+  if constexpr (std::same_as<C, SamplingParams>)
+    if (nb::cast<bool>(nb::module_::import_("warpjet.common.foreign").attr("check_sampling")(name, value))) return;
   raise_unknown<C>(class_name, name);
 }
 
@@ -148,30 +207,11 @@ std::string parameters() {
   return out;
 }
 
-// (name, type, default, doc) of every field: the command line is made from it.
-template <class C>
-nb::tuple field_rows() {
-  const C defaults;
-  nb::list rows;
-  for_each_field<C>([&](const auto& field) {
-    using Member = std::remove_cvref_t<decltype(defaults.*(field.member))>;
-    rows.append(nb::make_tuple(std::string(field.name), Hint<Member>::out(), to_object(defaults.*(field.member), true),
-                               std::string(field.doc)));
-  });
-  return nb::tuple(rows);
-}
-
-// {name: the texts that it takes} of the fields where they can be listed.
-template <class C>
-nb::dict field_choices() {
-  nb::dict choices;
-  for_each_field<C>([&](const auto& field) {
-    if (field.choices.empty()) return;
-    nb::list texts;
-    for (const std::string_view text : field.choices) texts.append(nb::str(text.data(), text.size()));
-    choices[nb::str(field.name.data(), field.name.size())] = nb::tuple(texts);
-  });
-  return choices;
+// The documentation of a property.
+template <class Member>
+std::string described(const auto& field) {
+  const std::string limits = Words<Member>::of(field.range, field.unit);
+  return std::string(field.doc) + (limits.empty() ? "" : " (" + limits + ")");
 }
 
 template <class C>
@@ -189,7 +229,7 @@ void bind_properties(nb::class_<C>& type, const std::string& name) {
           self = with_changes(self, name, change);  // an invalid value leaves the object as it was
         },
         nb::for_getter(nb::sig(getter.c_str())), nb::for_setter(nb::sig(setter.c_str())),
-        nb::for_setter(nb::arg("value").none()), std::string(field.doc).c_str());
+        nb::for_setter(nb::arg("value").none()), described<Member>(field).c_str());
   });
 }
 
@@ -232,13 +272,16 @@ void bind_config(nb::module_& module, const char* class_name, const char* doc) {
       "__setstate__", [name](C& self, nb::dict state) { new (&self) C(with_changes(C{}, name, state)); },
       nb::sig("def __setstate__(self, state: dict[str, object], /) -> None"));
   bind_properties(type, name);
-  type.attr("__fields__") = field_rows<C>();
-  type.attr("__choices__") = field_choices<C>();
+  type.attr("__fields__") = field_rows<C>(module.attr("Field"));
 }
 
 }  // namespace
 
 void bind_configs(nb::module_& module) {
+  const nb::object row = nb::module_::import_("collections")
+                             .attr("namedtuple")("Field", "name type default doc unit takes choices shape",
+                                                 nb::arg("module") = "warpjet._native");
+  module.attr("Field") = row;
   bind_config<SamplingParams>(module, "SamplingParams",
                               "How one request is sampled. Raises ValueError or TypeError naming the field.");
   bind_config<PoolingParams>(module, "PoolingParams",

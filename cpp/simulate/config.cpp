@@ -1,74 +1,17 @@
-// Which values a SimConfig takes, and what all replicas of a simulation have in common.
+// What a SimConfig takes beyond the ranges of its fields, and what all replicas of a simulation have in common.
 #include <cmath>
 
+#include "core/ranges.h"
 #include "simulate/simulate.h"
 
 namespace warpjet {
-namespace {
-
-void require_range(std::string_view field, double value, double low, double high) {
-  WJ_REQUIRE(value >= low && value <= high && std::isfinite(value), invalid_argument, field, " must be from ", low,
-             " to ", high, ", got ", value);
-}
-
-void require_positive(std::string_view field, double value, double high) {
-  WJ_REQUIRE(value > 0 && value <= high && std::isfinite(value), invalid_argument, field,
-             " must be above 0 and at most ", high, ", got ", value);
-}
-
-void validate_load(const SimConfig& c) {
-  require_range("rate", c.rate, 0, 1e6);
-  require_range("duration_s", c.duration_s, 0, 1e7);
-  require_range("max_tokens", c.max_tokens, 0, 1 << 24);
-  require_range("tenants", c.tenants, 1, 65535);
-  require_range("replicas", c.replicas, 0, 1 << 16);
-  require_range("max_replicas", c.max_replicas, 1, 1 << 16);
-  sim::find_router(c.router);
-  require_range("router_epoch_ms", c.router_epoch_ms, 1, 1e6);
-  require_positive("ttft_ms", c.ttft_ms, 1e9);
-  require_positive("itl_ms", c.itl_ms, 1e9);
-  require_positive("goodput_target", c.goodput_target, 1);
-  require_range("threads", c.threads, 0, 1024);
-}
-
-void validate_hardware(const SimConfig& c) {
-  find_gpu(c.gpu);
-  require_range("gpus_per_replica", c.gpus_per_replica, 1, 1024);
-  require_positive("params_b", c.params_b, 1e6);
-  require_positive("weight_bytes_per_param", c.weight_bytes_per_param, 8);
-  require_range("kv_bytes_per_token", c.kv_bytes_per_token, 1, 1e9);
-  require_range("queries_per_kv", c.queries_per_kv, 0, 1024);
-  require_range("kv_cache_gib", c.kv_cache_gib, 0, 1 << 20);
-  require_range("kv_offloading_size", c.kv_offloading_size, 0, 1 << 20);
-  require_positive("compute_efficiency", c.compute_efficiency, 1);
-  require_positive("bandwidth_efficiency", c.bandwidth_efficiency, 1);
-  require_range("step_overhead_us", c.step_overhead_us, 0, 1e9);
-  require_range("step_host_us", c.step_host_us, 0, 1e9);
-  require_positive("host_gb_per_s", c.host_gb_per_s, 1e6);
-}
-
-void validate_engine(const SimConfig& c) {
-  require_range("max_num_seqs", c.max_num_seqs, 1, 1 << 16);
-  require_range("max_num_batched_tokens", c.max_num_batched_tokens, 1, 1 << 20);
-  WJ_REQUIRE(c.block_size == 16 || c.block_size == 32 || c.block_size == 64, invalid_argument,
-             "block_size must be 16, 32 or 64, got ", c.block_size);
-  require_range("max_num_queued_reqs", c.max_num_queued_reqs, 1, 1 << 24);
-  find_policy(c.scheduling_policy);
-  require_range("max_steps_in_flight", c.max_steps_in_flight, 1, 3);
-  require_range("admission_quantile", c.admission_quantile, 0, 1);
-  WJ_REQUIRE(c.preemption_mode == "auto" || c.preemption_mode == "swap" || c.preemption_mode == "recompute",
-             invalid_argument, "preemption_mode must be one of auto, swap, recompute; got ", quote(c.preemption_mode));
-  WJ_REQUIRE(c.preemption_mode != "swap" || c.kv_offloading_size > 0, invalid_argument,
-             "preemption_mode=swap needs host memory: set kv_offloading_size (GiB)");
-  require_range("itl_target_ms", c.itl_target_ms, 0, 1e6);
-}
-
-}  // namespace
 
 void validate(const SimConfig& config) {
-  validate_load(config);
-  validate_hardware(config);
-  validate_engine(config);
+  check_fields(config);
+  sim::find_router(config.router);
+  find_gpu(config.gpu);
+  WJ_REQUIRE(config.preemption_mode != "swap" || config.kv_offloading_size > 0, invalid_argument,
+             "preemption_mode=swap needs host memory: set kv_offloading_size (GiB)");
 }
 
 namespace sim {

@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from warpjet.structured import StructuredOutputsParams
 
@@ -20,6 +20,18 @@ class QueueFullError(RuntimeError):
 
 class ModelFormatError(ValueError):
     """A file of a checkpoint or an engine is malformed."""
+
+class Field(NamedTuple):
+    """A field of a config: its range in words (takes), as JSON Schema (shape), and the texts that it takes, if few."""
+
+    name: str
+    type: str
+    default: object
+    doc: str
+    unit: str
+    takes: str
+    choices: tuple[str, ...]
+    shape: dict[str, Any]
 
 class SamplingParams:
     """
@@ -81,51 +93,55 @@ class SamplingParams:
     def __setstate__(self, state: dict[str, object], /) -> None: ...
     @property
     def n(self) -> int:
-        """completions per prompt, 1 to 128"""
+        """completions per prompt (from 1 to 128)"""
 
     @n.setter
     def n(self, value: int, /) -> None: ...
     @property
     def presence_penalty(self) -> float:
-        """subtracted once from each token already generated, -2 to 2"""
+        """subtracted once from each token already generated (from -2 to 2)"""
 
     @presence_penalty.setter
     def presence_penalty(self, value: float, /) -> None: ...
     @property
     def frequency_penalty(self) -> float:
-        """subtracted per occurrence in the generated text, -2 to 2"""
+        """subtracted per occurrence in the generated text (from -2 to 2)"""
 
     @frequency_penalty.setter
     def frequency_penalty(self, value: float, /) -> None: ...
     @property
     def repetition_penalty(self) -> float:
         """
-        divides positive and multiplies negative logits of tokens in prompt or output; > 0, 1 is off
+        divides positive and multiplies negative logits of tokens in prompt or output; 1 is off (above 0)
         """
 
     @repetition_penalty.setter
     def repetition_penalty(self, value: float, /) -> None: ...
     @property
     def temperature(self) -> float:
-        """divides the logits; 0 is greedy"""
+        """divides the logits; 0 is greedy (at least 0)"""
 
     @temperature.setter
     def temperature(self, value: float, /) -> None: ...
     @property
     def top_p(self) -> float:
-        """keep the smallest set of most likely tokens with this mass, in (0, 1]"""
+        """
+        keep the smallest set of most likely tokens with this mass (above 0 and at most 1)
+        """
 
     @top_p.setter
     def top_p(self, value: float, /) -> None: ...
     @property
     def top_k(self) -> int:
-        """keep the k most likely tokens; 0 and -1 are off"""
+        """keep the k most likely tokens; 0 and -1 are off (at least -1)"""
 
     @top_k.setter
     def top_k(self, value: int, /) -> None: ...
     @property
     def min_p(self) -> float:
-        """drop tokens less likely than this times the most likely one, in [0, 1]"""
+        """
+        drop tokens less likely than this times the most likely one (from 0 to 1)
+        """
 
     @min_p.setter
     def min_p(self, value: float, /) -> None: ...
@@ -137,9 +153,7 @@ class SamplingParams:
     def seed(self, value: int | None, /) -> None: ...
     @property
     def stop(self) -> tuple[str, ...]:
-        """
-        strings that end the text (at most 16); needs a tokenizer, so Python or the caller checks
-        """
+        """strings that end the text (at most 16, each from 1 to 1024 bytes)"""
 
     @stop.setter
     def stop(self, value: str | Sequence[str] | None, /) -> None: ...
@@ -158,28 +172,28 @@ class SamplingParams:
     @property
     def max_tokens(self) -> int | None:
         """
-        most tokens to generate; None is up to the context length, 0 only with prompt_logprobs
+        most tokens to generate; None is up to the context length, 0 only with prompt_logprobs (at least 0)
         """
 
     @max_tokens.setter
     def max_tokens(self, value: int | None, /) -> None: ...
     @property
     def min_tokens(self) -> int:
-        """no end-of-sequence or stop token before this many tokens"""
+        """no end-of-sequence or stop token before this many tokens (at least 0)"""
 
     @min_tokens.setter
     def min_tokens(self, value: int, /) -> None: ...
     @property
     def logprobs(self) -> int | None:
         """
-        log-probabilities of this many most likely tokens per position; -1 is all
+        log-probabilities of this many most likely tokens per position; -1 is all (at least -1)
         """
 
     @logprobs.setter
     def logprobs(self, value: int | None, /) -> None: ...
     @property
     def prompt_logprobs(self) -> int | None:
-        """the same for the prompt's tokens"""
+        """the same for the prompt's tokens (at least -1)"""
 
     @prompt_logprobs.setter
     def prompt_logprobs(self, value: int | None, /) -> None: ...
@@ -197,7 +211,7 @@ class SamplingParams:
     def skip_special_tokens(self, value: bool | None, /) -> None: ...
     @property
     def spaces_between_special_tokens(self) -> bool:
-        """only True is supported"""
+        """put spaces between special tokens; cannot be turned off"""
 
     @spaces_between_special_tokens.setter
     def spaces_between_special_tokens(self, value: bool | None, /) -> None: ...
@@ -209,38 +223,44 @@ class SamplingParams:
     def include_stop_str_in_output(self, value: bool | None, /) -> None: ...
     @property
     def output_kind(self) -> str:
-        """what a stream yields: cumulative, delta or final_only"""
+        """what a stream yields"""
 
     @output_kind.setter
     def output_kind(self, value: str, /) -> None: ...
     @property
     def logit_bias(self) -> Mapping[int, float]:
-        """token id -> value added to its logit, -100 to 100 (at most 4096)"""
+        """
+        token id -> value added to its logit (at most 4096, each from -100 to 100)
+        """
 
     @logit_bias.setter
     def logit_bias(self, value: Mapping[int, float] | None, /) -> None: ...
     @property
     def allowed_token_ids(self) -> tuple[int, ...] | None:
-        """only these tokens can be drawn"""
+        """only these tokens can be drawn (at most 262144)"""
 
     @allowed_token_ids.setter
     def allowed_token_ids(self, value: Sequence[int] | None, /) -> None: ...
     @property
     def bad_words(self) -> tuple[str, ...]:
-        """strings that must not be generated (at most 128); needs a tokenizer"""
+        """
+        strings that must not be generated (at most 128, each from 1 to 1024 bytes)
+        """
 
     @bad_words.setter
     def bad_words(self, value: str | Sequence[str] | None, /) -> None: ...
     @property
     def bad_words_token_ids(self) -> tuple[tuple[int, ...], ...]:
-        """token sequences that must not be generated (at most 1024)"""
+        """
+        token sequences that must not be generated, of 4096 tokens in all (at most 1024)
+        """
 
     @bad_words_token_ids.setter
     def bad_words_token_ids(self, value: Sequence[Sequence[int]] | None, /) -> None: ...
     @property
     def structured_outputs(self) -> StructuredOutputsParams | None:
         """
-        what the text must be: a JSON schema, a regex, a choice, a grammar; needs a tokenizer, so Python guides it
+        what the text must be: {"json": SCHEMA}, {"regex": TEXT}, {"choice": [TEXT, ...]}, {"grammar": TEXT}
         """
     @structured_outputs.setter
     def structured_outputs(self, value: StructuredOutputsParams | Mapping[str, object] | str | None, /) -> None: ...
@@ -253,7 +273,7 @@ class SamplingParams:
     @property
     def beam_width(self) -> int:
         """
-        above 1: beam search, which returns this many completions, the best first (at most 16)
+        above 1: beam search, which returns this many completions, the best first (from 1 to 16)
         """
 
     @beam_width.setter
@@ -261,14 +281,13 @@ class SamplingParams:
     @property
     def length_penalty(self) -> float:
         """
-        of beams: ranked by log-probability / length ** length_penalty, length in output tokens
+        of beams: ranked by log-probability / length ** length_penalty, length in output tokens (from -100 to 100)
         """
 
     @length_penalty.setter
     def length_penalty(self, value: float, /) -> None: ...
 
-    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
-    __choices__: ClassVar[dict[str, tuple[str, ...]]]
+    __fields__: ClassVar[tuple[Field, ...]]
 
 class PoolingParams:
     """How a prompt becomes an embedding. Raises ValueError or TypeError naming the field."""
@@ -315,14 +334,13 @@ class PoolingParams:
     @property
     def dimensions(self) -> int | None:
         """
-        keep only the first ones, before it is normalized; for models that were trained for it
+        keep only the first ones, before it is normalized; for models that were trained for it (at least 1)
         """
 
     @dimensions.setter
     def dimensions(self, value: int | None, /) -> None: ...
 
-    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
-    __choices__: ClassVar[dict[str, tuple[str, ...]]]
+    __fields__: ClassVar[tuple[Field, ...]]
 
 class EngineConfig:
     """How an engine runs. 0 means chosen from the model and the machine."""
@@ -385,22 +403,24 @@ class EngineConfig:
     @property
     def device(self) -> str:
         """
-        where to run: auto (the first GPU if there is one), cpu, cuda, cuda:N; or null: reads no weights, computes
-        nothing and makes tokens up, to measure everything else
+        where to run: auto is the first GPU if there is one; null reads no weights, computes nothing and makes
+        tokens up, to measure everything else
         """
 
     @device.setter
     def device(self, value: str, /) -> None: ...
     @property
     def dtype(self) -> str:
-        """compute type: auto (the checkpoint's), bfloat16 (bf16), float16 (fp16, half) or float32 (fp32, float)"""
+        """
+        compute type; auto is the checkpoint's; bf16, fp16 and fp32 are names of them too
+        """
 
     @dtype.setter
     def dtype(self, value: str, /) -> None: ...
     @property
     def load_format(self) -> str:
         """
-        auto or safetensors (the model's files), or dummy: random weights, for which config.json is enough
+        the model's files, or dummy: random weights, for which config.json is enough
         """
 
     @load_format.setter
@@ -415,53 +435,53 @@ class EngineConfig:
     def hf_overrides(self, value: str, /) -> None: ...
     @property
     def max_model_len(self) -> int:
-        """longest prompt plus output in tokens; 0 is the model's own limit"""
+        """
+        longest prompt plus output; 0 is the model's own limit (at least 0 tokens)
+        """
 
     @max_model_len.setter
     def max_model_len(self, value: int, /) -> None: ...
     @property
     def max_num_seqs(self) -> int:
-        """most sequences in one step"""
+        """most sequences in one step (from 1 to 65536)"""
 
     @max_num_seqs.setter
     def max_num_seqs(self, value: int, /) -> None: ...
     @property
     def max_num_batched_tokens(self) -> int:
-        """most tokens in one step"""
+        """most tokens in one step (from 1 to 1048576)"""
 
     @max_num_batched_tokens.setter
     def max_num_batched_tokens(self, value: int, /) -> None: ...
     @property
     def block_size(self) -> int:
-        """tokens in a KV block: 16, 32 or 64"""
+        """length of a KV block (16, 32 or 64 tokens)"""
 
     @block_size.setter
     def block_size(self, value: int, /) -> None: ...
     @property
     def gpu_memory_utilization(self) -> float:
         """
-        share of a GPU's memory that weights, activations and KV cache may take together, in (0, 1]
+        share of a GPU's memory that weights, activations and KV cache may take together (above 0 and at most 1)
         """
 
     @gpu_memory_utilization.setter
     def gpu_memory_utilization(self, value: float, /) -> None: ...
     @property
     def kv_cache_memory_bytes(self) -> int:
-        """memory for the KV cache; 0 is chosen"""
+        """memory for the KV cache; 0 is chosen (at least 0 bytes)"""
 
     @kv_cache_memory_bytes.setter
     def kv_cache_memory_bytes(self, value: int, /) -> None: ...
     @property
     def num_gpu_blocks_override(self) -> int:
-        """KV blocks, instead of a size in bytes"""
+        """KV blocks, instead of a size in bytes (at least 0)"""
 
     @num_gpu_blocks_override.setter
     def num_gpu_blocks_override(self, value: int, /) -> None: ...
     @property
     def enforce_eager(self) -> bool:
-        """
-        start every kernel by itself instead of replaying CUDA graphs
-        """
+        """start every kernel by itself instead of replaying CUDA graphs"""
 
     @enforce_eager.setter
     def enforce_eager(self, value: bool | None, /) -> None: ...
@@ -479,40 +499,45 @@ class EngineConfig:
     def enable_chunked_prefill(self, value: bool | None, /) -> None: ...
     @property
     def max_num_queued_reqs(self) -> int:
-        """requests accepted and not yet finished, at most"""
+        """requests accepted and not yet finished, at most (at least 1)"""
 
     @max_num_queued_reqs.setter
     def max_num_queued_reqs(self, value: int, /) -> None: ...
     @property
     def max_num_queued_tokens(self) -> int:
-        """prompt tokens of those requests, at most"""
+        """prompt tokens of those requests, at most (at least 1)"""
 
     @max_num_queued_tokens.setter
     def max_num_queued_tokens(self, value: int, /) -> None: ...
     @property
     def max_logprobs(self) -> int:
-        """highest logprobs a request may ask for; -1 is the vocabulary"""
+        """
+        highest logprobs a request may ask for; -1 is the vocabulary (at least -1)
+        """
 
     @max_logprobs.setter
     def max_logprobs(self, value: int, /) -> None: ...
     @property
     def scheduling_policy(self) -> str:
         """
-        fcfs; priority (lower value first); or fair (tenants share, priorities age)
+        order of requests: by arrival; by priority, lower first; or fair (tenants share, priorities age)
         """
 
     @scheduling_policy.setter
     def scheduling_policy(self, value: str, /) -> None: ...
     @property
     def max_steps_in_flight(self) -> int:
-        """steps planned ahead of their results, 1 to 3; 1 is one after another"""
+        """
+        steps planned ahead of their results; 1 is one after another (from 1 to 3)
+        """
 
     @max_steps_in_flight.setter
     def max_steps_in_flight(self, value: int, /) -> None: ...
     @property
     def admission_quantile(self) -> float:
         """
-        outputs are expected to be as long as this share of past ones; 1 never preempts, 0 admits what fits now
+        outputs are expected to be as long as this share of past ones; 1 never preempts, 0 admits what fits
+        now (from 0 to 1)
         """
 
     @admission_quantile.setter
@@ -527,44 +552,50 @@ class EngineConfig:
     def preemption_mode(self, value: str, /) -> None: ...
     @property
     def kv_offloading_size(self) -> float:
-        """GiB of host memory for KV blocks; 0 is off"""
+        """host memory for KV blocks; 0 is off (from 0 to 1048576 GiB)"""
 
     @kv_offloading_size.setter
     def kv_offloading_size(self, value: float, /) -> None: ...
     @property
     def itl_target_ms(self) -> float:
-        """prompts get only as many tokens as keep steps this short; 0 is off"""
+        """
+        prompts get only as many tokens as keep steps this short; 0 is off (from 0 to 1000000 ms)
+        """
 
     @itl_target_ms.setter
     def itl_target_ms(self, value: float, /) -> None: ...
     @property
     def max_num_queued_reqs_per_tenant(self) -> int:
         """
-        requests of one tenant accepted and not yet finished, at most; 0 is no limit of its own
+        requests of one tenant accepted and not yet finished, at most; 0 is no limit of its own (at least 0)
         """
 
     @max_num_queued_reqs_per_tenant.setter
     def max_num_queued_reqs_per_tenant(self, value: int, /) -> None: ...
     @property
     def max_unread_tokens(self) -> int:
-        """a request with this many unread tokens pauses"""
+        """a request with this many unread tokens pauses (at least 1)"""
 
     @max_unread_tokens.setter
     def max_unread_tokens(self, value: int, /) -> None: ...
     @property
     def kv_events(self) -> int:
-        """changes of the prefix cache to keep for kv_events(); 0 keeps none"""
+        """
+        changes of the prefix cache to keep for kv_events(); 0 keeps none (from 0 to 16777216)
+        """
 
     @kv_events.setter
     def kv_events(self, value: int, /) -> None: ...
     @property
     def guide_timeout(self) -> float:
-        """seconds after which a guided sample without an answer ends"""
+        """
+        time after which a guided sample without an answer ends (above 0 and at most 1000000 seconds)
+        """
     @guide_timeout.setter
     def guide_timeout(self, value: float, /) -> None: ...
     @property
     def watchdog_timeout(self) -> float:
-        """seconds without progress after which the engine fails"""
+        """time without progress after which the engine fails (above 0 seconds)"""
 
     @watchdog_timeout.setter
     def watchdog_timeout(self, value: float, /) -> None: ...
@@ -584,13 +615,12 @@ class EngineConfig:
     def seed(self, value: int, /) -> None: ...
     @property
     def num_threads(self) -> int:
-        """CPU threads; 0 is one per core"""
+        """CPU threads; 0 is one per core (from 0 to 1024)"""
 
     @num_threads.setter
     def num_threads(self, value: int, /) -> None: ...
 
-    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
-    __choices__: ClassVar[dict[str, tuple[str, ...]]]
+    __fields__: ClassVar[tuple[Field, ...]]
 
 class BuildConfig:
     """How a checkpoint is compiled into an engine directory."""
@@ -626,21 +656,19 @@ class BuildConfig:
     def __setstate__(self, state: dict[str, object], /) -> None: ...
     @property
     def device(self) -> str:
-        """
-        what the engine will run on, from this machine: auto, cpu, cuda or cuda:N
-        """
+        """what the engine will run on, from this machine"""
 
     @device.setter
     def device(self, value: str, /) -> None: ...
     @property
     def scheme(self) -> str:
-        """precision of the weights: auto (the checkpoint's), bf16, fp16 or fp32"""
+        """precision of the weights; auto is the checkpoint's"""
 
     @scheme.setter
     def scheme(self, value: str, /) -> None: ...
     @property
     def kv_cache_dtype(self) -> str:
-        """precision of the KV cache: auto, bf16, fp16 or fp32"""
+        """precision of the KV cache; auto is that of the weights"""
 
     @kv_cache_dtype.setter
     def kv_cache_dtype(self, value: str, /) -> None: ...
@@ -659,8 +687,7 @@ class BuildConfig:
     @overwrite.setter
     def overwrite(self, value: bool | None, /) -> None: ...
 
-    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
-    __choices__: ClassVar[dict[str, tuple[str, ...]]]
+    __fields__: ClassVar[tuple[Field, ...]]
 
 class SimConfig:
     """A simulation of arrivals, a router and many engines."""
@@ -738,14 +765,15 @@ class SimConfig:
     def trace(self, value: str, /) -> None: ...
     @property
     def rate(self) -> float:
-        """requests a second; 0 is the trace's own"""
+        """requests a second; 0 is the trace's own (from 0 to 1000000)"""
 
     @rate.setter
     def rate(self, value: float, /) -> None: ...
     @property
     def duration_s(self) -> float:
         """
-        seconds during which requests arrive; 0 is 600, or all of a file; then what is there is finished
+        time in which requests arrive; 0 is 600, or all of a file; then what is there is finished (from 0 to
+        10000000 seconds)
         """
 
     @duration_s.setter
@@ -753,26 +781,30 @@ class SimConfig:
     @property
     def max_tokens(self) -> int:
         """
-        output tokens that a request asks for; it gets what the trace says. 0 asks for exactly that
+        output tokens that a request asks for; it gets what the trace says. 0 asks for exactly that (from 0 to 16777216)
         """
 
     @max_tokens.setter
     def max_tokens(self, value: int, /) -> None: ...
     @property
     def tenants(self) -> int:
-        """whose requests they are, by Zipf's law; a file says it itself"""
+        """
+        whose requests they are, by Zipf's law; a file says it itself (from 1 to 65535)
+        """
 
     @tenants.setter
     def tenants(self, value: int, /) -> None: ...
     @property
     def replicas(self) -> int:
-        """engines; 0 searches the smallest number that meets the target"""
+        """
+        engines; 0 searches the smallest number that meets the target (from 0 to 65536)
+        """
 
     @replicas.setter
     def replicas(self, value: int, /) -> None: ...
     @property
     def max_replicas(self) -> int:
-        """where that search ends"""
+        """where that search ends (from 1 to 65536)"""
 
     @max_replicas.setter
     def max_replicas(self, value: int, /) -> None: ...
@@ -786,25 +818,29 @@ class SimConfig:
     def router(self, value: str, /) -> None: ...
     @property
     def router_epoch_ms(self) -> float:
-        """how old the loads that a router sees may be"""
+        """how old the loads that a router sees may be (from 1 to 1000000 ms)"""
 
     @router_epoch_ms.setter
     def router_epoch_ms(self, value: float, /) -> None: ...
     @property
     def ttft_ms(self) -> float:
-        """objective: a request's first token comes within this"""
+        """
+        objective: a request's first token comes within this (above 0 and at most 1000000000 ms)
+        """
 
     @ttft_ms.setter
     def ttft_ms(self, value: float, /) -> None: ...
     @property
     def itl_ms(self) -> float:
-        """objective: and the others this far apart, in its mean"""
+        """
+        objective: and the others this far apart, in its mean (above 0 and at most 1000000000 ms)
+        """
 
     @itl_ms.setter
     def itl_ms(self, value: float, /) -> None: ...
     @property
     def goodput_target(self) -> float:
-        """objective: for this share of requests"""
+        """objective: for this share of requests (above 0 and at most 1)"""
 
     @goodput_target.setter
     def goodput_target(self, value: float, /) -> None: ...
@@ -817,76 +853,82 @@ class SimConfig:
     @property
     def gpus_per_replica(self) -> int:
         """
-        GPUs of an engine; they add up, so what communication costs goes into the efficiencies
+        GPUs of an engine; they add up, so what communication costs goes into the efficiencies (from 1 to 1024)
         """
 
     @gpus_per_replica.setter
     def gpus_per_replica(self, value: int, /) -> None: ...
     @property
     def params_b(self) -> float:
-        """the model's parameters, in billions"""
+        """the model's parameters, in billions (above 0 and at most 1000000)"""
 
     @params_b.setter
     def params_b(self, value: float, /) -> None: ...
     @property
     def weight_bytes_per_param(self) -> float:
-        """2 for bf16, 1 for fp8, 0.5 for 4 bits"""
+        """2 for bf16, 1 for fp8, 0.5 for 4 bits (above 0 and at most 8 bytes)"""
 
     @weight_bytes_per_param.setter
     def weight_bytes_per_param(self, value: float, /) -> None: ...
     @property
     def kv_bytes_per_token(self) -> float:
-        """warpjet info tells it"""
+        """warpjet info tells it (from 1 to 1000000000 bytes)"""
 
     @kv_bytes_per_token.setter
     def kv_bytes_per_token(self, value: float, /) -> None: ...
     @property
     def queries_per_kv(self) -> float:
-        """query heads for each KV head"""
+        """query heads for each KV head (from 0 to 1024)"""
 
     @queries_per_kv.setter
     def queries_per_kv(self, value: float, /) -> None: ...
     @property
     def kv_cache_gib(self) -> float:
-        """KV cache of an engine; 0 is what weights leave of 92 % of the memory"""
+        """
+        KV cache of an engine; 0 is what weights leave of 92 % of the memory (from 0 to 1048576 GiB)
+        """
 
     @kv_cache_gib.setter
     def kv_cache_gib(self, value: float, /) -> None: ...
     @property
     def kv_offloading_size(self) -> float:
-        """GiB of host memory for KV blocks; 0 is off"""
+        """host memory for KV blocks; 0 is off (from 0 to 1048576 GiB)"""
 
     @kv_offloading_size.setter
     def kv_offloading_size(self, value: float, /) -> None: ...
     @property
     def compute_efficiency(self) -> float:
-        """share of the GPU's bf16 rate that is reached"""
+        """share of the GPU's bf16 rate that is reached (above 0 and at most 1)"""
 
     @compute_efficiency.setter
     def compute_efficiency(self, value: float, /) -> None: ...
     @property
     def bandwidth_efficiency(self) -> float:
-        """share of the GPU's memory bandwidth that is reached"""
+        """
+        share of the GPU's memory bandwidth that is reached (above 0 and at most 1)
+        """
 
     @bandwidth_efficiency.setter
     def bandwidth_efficiency(self, value: float, /) -> None: ...
     @property
     def step_overhead_us(self) -> float:
-        """time of a step beside all that"""
+        """time of a step beside all that (from 0 to 1000000000 us)"""
 
     @step_overhead_us.setter
     def step_overhead_us(self, value: float, /) -> None: ...
     @property
     def step_host_us(self) -> float:
         """
-        host time from one step's results to the next step; hidden while another one runs
+        host time from one step's results to the next step; hidden while another one runs (from 0 to 1000000000 us)
         """
 
     @step_host_us.setter
     def step_host_us(self, value: float, /) -> None: ...
     @property
     def host_gb_per_s(self) -> float:
-        """between device and host, for KV blocks"""
+        """
+        between device and host, for KV blocks (above 0 and at most 1000000 GB/s)
+        """
 
     @host_gb_per_s.setter
     def host_gb_per_s(self, value: float, /) -> None: ...
@@ -900,19 +942,19 @@ class SimConfig:
     def cost_model(self, value: str, /) -> None: ...
     @property
     def max_num_seqs(self) -> int:
-        """most sequences in one step"""
+        """most sequences in one step (from 1 to 65536)"""
 
     @max_num_seqs.setter
     def max_num_seqs(self, value: int, /) -> None: ...
     @property
     def max_num_batched_tokens(self) -> int:
-        """most tokens in one step"""
+        """most tokens in one step (from 1 to 1048576)"""
 
     @max_num_batched_tokens.setter
     def max_num_batched_tokens(self, value: int, /) -> None: ...
     @property
     def block_size(self) -> int:
-        """tokens in a KV block: 16, 32 or 64"""
+        """length of a KV block (16, 32 or 64 tokens)"""
 
     @block_size.setter
     def block_size(self, value: int, /) -> None: ...
@@ -931,38 +973,42 @@ class SimConfig:
     @property
     def max_num_queued_reqs(self) -> int:
         """
-        requests that an engine has accepted and not finished, at most; more are refused
+        requests that an engine has accepted and not finished, at most; more are refused (at least 1)
         """
 
     @max_num_queued_reqs.setter
     def max_num_queued_reqs(self, value: int, /) -> None: ...
     @property
     def scheduling_policy(self) -> str:
-        """fcfs, priority or fair"""
+        """order of requests"""
 
     @scheduling_policy.setter
     def scheduling_policy(self, value: str, /) -> None: ...
     @property
     def max_steps_in_flight(self) -> int:
-        """steps planned ahead of their results, 1 to 3"""
+        """steps planned ahead of their results (from 1 to 3)"""
 
     @max_steps_in_flight.setter
     def max_steps_in_flight(self, value: int, /) -> None: ...
     @property
     def admission_quantile(self) -> float:
-        """outputs are expected to be as long as this share of past ones"""
+        """
+        outputs are expected to be as long as this share of past ones (from 0 to 1)
+        """
 
     @admission_quantile.setter
     def admission_quantile(self, value: float, /) -> None: ...
     @property
     def preemption_mode(self) -> str:
-        """swap, recompute or auto"""
+        """what becomes of a preempted sequence's KV"""
 
     @preemption_mode.setter
     def preemption_mode(self, value: str, /) -> None: ...
     @property
     def itl_target_ms(self) -> float:
-        """prompts get only as many tokens as keep steps this short; 0 is off"""
+        """
+        prompts get only as many tokens as keep steps this short; 0 is off (from 0 to 1000000 ms)
+        """
 
     @itl_target_ms.setter
     def itl_target_ms(self, value: float, /) -> None: ...
@@ -975,14 +1021,13 @@ class SimConfig:
     @property
     def threads(self) -> int:
         """
-        threads to simulate with; 0 is one per core. Results do not depend on it
+        threads to simulate with; 0 is one per core. Results do not depend on it (from 0 to 1024)
         """
 
     @threads.setter
     def threads(self, value: int, /) -> None: ...
 
-    __fields__: ClassVar[tuple[tuple[str, str, object, str], ...]]
-    __choices__: ClassVar[dict[str, tuple[str, ...]]]
+    __fields__: ClassVar[tuple[Field, ...]]
 
 class Output:
     """What happened to one sample of one request since its last output."""

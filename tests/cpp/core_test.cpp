@@ -515,5 +515,37 @@ TEST(EngineConfig, ValuesOutOfRangeAreRefusedByName) {
   expect_refused<C>("num_threads", [](C& c) { c.num_threads = -1; });
 }
 
+TEST(ValueRange, IsToldInWords) {
+  EXPECT_EQ(to_string(between(1, 1 << 20), "tokens"), "from 1 to 1048576 tokens");
+  EXPECT_EQ(to_string(at_least(-1)), "at least -1");
+  EXPECT_EQ(to_string(above(0), "seconds"), "above 0 seconds");
+  EXPECT_EQ(to_string(above(0, 0.5)), "above 0 and at most 0.5");
+  EXPECT_EQ(to_string(one_of(choices::kBlockSize)), "16, 32 or 64");
+  EXPECT_EQ(to_string(one_of(choices::kPooling)), "one of last, mean");
+  EXPECT_EQ(to_string(ValueRange{}, "tokens"), "");
+}
+
+std::string refusal(const auto& config) {
+  try {
+    validate(config);
+  } catch (const Error& error) {
+    return error.message();
+  }
+  return "accepted";
+}
+
+TEST(ValueRange, RefusalsNameTheValueAndTheRange) {
+  EXPECT_EQ(refusal(SamplingParams{.n = 129}), "n must be from 1 to 128, got 129");
+  EXPECT_EQ(refusal(SamplingParams{.temperature = std::numeric_limits<double>::infinity()}),
+            "temperature must be finite and at least 0, got inf");
+  EXPECT_EQ(refusal(SamplingParams{.stop_token_ids = {3, -1}}),
+            "stop_token_ids: each entry must be at least 0, got -1");
+  EXPECT_EQ(refusal(SamplingParams{.output_kind = "all"}),
+            "output_kind must be one of cumulative, delta, final_only; got \"all\"");
+  EXPECT_EQ(refusal(EngineConfig{.block_size = 48}), "block_size must be 16, 32 or 64 tokens, got 48");
+  EXPECT_EQ(refusal(EngineConfig{.guide_timeout = 0}),
+            "guide_timeout must be above 0 and at most 1000000 seconds, got 0");
+}
+
 }  // namespace
 }  // namespace warpjet

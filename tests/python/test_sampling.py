@@ -21,6 +21,7 @@ from warpjet import (
     RequestOutputKind,
     SamplingParams,
 )
+from warpjet._native import PoolingParams, SimConfig
 
 PROMPT = [1, 5, 9, 5, 33, 60, 7]
 SEED = 7
@@ -350,10 +351,15 @@ def test_defaults_are_those_of_vllm() -> None:
 
 def test_the_stub_knows_every_field() -> None:
     stub = ast.parse((Path(warpjet.__file__).parent / "_native.pyi").read_text())
-    for config in (SamplingParams, EngineConfig, BuildConfig):
+    for config in (SamplingParams, PoolingParams, EngineConfig, BuildConfig, SimConfig):
         class_of = next(n for n in stub.body if isinstance(n, ast.ClassDef) and n.name == config.__name__)
         init = next(n for n in class_of.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-        assert [argument.arg for argument in init.args.kwonlyargs] == [row[0] for row in config.__fields__]
+        names = [field.name for field in config.__fields__]
+        assert [argument.arg for argument in init.args.kwonlyargs] == names
+        # Of a property, the getter comes first and has the documentation.
+        getters = {n.name: ast.get_docstring(n) for n in reversed(class_of.body) if isinstance(n, ast.FunctionDef)}
+        for name in names:
+            assert (getters[name] or "").split() == getattr(config, name).__doc__.split(), name
 
 
 def test_copies_are_equal_and_independent() -> None:

@@ -9,30 +9,53 @@ import pytest
 from warpjet import SamplingParams
 from warpjet.parsing.detection import parsers_for
 from warpjet.serve.http.errors import ServeError
+from warpjet.serve.http.schema import Field
 from warpjet.serve.launch import warn_of_another_format
 from warpjet.serve.openai.chat import chosen_tools
 from warpjet.serve.openai.fields import SAMPLING_FIELDS
 from warpjet.serve.openai.response_format import structured_outputs, tgi_schema
 
 
-def test_every_range_of_the_document_is_the_engines() -> None:
-    """Each bound in the OpenAPI document is taken by SamplingParams, and what lies beyond it is refused."""
-    for field in SAMPLING_FIELDS:
-        shape = field.json_schema()["anyOf"][0]
-        if field.name == "repeat_penalty" or shape.get("type") not in ("integer", "number"):
-            continue
-        step = 1 if shape["type"] == "integer" else 1e-6
-        rest = {"max_tokens": None} | ({"prompt_logprobs": 0} if field.name == "max_tokens" else {})
-        bounds = {"minimum": -step, "maximum": step, "exclusiveMinimum": 0}
-        for name, outward in bounds.items():
-            if name in shape:
-                bound = shape[name] if field.name != "max_tokens" or name != "minimum" else 0
-                with pytest.raises((ValueError, TypeError), match=field.name):
-                    SamplingParams(**rest | {field.name: bound + outward})
-                SamplingParams(**rest | {field.name: bound + (step if name == "exclusiveMinimum" else 0)})
-        for name, huge in (("minimum", -1e9), ("maximum", 1e9)):
-            if shape["type"] == "number" and name not in shape and "exclusive" + name.capitalize() not in shape:
-                SamplingParams(**{field.name: huge})
+def beyond(shape: dict[str, Any]) -> list[Any]:
+    """The nearest values outside of what a JSON Schema of a number says."""
+    step = 1 if shape["type"] == "integer" else 1e-6
+    outside = [shape["minimum"] - step] if "minimum" in shape else []
+    outside += [shape["exclusiveMinimum"]] if "exclusiveMinimum" in shape else []
+    return outside + ([shape["maximum"] + step] if "maximum" in shape else [])
+
+
+def within(shape: dict[str, Any]) -> list[Any]:
+    """The outermost values inside; a number without an end is taken however large."""
+    inside = [shape["exclusiveMinimum"] + 1e-6] if "exclusiveMinimum" in shape else [shape.get("minimum", -1e9)]
+    return [*inside, shape.get("maximum", 1e9)]
+
+
+@pytest.mark.parametrize("field", SAMPLING_FIELDS, ids=lambda field: field.name)
+def test_every_range_of_the_document_is_the_engine_s(field: Field) -> None:
+    shape = field.json_schema()["anyOf"][0]
+    if field.name == "repeat_penalty" or shape.get("type") not in ("integer", "number"):
+        return
+    rest: dict[str, Any] = {"max_tokens": None, "prompt_logprobs": 0}
+    for value in beyond(shape):
+        with pytest.raises((ValueError, TypeError), match=field.name):
+            SamplingParams(**rest | {field.name: value})
+    for value in within(shape):
+        SamplingParams(**rest | {field.name: value})
+
+
+def test_every_field_of_sampling_has_the_document_s_range_from_the_native_list() -> None:
+    document = {field.name: field.json_schema()["anyOf"][0] for field in SAMPLING_FIELDS}
+    shown = [
+        field
+        for field in SamplingParams.__fields__
+        if field.name in document and field.name not in ("stop", "logit_bias")
+    ]
+    assert len(shown) > 15
+    for native in shown:
+        for word, value in native.shape.items():
+            entry = document[native.name][word]
+            assert entry == value or (word == "items" and entry.items() >= value.items()), native.name
+    assert document["stop"]["anyOf"][1]["maxItems"] == 16 and document["logit_bias"]["maxProperties"] == 4096
 
 
 def test_allowed_tools_are_the_ones_that_are_offered() -> None:

@@ -167,7 +167,7 @@ def test_R8_tls(tmp_path: Path) -> None:
         ("an API key is empty", ["--api-key", ""]),
         ("No such file", ["--api-key-file", "/nowhere"]),
         ("No such file", ["--config", "/nowhere.json"]),
-        ("port must be in", ["--port", "70000"]),
+        ("port must be from 0 to 65535", ["--port", "70000"]),
         ("temperature", ["--override-generation-config", '{"temperature": -1}']),
         ("JSON object", ["--override-generation-config", "{"]),
         ("is no address", ["--host", "no such host"]),

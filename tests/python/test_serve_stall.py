@@ -188,7 +188,7 @@ _ROWS: dict[str, tuple[str, Any]] = {
     "words to leave out": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "bad_words": ["word " * 200] * 128}),
     "tokens to stop at": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "stop_token_ids": [1] * 1_000_000}),
     "tokens that are allowed": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "allowed_token_ids": [1] * (1 << 18)}),
-    "stop strings of samples": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "n": 128, "stop": ["ab" * 512] * 4}),
+    "stop strings of samples": (_COMPLETIONS, {"prompt": "x", "max_tokens": 1, "n": 128, "stop": ["ab" * 512] * 16}),
     "calls in reverse": (_CHAT, calls_in_reverse(20_000)),
     "messages": (_CHAT, {"messages": _USER * 20_000, "max_tokens": 1}),
     "prompts": (_COMPLETIONS, {"prompt": ["x"] * 1000, "max_tokens": 1}),

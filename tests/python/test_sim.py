@@ -1,12 +1,12 @@
 """warpjet sim: the command, its report and its figure. What it computes is tests/cpp/simulate_test.cpp's business."""
 
-import ast
 import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from waiting import PATIENCE_S
@@ -82,8 +82,13 @@ def test_a_model_gives_size_and_cache_and_is_named(tmp_path: Path) -> None:
 
 
 def test_fields_of_an_engine_have_its_defaults() -> None:
-    engine = {name: default for name, _, default, _ in EngineConfig.__fields__}
-    simulated = {name: default for name, _, default, _ in SimConfig.__fields__ if name in engine and name != "trace"}
+    """And their ranges and units."""
+
+    def facts(config: type[EngineConfig] | type[SimConfig]) -> dict[str, Any]:
+        return {f.name: (f.type, f.default, f.unit, f.takes, f.choices, f.shape) for f in config.__fields__}
+
+    engine = facts(EngineConfig)
+    simulated = {name: row for name, row in facts(SimConfig).items() if name in engine and name != "trace"}
     assert len(simulated) > 5 and simulated.items() <= engine.items()
 
 
@@ -93,7 +98,7 @@ def test_gpus_are_named_as_users_name_them(name: str) -> None:
     assert report["kv_tokens_per_replica"] > 0
 
 
-@pytest.mark.parametrize("name", SimConfig.__choices__["gpu"])
+@pytest.mark.parametrize("name", {field.name: field for field in SimConfig.__fields__}["gpu"].choices)
 def test_this_machine_s_gpu_is_known_by_the_name_of_its_driver(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"NVIDIA GeForce {name} 80GB HBM3, compute capability 9.0, 132 multiprocessors, 81079 MiB"
     monkeypatch.setattr(info, "cuda_status", lambda: SimpleNamespace(gpus=[text], usable=0))
@@ -173,13 +178,6 @@ def test_the_same_config_gives_the_same_report() -> None:
     config = SimConfig(duration_s=10, replicas=3, router="least_loaded", threads=2)
     assert simulate(config) == simulate(config)
     assert simulate(config) != simulate(config.replace(seed=1))
-
-
-def test_the_stub_knows_every_field() -> None:
-    stub = ast.parse((Path(warpjet.__file__).parent / "_native.pyi").read_text())
-    class_of = next(n for n in stub.body if isinstance(n, ast.ClassDef) and n.name == "SimConfig")
-    init = next(n for n in class_of.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-    assert [argument.arg for argument in init.args.kwonlyargs] == [row[0] for row in SimConfig.__fields__]
 
 
 def test_arrivals_are_those_of_the_simulation() -> None:

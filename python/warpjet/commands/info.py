@@ -10,6 +10,7 @@ from warpjet.common.tables import bytes_text, count_text, table
 from warpjet.requests.locate import find_model
 
 _ANY_GPU = "H100"  # bytes and operations are the same on every one
+_GPUS = {field.name: field for field in SimConfig.__fields__}["gpu"].choices
 _KV_SHARE = 0.92  # of the memory, weights and KV cache together
 
 
@@ -31,7 +32,7 @@ def _gpu_here() -> str | None:
     if status.usable < 0:
         return None
     words = status.gpus[status.usable].partition(",")[0].split()
-    return next((name for name in SimConfig.__choices__["gpu"] if {*name.split()} <= {*words}), _ANY_GPU)
+    return next((name for name in _GPUS if {*name.split()} <= {*words}), _ANY_GPU)
 
 
 def _use_cpu(facts: dict[str, Any]) -> None:

@@ -161,7 +161,7 @@ def _fill_build(parser: Parser) -> None:
 
     parser.add_argument("checkpoint", help="directory of a Hugging Face checkpoint, or org/name in the local cache")
     parser.add_argument("-o", "--output", required=True, metavar="ENGINE", help="engine directory to write")
-    add_fields(parser, "build", BuildConfig.__fields__, BuildConfig.__choices__)
+    add_fields(parser, "build", BuildConfig.__fields__)
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.commands.terminal import build_engine
@@ -174,11 +174,12 @@ def _fill_build(parser: Parser) -> None:
 def _fill_info(parser: Parser) -> None:
     from warpjet._native import SimConfig
 
+    gpus = {field.name: field for field in SimConfig.__fields__}["gpu"].choices
     parser.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)
     parser.add_argument("--model", dest="named", metavar="MODEL", help="the same")
     parser.add_argument(
         "--gpu",
-        metavar="{" + ",".join(SimConfig.__choices__["gpu"]) + "}",
+        metavar="{" + ",".join(gpus) + "}",
         help="GPU whose memory and roofline to use (default: this machine's GPU, if any)",
     )
     parser.add_argument("--all", action="store_true", help="a row for each layer, also where layers are equal")
@@ -324,7 +325,7 @@ def _fill_bench_serve(parser: Parser) -> None:
 def _fill_sim(parser: Parser) -> None:
     from warpjet._native import SimConfig
 
-    rows = [row for row in SimConfig.__fields__ if row[0] != "replicas"]
+    fields = [field for field in SimConfig.__fields__ if field.name != "replicas"]
     parser.add_argument(
         "--replicas",
         type=_replicas,
@@ -337,7 +338,7 @@ def _fill_sim(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--output", metavar="FILE", help="write that JSON to this file too")
     parser.add_argument("--plot", metavar="FILE", help="draw latencies, queues and throughput (needs matplotlib)")
-    add_fields(parser, "simulation", rows, SimConfig.__choices__)
+    add_fields(parser, "simulation", fields)
 
     def run(args: argparse.Namespace) -> int:
         from warpjet.commands.sim import sim
@@ -373,11 +374,13 @@ def _add_sampling_flags(parser: Parser, defaults: dict[str, str]) -> None:
     """`defaults` are what help shows for this command's own."""
     from warpjet._native import SamplingParams
 
-    rows = [row for row in SamplingParams.__fields__ if row[0] not in _NO_FLAG]
+    fields = [field for field in SamplingParams.__fields__ if field.name not in _NO_FLAG]
     recommended = {
-        name: f"the checkpoint's, or {default_text(default)}" for name, _, default, _ in rows if name in _RECOMMENDED
+        field.name: f"the checkpoint's, or {default_text(field.default)}"
+        for field in fields
+        if field.name in _RECOMMENDED
     }
-    add_fields(parser, "sampling", rows, SamplingParams.__choices__, recommended | defaults)
+    add_fields(parser, "sampling", fields, recommended | defaults)
 
 
 def _given_names(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,9 +4,12 @@ import argparse
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-Rows = Iterable[tuple[str, str, object, str]]
+from warpjet.common.foreign import rows
+
+if TYPE_CHECKING:
+    from warpjet._native import Field
 
 # Flags that short help shows; --help=all shows every one.
 _COMMON = {
@@ -42,38 +45,6 @@ _SHORT = {
     "-n": "--max-tokens",
     "-s": "--seed",
     "-hf": "--model",
-}
-
-# Other engines' names of sampling fields.
-_SAMPLING_NAMES = {
-    "--temp": "--temperature",
-    "--n-predict": "--max-tokens",
-    "--num-predict": "--max-tokens",
-    "--predict": "--max-tokens",
-    "--max-new-tokens": "--max-tokens",
-    "--min-new-tokens": "--min-tokens",
-    "--repeat-penalty": "--repetition-penalty",
-    "--num-beams": "--beam-width",
-    "--stop-words": "--stop",
-    "--random-seed": "--seed",
-    "--sampling-seed": "--seed",
-}
-
-# What to use instead of names that no spelling is near.
-_INSTEAD = {
-    "build_config": "--max-model-len, --max-num-seqs and --max-num-batched-tokens",
-    "backend": "nothing: there is one engine",
-    "color": "nothing: text is plain",
-    "interactive": "warpjet chat",
-    "conversation": "warpjet chat",
-    "jinja": "nothing: the model's chat template is always used",
-    "json_schema": "--structured-outputs '{\"json\": ...}'",
-    "grammar": "--structured-outputs '{\"grammar\": ...}'",
-    "regex": "--structured-outputs '{\"regex\": ...}'",
-    "use_beam_search": "--beam-width",
-    "best_of": "--beam-width",
-    "do_sample": "--temperature (0 is greedy)",
-    "pull": "hf download",
 }
 
 
@@ -160,7 +131,8 @@ def _spelled(word: str, sampling: bool) -> str:
     name = _SHORT.get(name, name)
     if name.startswith("--"):
         name = name.replace("_", "-")
-        name = _SAMPLING_NAMES.get(name, name) if sampling else name
+        row = rows("sampling").get(name[2:].replace("-", "_")) if sampling else None
+        name = flag_of(row.ours) if row is not None and row.is_alias else name
     return name + equals + value
 
 
@@ -168,8 +140,8 @@ def advice(word: str, own: Iterable[str], others: Mapping[str, Collection[str]])
     """What to say of a flag that a command does not have: the nearest of its own, or the command that has it."""
     flag = word.partition("=")[0]
     name = flag.lstrip("-").replace("-", "_")
-    if name in _INSTEAD:
-        return f"; use {_INSTEAD[name]}"
+    if row := rows("sampling", "option", "command").get(name):
+        return f"; {row.answer()}"
     if near := difflib.get_close_matches(flag, own, n=1, cutoff=0.8):
         return f"; did you mean {near[0]}?"
     if owners := [command for command, flags in others.items() if flag in flags]:
@@ -183,21 +155,21 @@ def advice(word: str, own: Iterable[str], others: Mapping[str, Collection[str]])
 def add_fields(
     parser: Parser,
     title: str,
-    rows: Rows,
-    choices: Mapping[str, Sequence[str]],
+    fields: "Iterable[Field]",
     defaults: Mapping[str, str] | None = None,
 ) -> None:
     """One flag a field, named `title`.field in the namespace. Flags that are not given leave no trace, so defaults stay
     where they are defined; `defaults` says those that a command has of its own."""
     group = parser.add_argument_group(f"{title} flags")
-    for name, kind, default, doc in rows:
-        key = f"{title}.{name}"
-        names = [flag_of(name), *([_SECOND_NAMES[key]] if key in _SECOND_NAMES else [])]
-        shown = (defaults or {}).get(name, default_text(default))
-        form = _form(name, kind)
-        if name in choices:
-            form["metavar"] = "{" + ",".join(choices[name]) + "}"
-        parser.add_flag(group, *names, dest=key, help=f"{doc} (default: {shown})".replace("%", "%%"), **form)
+    for field in fields:
+        key = f"{title}.{field.name}"
+        names = [flag_of(field.name), *([_SECOND_NAMES[key]] if key in _SECOND_NAMES else [])]
+        shown = (defaults or {}).get(field.name, default_text(field.default))
+        form = _form(field.name, field.type)
+        if field.choices:
+            form["metavar"] = "{" + ",".join(field.choices) + "}"
+        facts = f"{field.takes}; default: {shown}" if field.takes else f"default: {shown}"
+        parser.add_flag(group, *names, dest=key, help=f"{field.doc} ({facts})".replace("%", "%%"), **form)
 
 
 def flag_of(name: str) -> str:

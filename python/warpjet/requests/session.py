@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from warpjet._native import Engine, ModelFormatError, OutputQueue, PoolingParams, SamplingParams
 from warpjet.common.files import check_writable
+from warpjet.common.foreign import rows
 from warpjet.parsing.detection import find_parsers, parsers_for
 from warpjet.requests.arguments import engine_config
 from warpjet.requests.assembly import native_params, require_sampling_params
@@ -27,18 +28,11 @@ if TYPE_CHECKING:
     from warpjet.guided.grammars import Grammar, Job
     from warpjet.guided.guides import Guides
 
-# generation_config.json's name: ours
-_GENERATION_KEYS = {
-    "repetition_penalty": "repetition_penalty",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "max_new_tokens": "max_tokens",
-}
+# What generation_config.json may recommend, by its names.
+_RECOMMENDED = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p", "max_new_tokens")
 
-
-_MAX_STOP_TOKENS = 256  # of a request
+_NATIVE = {field.name: field for field in SamplingParams.__fields__}
+_MAX_STOP_TOKENS = _NATIVE["stop_token_ids"].shape["maxItems"]
 _MAX_AT_ONCE = 4096  # characters of bad_words that an event loop tokenises
 
 
@@ -239,7 +233,9 @@ def default_params(directory: Path, generation_config: str | Path) -> SamplingPa
     source = directory if generation_config == "auto" else find_directory(generation_config)
     path = source / "generation_config.json"
     values = read_json(path, required=generation_config != "auto")
-    known = {ours: values[name] for name, ours in _GENERATION_KEYS.items() if values.get(name) is not None}
+    foreign = rows("sampling")
+    ours = {name: name if name in _NATIVE else foreign[name].ours for name in _RECOMMENDED}
+    known = {ours[name]: values[name] for name in _RECOMMENDED if values.get(name) is not None}
     try:
         return SamplingParams.from_dict(known)
     except (TypeError, ValueError) as error:

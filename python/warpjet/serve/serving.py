@@ -35,7 +35,7 @@ _SLICE = 512  # tokens that are parsed in one turn of the event loop
 _SMALL_BODY = 8 << 10  # bytes that the event loop reads itself
 _ANY_MODEL = ("dummy", "tgi")  # clients of huggingface_hub and of TGI always send one of these
 T = TypeVar("T")
-_PARAMS = frozenset(row[0] for row in SamplingParams.__fields__) | {
+_PARAMS = frozenset(field.name for field in SamplingParams.__fields__) | {
     "prompt",
     "prompt_token_ids",
     "priority",

@@ -6,24 +6,24 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from warpjet._native import SamplingParams
 from warpjet.bench.load.datasets import DATASETS
 from warpjet.bench.load.report import METRICS, Wanted
 from warpjet.bench.records import file_time
+from warpjet.common.flags import flag_of
 
 if TYPE_CHECKING:
     from warpjet.bench.load.client import Target
 
 # --backend: the endpoint
 _BACKENDS = {"openai": "/v1/completions", "vllm": "/v1/completions", "openai-chat": "/v1/chat/completions"}
-_SAMPLING = {
-    "temperature": float,
-    "top_p": float,
-    "top_k": int,
-    "min_p": float,
-    "frequency_penalty": float,
-    "presence_penalty": float,
-    "repetition_penalty": float,
-}
+
+# Numbers that shape the draw of a token; lengths come from the dataset.
+_SAMPLING = [
+    field
+    for field in SamplingParams.__fields__
+    if field.type in ("int", "float") and field.name not in ("n", "min_tokens", "beam_width", "length_penalty")
+]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -96,8 +96,10 @@ def _add_dataset_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_request_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--ignore-eos", action="store_true", help="answers are as long as asked for")
-    for name, kind in _SAMPLING.items():
-        group.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X", help="(default: the server's)")
+    for field in _SAMPLING:
+        kind = {"int": int, "float": float}[field.type]
+        text = f"{field.doc} ({field.takes}; default: the server's)"
+        group.add_argument(flag_of(field.name), type=kind, metavar="X", help=text)
     group.add_argument(
         "--extra-body", type=_json_object, default={}, metavar="JSON", help="more fields; null takes one away"
     )
@@ -227,7 +229,7 @@ def target(args: argparse.Namespace) -> "Target":
     headers = dict(args.header)
     if args.api_key:
         headers["Authorization"] = f"Bearer {args.api_key}"
-    body = {name: value for name in _SAMPLING if (value := getattr(args, name)) is not None}
+    body = {name: value for name in (f.name for f in _SAMPLING) if (value := getattr(args, name)) is not None}
     if args.ignore_eos:
         body["ignore_eos"] = True
     return Target(base_url, endpoint, args.model or "", headers, body | args.extra_body, args.timeout, args.insecure)

@@ -15,7 +15,7 @@ from warpjet.serve.http.errors import ServeError, bad_request, from_exception
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.names import new_id
-from warpjet.serve.openai.fields import sampling_params
+from warpjet.serve.openai.fields import MAX_STOP_STRINGS, sampling_params
 from warpjet.serve.parts import constrain, instruct, parse_part
 from warpjet.serve.serving import Serving
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from warpjet.structured import StructuredOutputsParams
 
 _THINKING = ("enabled", "disabled", "adaptive", "between_tools")
-_MAX_STOP_SEQUENCES = 16  # Anthropic names no limit; the engine takes no more
 _DISPLAYS = ("omitted", "summarized", "updates")  # only the first changes the answer: thinking is shown in full
 _ERROR_TYPES = {
     401: "authentication_error",
@@ -231,7 +230,7 @@ _CREATE = Schema(
     [
         *_CONVERSATION,
         Field("max_tokens", "integer", "tokens to generate at most; the context's length if less", required=True),
-        Field("stop_sequences", "strings", "texts that end the answer", high=_MAX_STOP_SEQUENCES),
+        Field("stop_sequences", "strings", "texts that end the answer", high=MAX_STOP_STRINGS),
         Field("stream", "boolean", "answer with events", default=False),
         Field("temperature", "number", "0 is greedy"),
         Field("top_p", "number", "above 0, at most 1"),

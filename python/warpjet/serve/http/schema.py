@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from warpjet.common.foreign import rows
 from warpjet.common.shown import shown
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response
@@ -199,6 +200,9 @@ class Schema:
         _log.warning("a request for %s has the unknown field %r, which changes nothing%s", self.name, name, advice)
 
     def _advice(self, name: str) -> str:
+        row = rows("sampling").get(name)
+        if row is not None and row.ours in self.fields:
+            return f"; {row.answer()}"
         near = difflib.get_close_matches(name[:64], self.fields, n=1)
         return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -26,6 +26,7 @@ from warpjet.serve.openai.fields import (
     SAMPLING_FIELDS,
     StreamOptions,
     Usage,
+    foreign_field,
     identity,
     sampling_params,
 )
@@ -63,7 +64,7 @@ CHAT = Schema(
         Field("prediction", "object", "a hint about the answer, which changes no token of it"),
         Field("web_search_options", "object", "nothing is fetched", only=()),
         Field("verbosity", "string", "a variable of the chat template", choices=("low", "medium", "high")),
-        Field("best_of", "integer", "use n", only=(1,)),
+        foreign_field("best_of"),
     ],
 )
 

@@ -17,7 +17,7 @@ from warpjet.serve.http.schema import Endpoint, Field, Schema
 from warpjet.serve.serving import Serving
 from warpjet.text.prompts import Prompt
 
-_POOLING = ("last", "mean")
+_NATIVE = {field.name: field for field in PoolingParams.__fields__}
 _NO_OUTPUT = SamplingParams(max_tokens=1)  # prepare() leaves room for it
 
 _REQUEST = Schema(
@@ -32,8 +32,8 @@ _REQUEST = Schema(
             default="float",
             choices=("float", "base64"),
         ),
-        Field("dimensions", "integer", "keep so many of each vector's first numbers", low=1),
-        Field("pooling", "string", "of the tokens' vectors: the last, or their mean", default="last", choices=_POOLING),
+        Field("dimensions", "integer", _NATIVE["dimensions"].doc, low=_NATIVE["dimensions"].shape["minimum"]),
+        Field("pooling", "string", _NATIVE["pooling"].doc, default="last", choices=_NATIVE["pooling"].choices),
         Field("normalize", "boolean", "scale them to a length of one", default=True),
         Field("truncate_prompt_tokens", "integer", "keep the last so many tokens of each; -1 keeps what fits", low=-1),
         Field("add_special_tokens", "boolean", "let the tokenizer add its special tokens", default=True),

@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from warpjet._native import Field as NativeField
 from warpjet._native import SamplingParams
+from warpjet.common.foreign import rows
 from warpjet.common.shown import shown
 from warpjet.serve.events import Ended, Started
 from warpjet.serve.http.errors import bad_request, from_exception
@@ -13,7 +15,6 @@ from warpjet.serve.http.schema import Field
 from warpjet.serve.openai.response_format import FORMATS
 from warpjet.serve.serving import Serving
 
-MAX_STOP_STRINGS = 4
 _INT32 = 2**31 - 1
 
 # Fields of SamplingParams that a request does not set by themselves.
@@ -29,64 +30,60 @@ _KINDS = {
     "tuple[int, ...] | None": "integers",
 }
 
-# What the engine takes, for the OpenAPI document; it checks them itself.
-_TOKEN_IDS = {"minimum": 0, "maximum": _INT32}
-_SHAPES: dict[str, dict[str, Any]] = {
-    "n": {"minimum": 1, "maximum": 128},
-    "presence_penalty": {"minimum": -2, "maximum": 2},
-    "frequency_penalty": {"minimum": -2, "maximum": 2},
-    "repetition_penalty": {"exclusiveMinimum": 0},
-    "temperature": {"minimum": 0},
-    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
-    "top_k": {"minimum": -1, "maximum": _INT32},
-    "min_p": {"minimum": 0, "maximum": 1},
-    "seed": {"minimum": -(2**63), "maximum": 2**63 - 1},
-    "stop_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}},
-    "max_tokens": {"minimum": 1, "maximum": _INT32},
-    "min_tokens": {"minimum": 0, "maximum": _INT32},
-    "prompt_logprobs": {"minimum": -1, "maximum": _INT32},
+_NATIVE = {field.name: field for field in SamplingParams.__fields__}
+_LIST_ITEMS = {"strings": "string", "integers": "integer"}
+
+# What the engine takes beside its ranges, for the OpenAPI document.
+_ALSO: dict[str, dict[str, Any]] = {
     "spaces_between_special_tokens": {"enum": [True]},
-    "allowed_token_ids": {"items": {"type": "integer", **_TOKEN_IDS}, "minItems": 1},
-    "bad_words": {"items": {"type": "string", "minLength": 1, "maxLength": 1024}},
-    "length_penalty": {"minimum": -100, "maximum": 100},
-}
-# Entries of lists, which are looked at before anything is made of them.
-_MOST = {"stop_token_ids": 256, "bad_words": 128, "allowed_token_ids": 1 << 18}
-_STOP = {
-    "anyOf": [
-        {"type": "string", "minLength": 1, "maxLength": 1024},
-        {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 1024}, "maxItems": MAX_STOP_STRINGS},
-    ]
-}
-_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
-_LOGIT_BIAS = {
-    "propertyNames": {"pattern": f"^({_TOKEN_ID.pattern})$"},
-    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    "allowed_token_ids": {"minItems": 1},
 }
 
+
+def sampling_field(name: str) -> Field:
+    """A number or a text is checked by the engine itself; the entries of a list are counted before."""
+    field = _NATIVE[name]
+    kind = _KINDS[field.type]
+    shape = {**field.shape, **_ALSO.get(field.name, {})}
+    if "items" in shape:
+        shape["items"] = {"type": _LIST_ITEMS[kind], **shape["items"]}
+    return Field(field.name, kind, field.doc, high=shape.pop("maxItems", None), shape=shape)
+
+
+def _one_or_more(field: NativeField) -> dict[str, Any]:
+    """A text, or a list of them."""
+    text = {"type": "string", **field.shape["items"]}
+    return {"anyOf": [text, {"type": "array", "items": text, "maxItems": field.shape["maxItems"]}]}
+
+
+def _by_token(field: NativeField) -> dict[str, Any]:
+    """Numbers by token id, which JSON spells as text."""
+    return {
+        "propertyNames": {"pattern": f"^({_TOKEN_ID.pattern})$"},
+        "additionalProperties": {"type": "number", **field.shape["additionalProperties"]},
+        "maxProperties": field.shape["maxProperties"],
+    }
+
+
+def foreign_field(name: str) -> Field:
+    """A name of other engines, taken at the values that change nothing."""
+    row = _FOREIGN[name]
+    whole = [value for value in row.accepted if type(value) is int]
+    return Field(name, "any", row.answer(), only=(*row.accepted, *map(float, whole)))
+
+
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
+_FOREIGN = rows("sampling", "body")
+MAX_STOP_STRINGS: int = _NATIVE["stop"].shape["maxItems"]
+
 SAMPLING_FIELDS = [
-    *(
-        Field(name, _KINDS[kind], doc, high=_MOST.get(name), shape=_SHAPES.get(name))
-        for name, kind, _, doc in SamplingParams.__fields__
-        if name not in _NOT_SAMPLING and kind in _KINDS
-    ),
-    Field("stop", "string or strings", "strings that end the text", high=1 << 20, shape=_STOP),
-    Field("logit_bias", "object", "token id -> value added to its logit, -100 to 100", shape=_LOGIT_BIAS),
+    *(sampling_field(name) for name, field in _NATIVE.items() if name not in _NOT_SAMPLING and field.type in _KINDS),
+    Field("stop", "string or strings", _NATIVE["stop"].doc, high=1 << 20, shape=_one_or_more(_NATIVE["stop"])),
+    Field("logit_bias", "object", _NATIVE["logit_bias"].doc, shape=_by_token(_NATIVE["logit_bias"])),
     Field("use_beam_search", "boolean", "search with n beams", default=False),
-    Field("repeat_penalty", "number", "the same as repetition_penalty", shape=_SHAPES["repetition_penalty"]),
-    # Samplers of other servers: the values that turn them off are taken.
-    Field("typical_p", "number", "use top_p or min_p", only=(1, 1.0)),
-    Field("tfs_z", "number", "use top_p or min_p", only=(1, 1.0)),
-    Field("top_a", "number", "use top_p or min_p", only=(0, 0.0)),
-    Field("xtc_probability", "number", "use temperature", only=(0, 0.0)),
-    Field("dry_multiplier", "number", "use repetition_penalty", only=(0, 0.0)),
-    Field("dynatemp_range", "number", "use temperature", only=(0, 0.0)),
-    Field("mirostat", "integer", "use temperature and top_p", only=(0,)),
-    Field("mirostat_mode", "integer", "use temperature and top_p", only=(0,)),
+    Field("repeat_penalty", "number", "the same as repetition_penalty", shape=_NATIVE["repetition_penalty"].shape),
 ]
-_SAMPLING_NAMES = tuple(
-    field.name for field in SAMPLING_FIELDS if field.name in {r[0] for r in SamplingParams.__fields__}
-)
+_SAMPLING_NAMES = tuple(field.name for field in SAMPLING_FIELDS if field.name in _NATIVE)
 PARAMS = frozenset(_SAMPLING_NAMES)
 
 _STREAM_OPTIONS = {
@@ -115,28 +112,9 @@ COMMON_FIELDS = [
     Field("prompt_cache_key", "string", "a label; equal prefixes share their cache without it"),
     Field("prompt_cache_retention", "string", "a hint; prefixes are cached while there is room"),
     Field("metadata", "object", "labels; they change nothing"),
-    Field("service_tier", "any", "every request is treated alike; use priority", only=("auto", "default")),
-    # What others know and this server does not do.
-    Field("store", "boolean", "nothing is stored", only=(False,)),
-    Field("kv_transfer_params", "object", "each engine keeps its own KV cache", only=()),
-    Field("vllm_xargs", "object", "there are no extensions to pass them to", only=({},)),
-    Field("extra_args", "object", "there are no extensions to pass them to", only=({},)),
-    Field("thinking_token_budget", "integer", "use max_tokens", only=()),
-    Field("repetition_detection", "object", "use repetition_penalty", only=()),
-    Field("logprob_token_ids", "integers", "use logprobs", only=()),
-    Field("mm_processor_kwargs", "object", "prompts are text", only=({},)),
-    Field("min_tokens_to_keep", "integer", "use top_k", only=(1,)),
-    Field("guided_json", "any", "use structured_outputs, or response_format", only=()),
-    Field("guided_regex", "string", "use structured_outputs", only=()),
-    Field("guided_choice", "strings", "use structured_outputs", only=()),
-    Field("guided_grammar", "string", "use structured_outputs", only=()),
-    Field("guided_decoding_backend", "string", "llguidance is what there is", only=()),
-    Field("guided_whitespace_pattern", "string", "use structured_outputs", only=()),
-    Field("json_schema", "any", "use response_format, or structured_outputs", only=()),
-    Field("regex", "string", "use structured_outputs", only=()),
-    Field("ebnf", "string", "use structured_outputs, which has it as grammar", only=()),
-    Field("grammar", "any", "use structured_outputs", only=()),
 ]
+_TAKEN = {field.name for field in (*SAMPLING_FIELDS, *COMMON_FIELDS)} | {"best_of", "logprobs"}
+COMMON_FIELDS += [foreign_field(name) for name, row in _FOREIGN.items() if not row.is_alias and name not in _TAKEN]
 
 
 def sampling_params(serving: Serving, body: Mapping[str, Any], **own: Any) -> SamplingParams:

@@ -12,7 +12,7 @@ from warpjet.serve.events import ChatEvent, CompletionRequest, Delta, Ended, Sta
 from warpjet.serve.http.errors import ServeError, bad_request
 from warpjet.serve.http.exchange import EventStream, HttpRequest, Response, json_response, sse
 from warpjet.serve.http.schema import Endpoint, Field, Schema
-from warpjet.serve.openai.fields import MAX_STOP_STRINGS
+from warpjet.serve.openai.fields import MAX_STOP_STRINGS, foreign_field, sampling_field
 from warpjet.serve.openai.response_format import tgi_schema
 from warpjet.serve.parts import constrain, parse_part
 from warpjet.serve.serving import Serving
@@ -155,9 +155,9 @@ _PARAMETERS = Schema(
         Field("temperature", "number", "above 0"),
         Field("top_k", "integer", low=1),
         Field("top_p", "number", "above 0, at most 1"),
-        Field("typical_p", "number", only=(1.0, 1)),
-        Field("repetition_penalty", "number", "above 0, 1 is off"),
-        Field("frequency_penalty", "number", "-2 to 2"),
+        foreign_field("typical_p"),
+        sampling_field("repetition_penalty"),
+        sampling_field("frequency_penalty"),
         Field("seed", "integer", low=0),
         Field("stop", "strings", "texts that end the completion; they stay part of it", high=MAX_STOP_STRINGS),
         Field("truncate", "integer", "keep the last so many tokens of the input", low=1),
@@ -166,7 +166,7 @@ _PARAMETERS = Schema(
         Field("decoder_input_details", "boolean", "tell about each token of the input", default=False),
         Field("top_n_tokens", "integer", "alternatives to tell of each token", low=0),
         Field("grammar", "object", 'what the text must be: {"type": "json" or "regex", "value": ...}'),
-        Field("best_of", "integer", "rank completions by their log-probabilities yourself", only=(1,)),
+        foreign_field("best_of"),
         Field("watermark", "boolean", only=(False,)),
         Field("adapter_id", "string", only=()),
     ],
