@@ -11,35 +11,13 @@ constexpr Micros kSlow = 2'000'000;  // without a result for longer, and longer 
 
 }  // namespace
 
-// A request's place in the queue, given back unless the engine has the request: whatever throws in between.
-class StepLoop::State::Place {
- public:
-  // Throws overloaded when there is none.
-  Place(State& state, const Request& request)
-      : state_(state), tokens_(static_cast<std::int64_t>(request.prompt.size())), tenant_(request.tenant) {
-    state_.reserve(tokens_, tenant_);
-  }
-  ~Place() {
-    if (held_) state_.unreserve(tokens_, tenant_);
-  }
-  Place(const Place&) = delete;
-  Place& operator=(const Place&) = delete;
-  void hand_over() { held_ = false; }
-
- private:
-  State& state_;
-  std::int64_t tokens_;
-  std::string tenant_;
-  bool held_ = true;
-};
-
 RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState guide) {
-  std::optional<Place> place;
+  std::optional<QueueLimits::Place> place;
   try {
     validate_request(request, config_.engine, config_.model);
     WJ_REQUIRE(request.mask.empty() == (guide == nullptr) && guide != queue, invalid_argument,
                "mask and guide: a guided request has both, and the guide a queue of its own");
-    place.emplace(*this, request);
+    place.emplace(limits_, request, seconds_a_request());
   } catch (const Error& error) {
     metrics_.rejected(error.code());
     throw;
@@ -60,8 +38,14 @@ RequestId StepLoop::State::submit(Request request, QueueState queue, QueueState 
   return id;
 }
 
+// From one end of a request to the next, so far.
+double StepLoop::State::seconds_a_request() const {
+  const std::int64_t finished = stats().finished;
+  return finished > 0 ? 1e-6 * static_cast<double>(now() - started_) / static_cast<double>(finished) : 1.0;
+}
+
 // Everything that ending the request will need is made here, where running out of memory harms nobody.
-std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request request, QueueState queue, QueueState guide) {
+std::unique_ptr<Live> StepLoop::State::make_live(Request request, QueueState queue, QueueState guide) {
   auto live = std::make_unique<Live>();
   live->id = next_id_.fetch_add(1);
   live->prompt_length = static_cast<int>(request.prompt.size());
@@ -85,44 +69,6 @@ std::unique_ptr<StepLoop::State::Live> StepLoop::State::make_live(Request reques
   }
   live->submitted = now();
   return live;
-}
-
-void StepLoop::State::reserve(std::int64_t tokens, const std::string& tenant) {
-  const EngineConfig& e = config_.engine;
-  const bool room = (num_live_.fetch_add(1) < e.max_num_queued_reqs) &
-                    (num_live_tokens_.fetch_add(tokens) + tokens <= e.max_num_queued_tokens);
-  try {
-    if (!room) {
-      const Stats s = stats();
-      const double seconds = s.finished > 0 ? 1e-6 * static_cast<double>(now() - started_) / s.finished : 1.0;
-      WJ_FAIL(overloaded, "the queue is full: limits are ", e.max_num_queued_reqs, " requests and ",
-              e.max_num_queued_tokens, " prompt tokens; try again in about ", std::max(0.01, seconds), " s");
-    }
-    reserve_of_tenant(tenant);
-  } catch (...) {
-    num_live_.fetch_sub(1);
-    num_live_tokens_.fetch_sub(tokens);
-    throw;
-  }
-}
-
-void StepLoop::State::reserve_of_tenant(const std::string& tenant) {
-  const int limit = config_.engine.max_num_queued_reqs_per_tenant;
-  if (limit == 0) return;
-  const std::lock_guard lock(tenants_mutex_);
-  int& count = tenants_[tenant];
-  WJ_REQUIRE(count < limit, overloaded, "tenant ", quote(tenant), " has ", count, " requests, the limit of one tenant",
-             " (max_num_queued_reqs_per_tenant); try again when one of them has finished");
-  ++count;
-}
-
-void StepLoop::State::unreserve(std::int64_t tokens, const std::string& tenant) {
-  num_live_.fetch_sub(1);
-  num_live_tokens_.fetch_sub(tokens);
-  if (config_.engine.max_num_queued_reqs_per_tenant == 0) return;
-  const std::lock_guard lock(tenants_mutex_);
-  const auto found = tenants_.find(tenant);
-  if (--found->second == 0) tenants_.erase(found);
 }
 
 // A mask without a token is the guide's mistake, and its sample's alone.

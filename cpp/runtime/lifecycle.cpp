@@ -38,9 +38,7 @@ void StepLoop::State::adopt(std::unique_ptr<Live>& owned) {
   live_.reserve(live_.size() + 1);
   const std::size_t most_ended = ended_.size() + live_.size() + 1;
   if (ended_.capacity() < most_ended) ended_.reserve(2 * most_ended);
-  const std::size_t guided = live.guided() ? num_guided_ + live.samples.size() : 0;
-  if (held_.capacity() < guided) held_.reserve(2 * guided);
-  num_guided_ = std::max(num_guided_, guided);
+  if (live.guided()) masks_.add(live.samples.size());
   live_.emplace(live.id, std::move(owned));
 }
 
@@ -181,21 +179,6 @@ void StepLoop::State::watch_readers() {
 
 // --- Guides -------------------------------------------------------------------------------------------------------
 
-// The guide has been told the token, and it is its turn.
-void StepLoop::State::hold(Sample& sample) {
-  if (held_.empty()) guides_due_ = now_ + guide_patience();
-  sample.held_index = static_cast<int>(held_.size());
-  held_.push_back(&sample);
-}
-
-void StepLoop::State::let_go(Sample& sample) {
-  Sample* last = held_.back();
-  last->held_index = sample.held_index;
-  held_[sample.held_index] = last;
-  held_.pop_back();
-  sample.held_index = -1;
-}
-
 void StepLoop::State::take_guidance(const Guidance& answer) {
   const auto found = live_.find(answer.id);
   if (found == live_.end() || answer.sample < 0 || answer.sample >= std::ssize(found->second->samples)) return;
@@ -204,7 +187,7 @@ void StepLoop::State::take_guidance(const Guidance& answer) {
   if (sample.held_index < 0 || sample.sequence->output_length() != answer.position) return;
   switch (answer.kind) {
     case Guidance::Kind::go_on:
-      let_go(sample);
+      masks_.release(sample);
       scheduler_.let_go_on(*sample.sequence, pack_mask(live.request.sampling, answer.mask, sample.words));
       if (!live.paused && !live.unread) scheduler_.resume(*sample.sequence, now_);
       return;
@@ -215,19 +198,11 @@ void StepLoop::State::take_guidance(const Guidance& answer) {
   }
 }
 
-// From the end, since who is late leaves the list.
 void StepLoop::State::watch_guides() {
-  if (now_ < guides_due_) return;
-  guides_due_ = std::numeric_limits<Micros>::max();
-  for (std::size_t i = held_.size(); i-- > 0;) {
-    const Micros due = held_[i]->sequence->held + guide_patience();
-    if (due <= now_) {
-      finish(*held_[i], FinishReason::error, ErrorCode::deadline_exceeded,
-             cat("the guide has not answered for ", config_.engine.guide_timeout, " s (guide_timeout)"));
-    } else {
-      guides_due_ = std::min(guides_due_, due);
-    }
-  }
+  masks_.visit_late(now_, [&](Sample& sample) {
+    finish(sample, FinishReason::error, ErrorCode::deadline_exceeded,
+           cat("the guide has not answered for ", config_.engine.guide_timeout, " s (guide_timeout)"));
+  });
 }
 
 // --- Tokens -------------------------------------------------------------------------------------------------------
@@ -273,7 +248,7 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
     return finish(sample, FinishReason::stop, ErrorCode::internal, {}, is_eos ? -1 : row.token);
   }
   if (sequence.length() >= sequence.max_length) return finish(sample, FinishReason::length);
-  if (live.guided()) hold(sample);
+  if (live.guided()) masks_.wait(sample, now_);
   if (live.unread || is_read(live)) return;
   live.unread = true;
   unread_.push_back(live.id);
@@ -318,41 +293,16 @@ void StepLoop::State::push_token(Sample& sample, std::int32_t token, std::unique
   Live& live = *sample.live;
   if (live.guided()) {
     OutputEvent event = {.id = live.id, .credit = live.guide.credit, .sample = sample.index, .token = token};
-    push(live.guide, sample.told, event);
+    outbox_.push(live.guide, sample.told, event);
   }
   OutputEvent event = {.id = live.id,
                        .credit = live.reader.credit,
                        .sample = sample.index,
                        .token = token,
                        .details = std::move(details)};
-  push(live.reader, sample.said, event);
+  outbox_.push(live.reader, sample.said, event);
   ++live.pushed;
   ++counters_.generated_tokens;
-}
-
-// What a sample says during one step is one output. Takes the event, or throws bad_alloc and nothing has happened.
-void StepLoop::State::push(const Reader& reader, Speech& speech, OutputEvent& event) {
-  OutputQueue::State& queue = *reader.queue;
-  if (!queue.in_delivery) {
-    delivery_.push_back(reader.queue);
-    queue.in_delivery = true;
-  }
-  const bool begins = speech.output_turn != turn_;
-  event.sequence = begins ? speech.outputs : speech.outputs - 1;
-  queue.push(std::move(event));
-  speech.outputs += begins;
-  speech.output_turn = turn_;
-}
-
-void StepLoop::State::push_final(const Sample& sample, const Reader& reader, Speech& speech) {
-  OutputEvent event = {
-      .id = sample.live->id, .credit = reader.credit, .sample = sample.index, .details = std::move(speech.final)};
-  try {
-    push(reader, speech, event);
-  } catch (const std::bad_alloc&) {  // it will be tried again
-    speech.final = std::move(event.details);
-    throw;
-  }
 }
 
 std::unique_ptr<Output> StepLoop::State::make_details(const Sample& sample) const {
@@ -421,10 +371,10 @@ void StepLoop::State::finish(Sample& sample, FinishReason reason, ErrorCode code
   Sequence* const sequence = sample.sequence;
   if (sample.told.final) {
     sample.told.final->finish = reason;
-    push_final(sample, live.guide, sample.told);
+    outbox_.push_final(live.guide, sample.told, live.id, sample.index);
   }
-  push_final(sample, live.reader, sample.said);
-  if (sample.held_index >= 0) let_go(sample);
+  outbox_.push_final(live.reader, sample.said, live.id, sample.index);
+  if (sample.held_index >= 0) masks_.release(sample);
   sample.ended = true;
   sample.sequence = nullptr;
   ++counters_.finished;
@@ -460,25 +410,16 @@ void StepLoop::State::finish_request(RequestId id, FinishReason reason, ErrorCod
 
 // The record stays until the turn is over: the caller may still look at it.
 void StepLoop::State::end(Live& live) {
-  unreserve(live.prompt_length, live.request.tenant);
+  limits_.release(live.prompt_length, live.request.tenant);
   if (live.has_deadline) {
     const auto [begin, last] = deadlines_.equal_range(live.request.deadline);
     const auto entry = std::find_if(begin, last, [&](const auto& item) { return item.second == live.id; });
     if (entry != last) deadlines_.erase(entry);
   }
-  if (live.guided()) num_guided_ -= live.samples.size();
+  if (live.guided()) masks_.remove(live.samples.size());
   const auto found = live_.find(live.id);
   ended_.push_back(std::move(found->second));
   live_.erase(found);
-}
-
-void StepLoop::State::deliver() {
-  for (const auto& queue : delivery_) {
-    queue->in_delivery = false;
-    queue->publish();
-  }
-  delivery_.clear();
-  ++turn_;
 }
 
 }  // namespace warpjet

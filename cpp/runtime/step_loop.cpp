@@ -43,6 +43,8 @@ StepLoop::State::State(const Config& config, std::unique_ptr<Executor> executor,
       bell_(std::move(bell)),
       kv_(kv_config(config)),
       scheduler_(scheduler_config(config_), kv_),
+      limits_(config_.engine),
+      masks_(config_.engine.guide_timeout),
       executor_(std::move(executor)) {
   if (!config_.engine.trace.empty()) trace_ = std::make_unique<Trace>(config_.engine.trace, kTraceEvents);
   scheduler_.set_observer(trace_.get());
@@ -90,11 +92,11 @@ void StepLoop::State::run_turn() {
   if (!deadlines_.empty()) expire();
   if (!unread_.empty()) watch_readers();
   retire_ready();
-  if (!held_.empty()) watch_guides();
+  if (!masks_.empty()) watch_guides();
   const bool planned = plan_ahead();
   require_progress(planned);
   publish_stats();
-  deliver();
+  outbox_.deliver();
   ended_.clear();
 }
 
@@ -166,7 +168,7 @@ void StepLoop::State::retire(StepResult& result) {
   const Micros start = now_ = now();
   ++counters_.steps;
   ++retired_;
-  ++turn_;
+  outbox_.begin_step();
   tokens_.clear();
   for (const SampledRow& row : result.sampled) tokens_.push_back(row.token);
   const std::span<const Scheduler::Row> rows = scheduler_.retire(tokens_, now_);
@@ -242,8 +244,8 @@ void StepLoop::State::wait(std::uint32_t seen) {
   std::chrono::nanoseconds timeout = std::chrono::seconds(1);
   if (!deadlines_.empty())
     timeout = std::min<std::chrono::nanoseconds>(timeout, deadlines_.begin()->first - Clock::now());
-  if (!held_.empty())
-    timeout = std::min<std::chrono::nanoseconds>(timeout, std::chrono::microseconds(guides_due_ - now_));
+  if (!masks_.empty())
+    timeout = std::min<std::chrono::nanoseconds>(timeout, std::chrono::microseconds(masks_.due() - now_));
   if (scheduler_.num_waiting() > 0)
     timeout = std::min<std::chrono::nanoseconds>(timeout, std::chrono::microseconds(kPrefixPoll));
   bell_->wait(seen, std::max(timeout, std::chrono::nanoseconds(0)));
@@ -260,7 +262,7 @@ void StepLoop::State::fail(const std::exception& cause) {
   for (auto& [id, live] : live_) {
     for (Sample& sample : live->samples) sample.sequence = nullptr;
   }
-  ++turn_;
+  outbox_.begin_step();
   // Each try answers some, and a request is answered once: so this ends, unless memory is gone for good.
   for (int tries = 0; tries < 100; ++tries) {
     try {
@@ -287,7 +289,7 @@ void StepLoop::State::end_all(FinishReason reason, ErrorCode code, std::string_v
   }
   busy_.store(false, std::memory_order_relaxed);
   publish_stats();
-  deliver();
+  outbox_.deliver();
 }
 
 void StepLoop::State::write_trace() {

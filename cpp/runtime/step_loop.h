@@ -14,6 +14,10 @@
 #include <unordered_map>
 
 #include "observe/observe.h"
+#include "runtime/live.h"
+#include "runtime/masks.h"
+#include "runtime/outbox.h"
+#include "runtime/queue_limits.h"
 #include "runtime/runtime.h"
 
 namespace warpjet {
@@ -92,63 +96,6 @@ class StepLoop::State {
   bool turn();
 
  private:
-  struct Live;
-  // Who gets what a request says: whoever submitted it, and its guide.
-  struct Reader {
-    QueueState queue;
-    ReadCredit* credit = nullptr;
-    void open(QueueState to, int samples, const std::shared_ptr<Doorbell>& bell) {
-      queue = std::move(to);
-      credit = queue->open(samples, bell);
-    }
-    void close() {
-      if (credit) queue->close(std::exchange(credit, nullptr));
-    }
-  };
-  // What one sample has said to one of them.
-  struct Speech {
-    std::uint32_t outputs = 0;      // begun so far
-    std::uint64_t output_turn = 0;  // when the latest began
-    std::unique_ptr<Output> final;  // made when the request comes, so that ending never needs memory
-  };
-  struct Sample {
-    Live* live = nullptr;
-    int index = 0;
-    Sequence* sequence = nullptr;  // owned by the scheduler
-    bool ended = false;
-    Speech said, told;                // to the reader; to the guide
-    std::vector<std::int32_t> words;  // how it is sampled; with a guide the mask is the next token's
-    RecordView record;                // of these words
-    int held_index = -1;              // in held_
-    Micros last_token = 0, first_token = 0;
-    Micros prefill = 0;                 // time spent running until then
-    double score = 0;                   // of a beam: sum of log-probabilities
-    std::vector<TokenLogprob> choices;  // of a beam: the most likely next tokens, once they are known
-  };
-  struct Hypothesis {  // a finished beam
-    std::vector<std::int32_t> tokens;
-    double log_probability = 0, rank = 0;
-    FinishReason finish = FinishReason::stop;
-    std::int32_t stop_token = -1;
-  };
-  struct Live {
-    RequestId id = 0;
-    Request request;  // its prompt moves into the first sequence
-    int prompt_length = 0;
-    Reader reader, guide;
-    std::int64_t pushed = 0, read = 0;  // tokens; `read` may be behind
-    std::vector<Sample> samples;
-    int num_running = 0;
-    bool paused = false, unread = false;  // by the caller, by its reader
-    bool broken = false;                  // of beams: a row was
-    std::vector<std::int32_t> stop_ids;
-    std::vector<std::vector<TokenLogprob>> prompt_logprobs;
-    std::vector<Hypothesis> hypotheses;  // finished beams, best first
-    bool has_deadline = false;
-    Micros submitted = 0, scheduled = -1;
-    bool beams() const { return request.sampling.beam_width > 1; }
-    bool guided() const { return guide.queue != nullptr; }
-  };
   static constexpr const char* kBrokenRow =
       "the model gave no finite logit for the next token (broken weights, or every token banned)";
   static constexpr const char* kNothingAllowed =
@@ -171,10 +118,7 @@ class StepLoop::State {
   };
 
   // User threads. (front_door.cpp)
-  class Place;
-  void reserve(std::int64_t tokens, const std::string& tenant);
-  void reserve_of_tenant(const std::string& tenant);
-  void unreserve(std::int64_t tokens, const std::string& tenant);
+  double seconds_a_request() const;
   std::unique_ptr<Live> make_live(Request request, QueueState queue, QueueState guide);
   void post(Command command);
   Answer ask(Command command);
@@ -205,18 +149,13 @@ class StepLoop::State {
   void watch_readers();
   void set_paused(RequestId id, bool paused);
   void apply_pause(Live& live);
-  void hold(Sample& sample);
-  void let_go(Sample& sample);
   void take_guidance(const Guidance& answer);
   void watch_guides();
-  Micros guide_patience() const { return static_cast<Micros>(1e6 * config_.engine.guide_timeout); }
   void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
   void take_token(Sample& sample, SampledRow& row);
   void first_token(const Live& live);
   void take_embedding(Sample& sample, SampledRow& row);
   bool is_read(Live& live);
-  void push(const Reader& reader, Speech& speech, OutputEvent& event);
-  void push_final(const Sample& sample, const Reader& reader, Speech& speech);
   void push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details);
   std::unique_ptr<Output> make_details(const Sample& sample) const;
   void fill_details(const Sample& sample, Output& details) const;
@@ -228,7 +167,6 @@ class StepLoop::State {
   void finish_request(RequestId id, FinishReason reason, ErrorCode code = ErrorCode::internal,
                       std::string_view error = {});
   void end(Live& live);
-  void deliver();
 
   // Beam search. (beam.cpp)
   void take_choices(Sample& sample, SampledRow& row);
@@ -251,20 +189,15 @@ class StepLoop::State {
   Inbox<Command> inbox_;
   std::atomic<bool> closing_{false};
   std::atomic<Health> health_{Health::serving};
-  std::atomic<int> num_live_{0};
-  std::atomic<std::int64_t> num_live_tokens_{0};
   std::atomic<RequestId> next_id_{1};
-  std::mutex tenants_mutex_;  // of user threads, and of the engine thread when a request ends
-  std::unordered_map<std::string, int> tenants_;
+  QueueLimits limits_;
 
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
   std::multimap<Clock::time_point, RequestId> deadlines_;
-  std::vector<RequestId> unread_;             // requests that wait for their reader
-  std::vector<Sample*> held_;                 // guided ones that wait for their guide; has room for all that are live
-  std::size_t num_guided_ = 0;                // live samples that have a guide
-  Micros guides_due_ = 0;                     // nobody in held_ is late before
+  std::vector<RequestId> unread_;  // requests that wait for their reader
+  Masks masks_;
   std::vector<std::unique_ptr<Live>> ended_;  // until the turn is over; has room for all of live_
-  std::vector<QueueState> delivery_;          // queues with news
+  Outbox outbox_;
   SequenceId next_sequence_ = 1;
   struct Launch {
     Micros planned = 0, launched = 0;
@@ -274,7 +207,6 @@ class StepLoop::State {
   Batch batch_;
   std::vector<std::int32_t> tokens_;
   Micros started_ = 0, now_ = 0;  // the engine; this turn
-  std::uint64_t turn_ = 1;
   std::uint64_t launched_ = 0, retired_ = 0;
   std::uint64_t commands_ = 0;
   int fruitless_turns_ = 0;
