@@ -88,16 +88,23 @@ void StepLoop::State::post(Command command) {
   if (inbox_.push(owned)) bell_->ring();  // an engine that has ended has nothing to cancel
 }
 
-StepLoop::State::Answer StepLoop::State::ask(Command command) {
-  Answer answer;
-  auto done = answer.done.get_future();
-  command.answer = &answer;
-  auto owned = std::make_unique<Command>(std::move(command));
-  WJ_REQUIRE(inbox_.push(owned), closed, "the engine is ", to_string(health()));
+// Throws closed when the engine ends before it has answered, and bad_alloc when the answer did.
+void StepLoop::State::ask(std::function<void()> answer) {
+  Question question{.answer = std::move(answer), .done = {}};
+  auto done = question.done.get_future();
+  auto command = std::make_unique<Command>();
+  command->kind = Kind::ask;
+  command->question = &question;
+  WJ_REQUIRE(inbox_.push(command), closed, "the engine is ", to_string(health()));
   bell_->ring();
   while (config_.manual && done.wait_for(std::chrono::seconds(0)) != std::future_status::ready) turn();
   done.get();
-  return answer;
+}
+
+std::vector<KvEvent> StepLoop::State::kv_events(std::uint64_t number) {
+  std::vector<KvEvent> events;
+  ask([&] { kv_.events_since(number, events); });
+  return events;
 }
 
 Stats StepLoop::State::stats() const {

@@ -16,32 +16,25 @@ std::string_view state_of(const Sequence& sequence) {
 
 }  // namespace
 
-// What cannot be told for want of memory is the asker's loss, not the engine's.
-void StepLoop::State::take_snapshot(std::uint64_t since_step, Answer& answer) {
-  try {
-    Snapshot& out = answer.snapshot;
-    out.step = retired_;
-    out.now_us = now_;
-    out.block_size = kv_.block_size();
-    out.kv_blocks = kv_.device().num_blocks() - 1;
-    out.max_model_len = config_.model.max_model_len;
-    out.max_num_seqs = config_.engine.max_num_seqs;
-    out.pool.resize(out.kv_blocks);
-    for (BlockId block = 1; block <= out.kv_blocks; ++block) {  // the null block is nobody's
-      const int holders = kv_.device().holders(block);
-      const bool cached = holders == 0 && kv_.device().node(block) != kNoNode;
-      out.pool[block - 1] = static_cast<std::uint8_t>(cached ? kCachedBlock : std::min(holders, kMostHolders));
-    }
-    std::vector<const Sequence*> sequences;
-    scheduler_.list(Snapshot::kMaxSequences, sequences);
-    out.sequences.resize(sequences.size());
-    for (std::size_t i = 0; i < sequences.size(); ++i) describe(*sequences[i], out.sequences[i]);
-    recorder_.watch(now_);
-    recorder_.read(since_step, out);
-    answer.done.set_value();
-  } catch (const std::bad_alloc&) {
-    answer.done.set_exception(std::current_exception());
+void StepLoop::State::take_snapshot(std::uint64_t since_step, Snapshot& out) {
+  out.step = retired_;
+  out.now_us = now_;
+  out.block_size = kv_.block_size();
+  out.kv_blocks = kv_.device().num_blocks() - 1;
+  out.max_model_len = config_.model.max_model_len;
+  out.max_num_seqs = config_.engine.max_num_seqs;
+  out.pool.resize(out.kv_blocks);
+  for (BlockId block = 1; block <= out.kv_blocks; ++block) {  // the null block is nobody's
+    const int holders = kv_.device().holders(block);
+    const bool cached = holders == 0 && kv_.device().node(block) != kNoNode;
+    out.pool[block - 1] = static_cast<std::uint8_t>(cached ? kCachedBlock : std::min(holders, kMostHolders));
   }
+  std::vector<const Sequence*> sequences;
+  scheduler_.list(Snapshot::kMaxSequences, sequences);
+  out.sequences.resize(sequences.size());
+  for (std::size_t i = 0; i < sequences.size(); ++i) describe(*sequences[i], out.sequences[i]);
+  recorder_.watch(now_);
+  recorder_.read(since_step, out);
 }
 
 void StepLoop::State::describe(const Sequence& sequence, Snapshot::Sequence& out) const {
@@ -58,11 +51,10 @@ void StepLoop::State::describe(const Sequence& sequence, Snapshot::Sequence& out
   for (std::size_t i = table.first; i < table.blocks.size(); ++i) out.blocks.push_back(table.blocks[i] - 1);
 }
 
-// The engine may have ended while it was being asked.
 Snapshot StepLoop::State::snapshot(std::uint64_t since_step) {
-  Answer answer = ask({.kind = Kind::snapshot, .number = since_step});
-  WJ_REQUIRE(answer.snapshot.kv_blocks > 0, closed, "the engine is ", to_string(health()));
-  return std::move(answer.snapshot);
+  Snapshot out;
+  ask([&] { take_snapshot(since_step, out); });
+  return out;
 }
 
 }  // namespace warpjet

@@ -124,14 +124,18 @@ void StepLoop::State::obey(Command& command) {
     case Kind::guide:
       for (const Guidance& answer : command.answers) take_guidance(answer);
       return;
-    case Kind::reset_prefix_cache:
-      kv_.reset_cache();
-      return command.answer->done.set_value();
-    case Kind::kv_events:
-      kv_.events_since(command.number, command.answer->events);
-      return command.answer->done.set_value();
-    case Kind::snapshot:
-      return take_snapshot(command.number, *command.answer);
+    case Kind::ask:
+      return answer(*command.question);
+  }
+}
+
+// What cannot be told for want of memory is the asker's loss, not the engine's.
+void StepLoop::State::answer(Question& question) {
+  try {
+    question.answer();
+    question.done.set_value();
+  } catch (const std::bad_alloc&) {
+    question.done.set_exception(std::current_exception());
   }
 }
 
@@ -281,7 +285,10 @@ void StepLoop::State::end_all(FinishReason reason, ErrorCode code, std::string_v
   for (; !inbox_.empty(); inbox_.pop()) {
     Command& command = inbox_.front();
     if (command.live) adopt(command.live);
-    if (command.answer) command.answer->done.set_value();
+    if (command.question) {
+      const Error ended(ErrorCode::closed, cat("the engine is ", to_string(health())), __FILE__, __LINE__);
+      command.question->done.set_exception(std::make_exception_ptr(ended));
+    }
   }
   while (!live_.empty()) {
     const auto first = std::ranges::min_element(live_, {}, [](const auto& entry) { return entry.first; });

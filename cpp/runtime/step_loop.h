@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <future>
 #include <map>
 #include <thread>
@@ -84,10 +85,10 @@ class StepLoop::State {
   void cancel(RequestId id, std::optional<int> sample) { post({.kind = Kind::cancel, .id = id, .sample = sample}); }
   void pause(RequestId id) { post({.kind = Kind::pause, .id = id}); }
   void resume(RequestId id) { post({.kind = Kind::resume, .id = id}); }
-  void reset_prefix_cache() { ask({.kind = Kind::reset_prefix_cache}); }
-  std::vector<KvEvent> kv_events(std::uint64_t number) {
-    return ask({.kind = Kind::kv_events, .number = number}).events;
+  void reset_prefix_cache() {
+    ask([&] { kv_.reset_cache(); });
   }
+  std::vector<KvEvent> kv_events(std::uint64_t number);
   Snapshot snapshot(std::uint64_t since_step);
   Stats stats() const;
   std::string metrics() const { return metrics_.prometheus(stats(), config_.model.architecture); }
@@ -100,19 +101,18 @@ class StepLoop::State {
       "the model gave no finite logit for the next token (broken weights, or every token banned)";
   static constexpr const char* kNothingAllowed =
       "no token can follow: the guide's mask, allowed_token_ids, bad_words and min_tokens together leave none";
-  enum class Kind : std::uint8_t { submit, cancel, pause, resume, guide, reset_prefix_cache, kv_events, snapshot };
-  struct Answer {
+  enum class Kind : std::uint8_t { submit, cancel, pause, resume, guide, ask };
+  // A function that the engine thread calls between two steps, while its caller waits.
+  struct Question {
+    std::function<void()> answer;
     std::promise<void> done;
-    std::vector<KvEvent> events;
-    Snapshot snapshot;
   };
   struct Command {
     Kind kind = Kind::cancel;
     RequestId id = 0;
     std::optional<int> sample = std::nullopt;
     std::unique_ptr<Live> live = {};
-    Answer* answer = nullptr;  // lives with who waits for it
-    std::uint64_t number = 0;
+    Question* question = nullptr;  // its caller's
     std::vector<Guidance> answers = {};
     Command* next = nullptr;
   };
@@ -121,7 +121,7 @@ class StepLoop::State {
   double seconds_a_request() const;
   std::unique_ptr<Live> make_live(Request request, QueueState queue, QueueState guide);
   void post(Command command);
-  Answer ask(Command command);
+  void ask(std::function<void()> answer);
   Micros now() const;
 
   // Engine thread: the loop. (step_loop.cpp)
@@ -129,6 +129,7 @@ class StepLoop::State {
   void run_turn();
   void take_commands();
   void obey(Command& command);
+  void answer(Question& question);
   void retire_ready();
   bool plan_ahead();
   void retire(StepResult& result);
@@ -175,7 +176,7 @@ class StepLoop::State {
   void add_hypothesis(Live& live, int beam, double score, std::int32_t last, bool ends);
 
   // For who watches. (snapshot.cpp)
-  void take_snapshot(std::uint64_t since_step, Answer& answer);
+  void take_snapshot(std::uint64_t since_step, Snapshot& out);
   void describe(const Sequence& sequence, Snapshot::Sequence& out) const;
 
   const Config config_;
