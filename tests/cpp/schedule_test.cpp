@@ -527,7 +527,7 @@ TEST(Scheduler, SendsNothingButTheStepInSteadyDecode) {
   rig.add({.prompt = range(3, 50)});
   rig.steps(4);
   EXPECT_EQ(rig.batch.num_decodes, 2);
-  EXPECT_TRUE(rig.batch.changes.empty() && rig.batch.chunks.empty() && rig.batch.tokens.empty());
+  EXPECT_TRUE(rig.batch.changes.empty() && rig.batch.chunks.empty() && rig.batch.words.empty());
   rig.steps(4);  // a block a sequence in four steps
   rig.step();
   EXPECT_TRUE(rig.batch.changes.empty());
