@@ -15,8 +15,6 @@
 
 namespace warpjet {
 
-constexpr std::int32_t kPooledToken = -3;  // of a row that gives an embedding
-
 // --- Records --------------------------------------------------------------------------------------------------------
 
 // The most that SamplingParams allow, and as many end tokens of the model as of the request.
@@ -75,13 +73,6 @@ struct LogprobViews {
   TensorView ranks;         // [rows] i32
   TensorView top_tokens;    // [rows, top] i32
   TensorView top_logprobs;  // [rows, top] f32
-};
-
-// What a step reports of one sampled row.
-struct SampledRow {
-  std::int32_t token = kBrokenToken;
-  std::vector<TokenLogprob> logprobs;  // the token's own first, then the most likely; empty unless wanted
-  std::vector<float> embedding;        // of a text that is pooled, with kPooledToken
 };
 
 // One row of host views: the token's own entry first, then the `wanted` most likely ones, fewer if the views hold

@@ -17,12 +17,12 @@ namespace warpjet {
 
 // What one step computed.
 struct StepResult {
-  std::vector<SampledRow> sampled;       // one per sample of the batch, in its order
-  std::vector<SampledRow> scored;        // one per prompt token that follows a token of a chunk with prompt_logprobs
-  std::vector<std::size_t> scored_ends;  // of each chunk of the batch: where its rows end in `scored`
-  double us = 0;                         // how long the device worked on it
-  double idle_us = -1;                   // the device had no work before it; negative: unknown
-  std::exception_ptr error;              // the step failed; the rest is meaningless
+  TokenRanges sampled;  // of each sample of the batch; nothing where the text had ended, or is pooled
+  TokenRanges scored;   // of each chunk with prompt_logprobs: the prompt's tokens that follow one of the chunk's
+  std::vector<std::vector<float>> embeddings;  // of each sample, when one of them is pooled
+  double us = 0;                               // how long the device worked on it
+  double idle_us = -1;                         // the device had no work before it; negative: unknown
+  std::exception_ptr error;                    // the step failed; the rest is meaningless
 };
 
 // Runs batches in order: the seam between scheduling and computing. start() takes up a batch and returns at once where

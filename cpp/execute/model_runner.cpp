@@ -132,7 +132,8 @@ struct ModelRunner::State {
   void score(const Batch& batch, StepResult& result, Flight& flight);
   void pool(const Batch& batch, Flight& flight);
   void add_rows(const Chunk& chunk, std::int64_t first_row, Flight& flight);
-  void read_embedding(const Flight& flight, std::int64_t row, SampledRow& out) const;
+  std::vector<TokenLogprob> logprobs_of(const Flight& flight, std::int64_t row) const;
+  std::vector<float> read_embedding(const Flight& flight, std::int64_t row) const;
   void sample(int samples, SampleNeeds needs);
   template <class Key, class Work>
   void replay(std::map<Key, std::unique_ptr<Graph>>& graphs, const Key& key, bool captured, Work work);
@@ -278,14 +279,19 @@ void ModelRunner::State::finish() {
   StepResult& result = *flight.result;
   const auto samples = static_cast<std::int64_t>(flight.samples.size());
   const std::int32_t* tokens = flight.tokens.list(samples).as<std::int32_t>();
-  result.sampled.resize(samples);
+  TokenRanges& sampled = result.sampled;
+  sampled.clear();
+  result.embeddings.clear();
+  if (flight.num_pooled > 0) result.embeddings.resize(samples);
   for (std::int64_t i = 0; i < samples; ++i) {
-    SampledRow& out = result.sampled[i];
-    out.token = tokens[i];
-    out.logprobs.clear();
     const Sample& sample = flight.samples[i];
-    if (sample.logprobs >= 0) out.logprobs = read_logprobs(flight.logprobs.views(samples), i, sample.logprobs);
-    if (sample.pooling != Pooling::none) read_embedding(flight, i, out);
+    if (sample.pooling != Pooling::none) {
+      result.embeddings[i] = read_embedding(flight, i);
+    } else if (tokens[i] != kSurplusToken) {
+      sampled.tokens.push_back(tokens[i]);
+      if (flight.needs.logprobs) sampled.logprobs.push_back(logprobs_of(flight, i));
+    }
+    sampled.end_range();
   }
   result.us = end_of(step).microseconds_since(*flight.begin);
   result.idle_us = step > 0 ? std::max(0.0, flight.begin->microseconds_since(end_of(step - 1))) : -1;
@@ -295,6 +301,12 @@ void ModelRunner::State::finish() {
 void ModelRunner::State::join(Slot slot, const RecordView& record) {
   sampler.join(slot, record);
   if (record.pooling == Pooling::mean) sums[slot].count = 0;
+}
+
+std::vector<TokenLogprob> ModelRunner::State::logprobs_of(const Flight& flight, std::int64_t row) const {
+  const std::int32_t wanted = flight.samples[row].logprobs;
+  if (wanted < 0) return {};
+  return read_logprobs(flight.logprobs.views(std::ssize(flight.samples)), row, wanted);
 }
 
 void ModelRunner::State::copy_blocks(const Batch& batch, Staging& staging) {
@@ -424,36 +436,27 @@ StepInputs ModelRunner::State::inputs(Sizes sizes) const {
 // Log-probabilities of prompts, before sampling, which takes the buffer of logits. They come in slices, since that
 // buffer is sized for sampling only, and the host waits for each: who asks for them does not ask for speed.
 void ModelRunner::State::score(const Batch& batch, StepResult& result, Flight& flight) {
-  std::size_t total = 0;
-  result.scored_ends.clear();
+  TokenRanges& scored = result.scored;
+  scored.clear();
+  std::int64_t first_row = batch.num_decodes;
   for (const Chunk& chunk : batch.chunks) {
     const SampleRecord& record = state.slot(chunk.slot).record;
-    if (record.prompt_logprobs >= 0) total += num_scored(chunk, record.sampling.prompt_length);
-    result.scored_ends.push_back(total);
-  }
-  result.scored.resize(total);
-  std::size_t done = 0;
-  std::int64_t first_row = batch.num_decodes;
-  for (std::size_t i = 0; i < batch.chunks.size(); ++i) {
-    const Chunk& chunk = batch.chunks[i];
-    std::int64_t row = first_row, position = chunk.start + 1;  // of the token that follows
-    while (done < result.scored_ends[i]) {
-      const auto count = static_cast<std::int64_t>(
-          std::min<std::size_t>(result.scored_ends[i] - done, static_cast<std::size_t>(config.max_seqs)));
-      const int wanted = state.slot(chunk.slot).record.prompt_logprobs;
-      const TensorView rows(as<std::int32_t>(score_rows) + row, DType::i32, {count});
-      const TensorView following(state.texts().row<std::int32_t>(chunk.slot) + position, DType::i32, {count});
-      flight.logprobs.copy_from(sampler.score(runner.logits(rows), following, wanted), stream);
+    const int total = record.prompt_logprobs < 0 ? 0 : num_scored(chunk, record.sampling.prompt_length);
+    for (int done = 0; done < total;) {
+      const int count = std::min(total - done, config.max_seqs);
+      const TensorView rows(as<std::int32_t>(score_rows) + first_row + done, DType::i32, {count});
+      std::int32_t* text = state.texts().row<std::int32_t>(chunk.slot) + chunk.start + 1;
+      const TensorView following(text + done, DType::i32, {count});
+      flight.logprobs.copy_from(sampler.score(runner.logits(rows), following, record.prompt_logprobs), stream);
       stream.synchronize();
       const LogprobViews views = flight.logprobs.views(count);
-      for (std::int64_t r = 0; r < count; ++r) {
-        SampledRow& out = result.scored[done++];
-        out.token = views.tokens.as<std::int32_t>()[r];
-        out.logprobs = read_logprobs(views, r, wanted);
+      for (int r = 0; r < count; ++r) {
+        scored.tokens.push_back(views.tokens.as<std::int32_t>()[r]);
+        scored.logprobs.push_back(read_logprobs(views, r, record.prompt_logprobs));
       }
-      row += count;
-      position += count;
+      done += count;
     }
+    scored.end_range();
     first_row += chunk.count;
   }
 }
@@ -490,14 +493,17 @@ void ModelRunner::State::add_rows(const Chunk& chunk, std::int64_t first_row, Fl
   sum.count += chunk.count;
 }
 
-void ModelRunner::State::read_embedding(const Flight& flight, std::int64_t row, SampledRow& out) const {
+std::vector<float> ModelRunner::State::read_embedding(const Flight& flight, std::int64_t row) const {
   const Sample& sample = flight.samples[row];
-  out.token = kPooledToken;
-  out.embedding.resize(runner.plan().model.hidden_size);
-  if (sample.pooling == Pooling::last) return flight.hidden.read_row(row, out.embedding);
-  const Sum& sum = sums[sample.slot];
-  std::ranges::transform(sum.values, out.embedding.begin(),
-                         [&](double value) { return static_cast<float>(value / sum.count); });
+  std::vector<float> embedding(runner.plan().model.hidden_size);
+  if (sample.pooling == Pooling::last) {
+    flight.hidden.read_row(row, embedding);
+  } else {
+    const Sum& sum = sums[sample.slot];
+    std::ranges::transform(sum.values, embedding.begin(),
+                           [&](double value) { return static_cast<float>(value / sum.count); });
+  }
+  return embedding;
 }
 
 // Samples that read the same row get a copy of its logits each: the sampler changes them in place.

@@ -1,5 +1,6 @@
 // The device that computes nothing: for measuring what everything else costs.
 #include <algorithm>
+#include <numeric>
 
 #include "execute/execute.h"
 
@@ -25,13 +26,16 @@ NullExecutor::NullExecutor(int depth, int num_slots, const ModelInfo& model)
 void NullExecutor::launch(Batch& batch) {
   StepResult& result = results_[launched_++ % results_.size()];
   for (const SlotChange& change : batch.changes) apply(change);
-  result.sampled.resize(batch.num_samples());
-  result.scored_ends.assign(batch.chunks.size(), 0);
-  auto row = result.sampled.begin();
-  for (const Slot slot : decoding_) (row++)->token = draw(slot, lengths_[slot]);
+  const int samples = batch.num_samples();
+  result.sampled.tokens.resize(samples);
+  result.sampled.ends.resize(samples);
+  std::iota(result.sampled.ends.begin(), result.sampled.ends.end(), 1);
+  result.scored.ends.assign(batch.chunks.size(), 0);
+  auto token = result.sampled.tokens.begin();
+  for (const Slot slot : decoding_) *token++ = draw(slot, lengths_[slot]);
   auto slot = batch.sample_slots.begin();
   for (const Chunk& chunk : batch.chunks) {
-    for (int i = 0; i < chunk.num_samples; ++i) (row++)->token = draw(*slot++, chunk.start + chunk.count);
+    for (int i = 0; i < chunk.num_samples; ++i) *token++ = draw(*slot++, chunk.start + chunk.count);
   }
 }
 

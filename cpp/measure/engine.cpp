@@ -122,12 +122,16 @@ class Measurer {
     Scheduler scheduler({.max_num_seqs = running, .max_batched_tokens = 65536}, kv);
     for (int i = 1; i <= running + waiting; ++i) scheduler.add(make_sequence(i, 8, kLength), 0);
     Batch batch;
-    std::vector<std::int32_t> tokens(running, 7);
+    TokenRanges sampled;
+    for (int i = 1; i <= running; ++i) {
+      sampled.tokens.push_back(7);
+      sampled.end_range();
+    }
     std::vector<double> times;
     for (int i = 0; i < 32 * (options_.repeats + 1); ++i) {
       const Clock::time_point start = Clock::now();
       scheduler.schedule(batch, i);
-      scheduler.retire(tokens, i);
+      scheduler.retire(sampled, i);
       if (i >= 32) times.push_back(us_since(start));
     }
     emit("schedule", running, median(times), {{"waiting", waiting}});

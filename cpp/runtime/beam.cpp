@@ -22,20 +22,20 @@ struct Candidate {
 
 }  // namespace
 
-// The row's own token is the greedy one; what counts are the most likely ones after it. A broken row ends them all, but
+// The token is the greedy one; what counts are the most likely ones after it. A broken row ends them all, but
 // not before the round is complete: until then rows of this step may know of the others.
-void StepLoop::State::take_choices(Sample& sample, SampledRow& row) {
+void StepLoop::State::take_choices(Sample& sample, std::int32_t token, std::vector<TokenLogprob> logprobs) {
   Live& live = *sample.live;
   if (sample.first_token == 0) {
     sample.first_token = sample.last_token = now_;
     sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
     if (sample.index == 0) first_token(live);
   }
-  if (row.token == kBrokenToken) {
+  if (token == kBrokenToken) {
     live.broken = true;
     sample.choices.assign(1, {});
   } else {
-    sample.choices.assign(row.logprobs.begin() + 1, row.logprobs.end());
+    sample.choices.assign(logprobs.begin() + 1, logprobs.end());
   }
   for (const Sample& beam : live.samples) {
     if (beam.sequence && beam.choices.empty()) return;  // the round is not complete

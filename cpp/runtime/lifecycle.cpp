@@ -18,6 +18,12 @@ double milliseconds(Micros us) {
   return 1e-3 * static_cast<double>(us);
 }
 
+// Devices that compute nothing leave such lists empty.
+template <class T>
+T take(std::vector<T>& list, int index) {
+  return list.empty() ? T() : std::move(list[index]);
+}
+
 Pooling pooling_of(const Request& request) {
   if (!request.pooling) return Pooling::none;
   return request.pooling->pooling == "mean" ? Pooling::mean : Pooling::last;
@@ -208,20 +214,39 @@ void StepLoop::State::watch_guides() {
 // --- Tokens -------------------------------------------------------------------------------------------------------
 
 // A preempted sequence computes its prompt again, perhaps after they were handed over.
-void StepLoop::State::take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored) {
+void StepLoop::State::take_prompt_logprobs(Live& live, const Scheduler::Row& row, TokenRanges& scored, Range range) {
   if (live.prompt_logprobs.empty()) return;
-  for (std::size_t i = 0; i < scored.size(); ++i) {
-    live.prompt_logprobs[row.start + 1 + i] = std::move(scored[i].logprobs);
+  for (int i = 0; i < range.count; ++i) {
+    live.prompt_logprobs[row.start + 1 + i] = std::move(scored.logprobs[range.first + i]);
   }
 }
 
-void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
+// The sequence has all of the tokens already.
+void StepLoop::State::take_sample(Sample& sample, StepResult& result, int index) {
+  Live& live = *sample.live;
+  if (live.request.pooling) return take_embedding(sample, take(result.embeddings, index));
+  TokenRanges& sampled = result.sampled;
+  const Range range = sampled.range(index);
+  WJ_CHECK(range.count > 0, "no token for a sequence that has not ended, request ", live.id);
+  if (live.beams()) return take_choices(sample, sampled.tokens[range.first], take(sampled.logprobs, range.first));
+  int length = sample.sequence->length() - range.count;
+  for (int i = range.first; i < range.first + range.count && !sample.ended; ++i) {
+    take_token(sample, sampled.tokens[i], take(sampled.logprobs, i), ++length);
+  }
+  if (sample.ended) return;
+  if (live.guided()) masks_.wait(sample, now_);
+  if (live.unread || is_read(live)) return;
+  live.unread = true;
+  unread_.push_back(live.id);
+  live.reader.credit->wanted.store(true);
+  apply_pause(live);
+}
+
+// With this token the text is so long.
+void StepLoop::State::take_token(Sample& sample, std::int32_t token, std::vector<TokenLogprob> logprobs, int length) {
   Live& live = *sample.live;
   const SamplingParams& p = live.request.sampling;
-  WJ_CHECK(row.token != kSurplusToken, "a surplus token of a sequence that has not ended, request ", live.id);
-  if (live.beams()) return take_choices(sample, row);
-  if (live.request.pooling) return take_embedding(sample, row);
-  if (row.token == kBrokenToken)
+  if (token == kBrokenToken)
     return finish(sample, FinishReason::error, ErrorCode::internal, live.guided() ? kNothingAllowed : kBrokenRow);
   const bool first = sample.last_token == 0;
   if (first) {
@@ -238,31 +263,24 @@ void StepLoop::State::take_token(Sample& sample, SampledRow& row) {
   std::unique_ptr<Output> details;
   if (first || wants_logprobs) details = make_details(sample);
   if (first && sample.index == 0) details->prompt_logprobs = std::exchange(live.prompt_logprobs, {});
-  if (wants_logprobs) details->logprobs.push_back(std::move(row.logprobs));
-  push_token(sample, row.token, std::move(details));
+  if (wants_logprobs) details->logprobs.push_back(std::move(logprobs));
+  push_token(sample, token, std::move(details));
 
-  const Sequence& sequence = *sample.sequence;
-  if (is_stop(sample.record, row.token, sequence.output_length())) {
+  if (is_stop(sample.record, token, length - live.prompt_length)) {
     const auto& eos = config_.model.eos_token_ids;
-    const bool is_eos = !p.ignore_eos && std::ranges::find(eos, row.token) != eos.end();
-    return finish(sample, FinishReason::stop, ErrorCode::internal, {}, is_eos ? -1 : row.token);
+    const bool is_eos = !p.ignore_eos && std::ranges::find(eos, token) != eos.end();
+    return finish(sample, FinishReason::stop, ErrorCode::internal, {}, is_eos ? -1 : token);
   }
-  if (sequence.length() >= sequence.max_length) return finish(sample, FinishReason::length);
-  if (live.guided()) masks_.wait(sample, now_);
-  if (live.unread || is_read(live)) return;
-  live.unread = true;
-  unread_.push_back(live.id);
-  live.reader.credit->wanted.store(true);
-  apply_pause(live);
+  if (length >= sample.sequence->max_length) finish(sample, FinishReason::length);
 }
 
-// The one answer to who has its prompt pooled.
-void StepLoop::State::take_embedding(Sample& sample, SampledRow& row) {
+// An embedding is the one output of its request.
+void StepLoop::State::take_embedding(Sample& sample, std::vector<float> values) {
   const PoolingParams& p = *sample.live->request.pooling;
   sample.prefill = sample.sequence->time_in(SequenceState::running, now_);
   sample.first_token = now_;
   std::vector<float>& embedding = sample.said.final->embedding;
-  embedding = std::move(row.embedding);
+  embedding = std::move(values);
   if (p.dimensions) embedding.resize(*p.dimensions);
   double squares = 0;
   for (const float value : embedding) squares += double{value} * value;

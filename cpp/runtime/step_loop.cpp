@@ -48,7 +48,6 @@ StepLoop::State::State(const Config& config, std::unique_ptr<Executor> executor,
       executor_(std::move(executor)) {
   if (!config_.engine.trace.empty()) trace_ = std::make_unique<Trace>(config_.engine.trace, kTraceEvents);
   scheduler_.set_observer(trace_.get());
-  tokens_.reserve(config_.engine.max_num_seqs);
   started_ = now_ = now();
   progress_ = now_;
   publish_stats();
@@ -173,30 +172,23 @@ void StepLoop::State::retire(StepResult& result) {
   ++counters_.steps;
   ++retired_;
   outbox_.begin_step();
-  tokens_.clear();
-  for (const SampledRow& row : result.sampled) tokens_.push_back(row.token);
-  const std::span<const Scheduler::Row> rows = scheduler_.retire(tokens_, now_);
+  const std::span<const Scheduler::Row> rows = scheduler_.retire(result.sampled, now_);
   scheduler_.observe_time(result.us);
 
   const bool watched = recorder_.begin_step(retired_, now_);
   const Launch& launch = launches_[retired_ % launches_.size()];
-  std::size_t next_sampled = 0, scored = 0;
-  int chunk = 0, index = 0;
+  int next_sample = 0, next_chunk = 0, index = 0;
   for (const Scheduler::Row& row : rows) {
     const bool is_chunk = index++ >= launch.decodes && row.count > 0;
-    const std::size_t scored_end = is_chunk ? result.scored_ends[chunk++] : scored;
-    SampledRow* sampled = row.sampled ? &result.sampled[next_sampled++] : nullptr;
-    if (row.sequence) {
-      Sample& sample = *static_cast<Sample*>(row.sequence->user);
-      if (watched) recorder_.row({sample.live->id, sample.index, row.start, row.count});
-      counters_.prompt_tokens += std::clamp(row.sequence->prompt_length - row.start, 0, row.count);
-      if (sample.live->scheduled < 0) sample.live->scheduled = launch.planned;
-      if (scored_end > scored) {
-        take_prompt_logprobs(*sample.live, row, std::span(result.scored).subspan(scored, scored_end - scored));
-      }
-      if (sampled) take_token(sample, *sampled);
-    }
-    scored = scored_end;
+    const Range scored = is_chunk ? result.scored.range(next_chunk++) : Range{};
+    const int sampled = row.sampled ? next_sample++ : -1;
+    if (!row.sequence) continue;
+    Sample& sample = *static_cast<Sample*>(row.sequence->user);
+    if (watched) recorder_.row({sample.live->id, sample.index, row.start, row.count});
+    counters_.prompt_tokens += std::clamp(row.sequence->prompt_length - row.start, 0, row.count);
+    if (sample.live->scheduled < 0) sample.live->scheduled = launch.planned;
+    if (scored.count > 0) take_prompt_logprobs(*sample.live, row, result.scored, scored);
+    if (sampled >= 0) take_sample(sample, result, sampled);
   }
 
   if (config_.check) scheduler_.check();

@@ -152,10 +152,11 @@ class StepLoop::State {
   void apply_pause(Live& live);
   void take_guidance(const Guidance& answer);
   void watch_guides();
-  void take_prompt_logprobs(Live& live, const Scheduler::Row& row, std::span<SampledRow> scored);
-  void take_token(Sample& sample, SampledRow& row);
+  void take_prompt_logprobs(Live& live, const Scheduler::Row& row, TokenRanges& scored, Range range);
+  void take_sample(Sample& sample, StepResult& result, int index);
+  void take_token(Sample& sample, std::int32_t token, std::vector<TokenLogprob> logprobs, int length);
   void first_token(const Live& live);
-  void take_embedding(Sample& sample, SampledRow& row);
+  void take_embedding(Sample& sample, std::vector<float> embedding);
   bool is_read(Live& live);
   void push_token(Sample& sample, std::int32_t token, std::unique_ptr<Output> details);
   std::unique_ptr<Output> make_details(const Sample& sample) const;
@@ -170,7 +171,7 @@ class StepLoop::State {
   void end(Live& live);
 
   // Beam search. (beam.cpp)
-  void take_choices(Sample& sample, SampledRow& row);
+  void take_choices(Sample& sample, std::int32_t token, std::vector<TokenLogprob> logprobs);
   void advance_beams(Live& live);
   void finish_beams(Live& live);
   void add_hypothesis(Live& live, int beam, double score, std::int32_t last, bool ends);
@@ -206,7 +207,6 @@ class StepLoop::State {
   };
   std::array<Launch, 4> launches_;  // of steps in flight, by step
   Batch batch_;
-  std::vector<std::int32_t> tokens_;
   Micros started_ = 0, now_ = 0;  // the engine; this turn
   std::uint64_t launched_ = 0, retired_ = 0;
   std::uint64_t commands_ = 0;

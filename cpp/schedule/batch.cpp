@@ -92,6 +92,12 @@ void Batch::clear() {
   });
 }
 
+void TokenRanges::clear() {
+  tokens.clear();
+  ends.clear();
+  logprobs.clear();
+}
+
 std::uint64_t digest(const Batch& batch) {
   std::uint64_t state = 0;
   for_each_part(batch, [&](std::span<const std::byte> bytes) { state = hash64(bytes, state); });

@@ -1,4 +1,4 @@
-// The work of a step, and the tokens that come of it, as plain data: no pointers, so a batch can be kept, compared,
+// The work of a step, and the tokens that come of it. A batch is plain data without pointers, so it can be compared,
 // sent as bytes and read by several devices at once. The scheduler writes it on the engine thread; from then on it does
 // not change.
 #pragma once
@@ -94,5 +94,24 @@ std::uint64_t digest(const Batch& batch);
 // one.
 void to_bytes(const Batch& batch, std::vector<std::byte>& out);
 void from_bytes(std::span<const std::byte> bytes, Batch& batch);
+
+// Tokens in ranges, such as those that were drawn for each sample of a batch: range i goes up to ends[i].
+struct TokenRanges {
+  std::vector<std::int32_t> tokens, ends;
+  // Of each token, when any of them has some: its own log-probability first, then the most likely tokens'.
+  std::vector<std::vector<TokenLogprob>> logprobs;
+
+  int size() const { return static_cast<int>(ends.size()); }
+  Range range(int i) const {
+    const std::int32_t first = i == 0 ? 0 : ends[i - 1];
+    return {first, ends[i] - first};
+  }
+  std::span<const std::int32_t> at(int i) const {
+    const Range r = range(i);
+    return std::span(tokens).subspan(r.first, r.count);
+  }
+  void end_range() { ends.push_back(static_cast<std::int32_t>(tokens.size())); }
+  void clear();  // all but the memory
+};
 
 }  // namespace warpjet

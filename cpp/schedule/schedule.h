@@ -222,10 +222,11 @@ class Scheduler {
     bool sampled = false;
   };
 
-  // The oldest batch in flight was computed; tokens[i] is its i-th sample. Appends tokens, publishes blocks that became
-  // full. Does not end anything: the caller looks at the rows, valid until the next call, and removes sequences that
-  // are through before it plans again. A negative token (no finite logit) is not appended.
-  std::span<const Row> retire(std::span<const std::int32_t> tokens, Micros now);
+  // The oldest batch in flight was computed, and range i of `sampled` was drawn for its i-th sample: nothing for one
+  // whose text had ended; with several tokens its row is longer than planned. Appends tokens, publishes blocks that
+  // became full. Does not end anything: the caller looks at the rows, valid until the next call, and removes sequences
+  // that are through before it plans again. A negative token (no finite logit) is not appended.
+  std::span<const Row> retire(const TokenRanges& sampled, Micros now);
 
   void observe_time(double us);  // how long the step that retired last took on the device
   void set_observer(Observer* observer) { observer_ = observer; }
@@ -323,7 +324,7 @@ class Scheduler {
   void publish(Sequence& sequence);
   void publish(Sequence& sequence, int computed);
 
-  void retire_row(Row& row, std::int32_t token, Micros now);
+  void retire_row(Row& row, std::span<const std::int32_t> tokens, Micros now);
   void validate(const Sequence& sequence) const;
   void check_sequence(const Sequence& sequence, SequenceState state) const;
 

@@ -249,21 +249,21 @@ void Scheduler::finish_batch(Batch& batch) {
 
 // --- Retiring -------------------------------------------------------------------------------------------------------
 
-std::span<const Scheduler::Row> Scheduler::retire(std::span<const std::int32_t> tokens, Micros now) {
+std::span<const Scheduler::Row> Scheduler::retire(const TokenRanges& sampled, Micros now) {
   WJ_CHECK(num_in_flight_ > 0, "no step is in flight");
   std::swap(last_, flights_[first_flight_]);
   first_flight_ = (first_flight_ + 1) % static_cast<int>(flights_.size());
   --num_in_flight_;
-  std::size_t next = 0;
+  int next = 0;
   for (Row& row : last_.rows) {
-    WJ_CHECK(!row.sampled || next < tokens.size(), "got ", tokens.size(), " tokens");
-    retire_row(row, row.sampled ? tokens[next++] : -1, now);
+    WJ_CHECK(!row.sampled || next < sampled.size(), "got ", sampled.size(), " samples");
+    retire_row(row, row.sampled ? sampled.at(next++) : std::span<const std::int32_t>(), now);
   }
-  WJ_CHECK(next == tokens.size(), "got ", tokens.size(), " tokens for ", next, " samples");
+  WJ_CHECK(next == sampled.size(), "got ", sampled.size(), " samples, planned ", next);
   return last_.rows;
 }
 
-void Scheduler::retire_row(Row& row, std::int32_t token, Micros now) {
+void Scheduler::retire_row(Row& row, std::span<const std::int32_t> tokens, Micros now) {
   Sequence& sequence = *row.sequence;
   --sequence.in_flight;
   sequence.pending -= row.sampled;
@@ -275,8 +275,11 @@ void Scheduler::retire_row(Row& row, std::int32_t token, Micros now) {
     draining_.erase(sequence.id);
     return;
   }
+  const int known = sequence.length();
   sequence.choosing = row.sampled && sequence.lockstep;
-  if (row.sampled && token >= 0 && !sequence.lockstep) sequence.tokens.push_back(token);
+  for (const std::int32_t token : tokens) {
+    if (token >= 0 && !sequence.lockstep) sequence.tokens.push_back(token);
+  }
   if (row.sampled && sequence.guided) hold(sequence, now);
   if (sequence.state != SequenceState::running) {  // it was preempted or paused after this was planned
     if (sequence.in_flight == 0) free_slot(sequence);
@@ -286,9 +289,17 @@ void Scheduler::retire_row(Row& row, std::int32_t token, Micros now) {
     stalled_ = false;
     return;
   }
+  const bool decoded = row.count == 1 && sequence.decode_index >= 0;
+  if (sequence.length() > known) {  // all of it but the newest token was computed
+    const int more = sequence.length() - known - 1;
+    row.start = known - row.count;
+    row.count += more;
+    sequence.planned += more;
+    if (sequence.decode_index >= 0) decode_context_ += more;
+  }
   sequence.computed = row.start + row.count;
   if ((sequence.table.published + 1) * kv_.block_size() <= sequence.computed) publish(sequence);
-  if (row.count == 1 && sequence.decode_index >= 0) return;
+  if (decoded) return;
   stalled_ = false;  // a prompt made progress: others may now share its blocks
   if (!parked_.empty()) unpark(sequence, now);
 }

@@ -159,10 +159,13 @@ void Replica::retire() {
   first_flight_ = (first_flight_ + 1) % static_cast<int>(flights_.size());
   --num_flights_;
   // Every token is new, so outputs of equal prompts differ.
-  tokens_.resize(static_cast<std::size_t>(flight.samples));
-  for (std::int32_t& token : tokens_) token = static_cast<std::int32_t>(next_token_++ & 0x7fffffff);
+  sampled_.clear();
+  for (int i = 0; i < flight.samples; ++i) {
+    sampled_.tokens.push_back(static_cast<std::int32_t>(next_token_++ & 0x7fffffff));
+    sampled_.end_range();
+  }
   std::int64_t taken = 0;
-  for (const Scheduler::Row& row : scheduler_.retire(tokens_, now_)) {
+  for (const Scheduler::Row& row : scheduler_.retire(sampled_, now_)) {
     if (row.sequence == nullptr || !row.sampled) continue;
     ++taken;
     take_token(*row.sequence);

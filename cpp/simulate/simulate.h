@@ -257,7 +257,7 @@ class Replica {
   std::vector<Flight> flights_;  // a ring
   int first_flight_ = 0, num_flights_ = 0;
   Batch batch_;
-  std::vector<std::int32_t> tokens_;
+  TokenRanges sampled_;
   std::vector<Sequence*> ended_;
   std::uint32_t next_token_ = 0;
   int next_point_ = 0;

@@ -59,6 +59,11 @@ class SamplerTest : public testing::Test {
     std::uint64_t key = random_key(7, 0);
   };
 
+  struct Drawn {
+    std::int32_t token = kBrokenToken;
+    std::vector<TokenLogprob> logprobs;
+  };
+
   std::vector<std::int32_t> record_of(const Sequence& sequence) const {
     return pack_record({.params = *sequence.params,
                         .prompt_length = sequence.prompt_length,
@@ -80,7 +85,7 @@ class SamplerTest : public testing::Test {
   }
 
   // One step: row r gets logits_[r] and works for the slot order[r], which got sequences[r].
-  std::vector<SampledRow> step(const std::vector<Sequence>& sequences, std::vector<std::int32_t> order) {
+  std::vector<Drawn> step(const std::vector<Sequence>& sequences, std::vector<std::int32_t> order) {
     const std::int64_t rows = std::ssize(order);
     SampleNeeds needs;
     for (const Sequence& sequence : sequences) {
@@ -88,7 +93,7 @@ class SamplerTest : public testing::Test {
       needs.logprobs |= sequence.logprobs >= 0;
     }
     const TensorView tokens = sampler_->sample(kit::view_of(logits_, rows), kit::view_of(order), texts(), needs);
-    std::vector<SampledRow> out;
+    std::vector<Drawn> out;
     for (std::int64_t r = 0; r < rows; ++r) {
       out.push_back({.token = tokens.as<std::int32_t>()[r]});
       if (sequences[r].logprobs < 0) continue;
@@ -98,8 +103,8 @@ class SamplerTest : public testing::Test {
   }
 
   // One row from a copy of `base_`, which the ops may change.
-  SampledRow sample(const SamplingParams& params, std::vector<std::int32_t> text = {1, 2, 3}, int prompt_length = 3,
-                    int logprobs = -1) {
+  Drawn sample(const SamplingParams& params, std::vector<std::int32_t> text = {1, 2, 3}, int prompt_length = 3,
+               int logprobs = -1) {
     const Sequence sequence = {
         .params = &params, .text = std::move(text), .prompt_length = prompt_length, .logprobs = logprobs};
     logits_ = base_;
@@ -257,7 +262,7 @@ TEST_F(SamplerTest, BansWinOverBiasAndARowWithNothingLeftYieldsMinusOne) {
   params.logit_bias = {{6, 100.0}};
   EXPECT_NE(sample(params).token, 6);
   params.allowed_token_ids = {{6}};
-  const SampledRow row = sample(params, {1}, 1, 3);
+  const Drawn row = sample(params, {1}, 1, 3);
   EXPECT_EQ(row.token, -1);
   EXPECT_TRUE(row.logprobs.empty());
 }
@@ -284,7 +289,7 @@ TEST_F(SamplerTest, LogprobsComeFromTheRawLogits) {
   SamplingParams params = greedy();
   params.logit_bias = {{ids[4], 100.0}};
   params.temperature = 0.5;
-  const SampledRow row = sample(params, {1}, 1, 3);
+  const Drawn row = sample(params, {1}, 1, 3);
   EXPECT_EQ(row.token, ids[4]);
   ASSERT_EQ(row.logprobs.size(), 4u);
   EXPECT_EQ(row.logprobs[0].token, ids[4]);
@@ -305,7 +310,7 @@ TEST_F(SamplerTest, LogprobsMayBeTheWholeVocabularyOrTheTokenAlone) {
 
 TEST_F(SamplerTest, EqualLogitsShareARank) {
   base_.assign(kVocab, 0.0f);
-  const SampledRow row = sample(greedy(), {1}, 1, 5);
+  const Drawn row = sample(greedy(), {1}, 1, 5);
   for (const TokenLogprob& entry : row.logprobs) EXPECT_EQ(entry.rank, 1);
 }
 
@@ -366,10 +371,10 @@ TEST_F(SamplerTest, SlotsOfAStepDoNotMix) {
     }
     return step(chosen, slots);
   };
-  const std::vector<SampledRow> together = run({0, 1, 2, 3, 4, 5, 6, 7}), reversed = run({7, 6, 5, 4, 3, 2, 1, 0});
+  const std::vector<Drawn> together = run({0, 1, 2, 3, 4, 5, 6, 7}), reversed = run({7, 6, 5, 4, 3, 2, 1, 0});
   for (std::int32_t r = 0; r < kMaxRows; ++r) {
-    const SampledRow alone = run({r})[0];
-    for (const SampledRow& other : {together[r], reversed[kMaxRows - 1 - r]}) {
+    const Drawn alone = run({r})[0];
+    for (const Drawn& other : {together[r], reversed[kMaxRows - 1 - r]}) {
       EXPECT_EQ(other.token, alone.token) << "row " << r;
       ASSERT_EQ(other.logprobs.size(), alone.logprobs.size()) << "row " << r;
       for (std::size_t i = 0; i < alone.logprobs.size(); ++i) {
@@ -388,7 +393,7 @@ TEST_F(SamplerTest, ABrokenRowEndsItsTextAndHarmsNoOther) {
   std::copy(base_.begin(), base_.end(), logits_.begin() + kVocab);
   join(0, sequence);
   join(1, sequence);
-  const std::vector<SampledRow> out = step({sequence, sequence}, {0, 1});
+  const std::vector<Drawn> out = step({sequence, sequence}, {0, 1});
   EXPECT_EQ(out[0].token, kBrokenToken);
   EXPECT_TRUE(out[0].logprobs.empty());
   EXPECT_EQ(alive_[0], 0);
@@ -411,7 +416,7 @@ TEST_F(SamplerTest, TextsGrowUntilTheyEndAndAreSurplusThen) {
   EXPECT_EQ(texts_[2 * kMaxText + 2], order()[1]);
   EXPECT_EQ(texts_[2 * kMaxText + 3], order()[0]);
   logits_ = base_;
-  const SampledRow surplus = step({sequence}, {2})[0];
+  const Drawn surplus = step({sequence}, {2})[0];
   EXPECT_EQ(surplus.token, kSurplusToken);
   EXPECT_TRUE(surplus.logprobs.empty());
   EXPECT_EQ(lengths_[2], 4);

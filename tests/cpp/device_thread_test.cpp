@@ -19,7 +19,7 @@ class EchoRunner final : public StepRunner {
     if (hold) gate->wait(0, 1h);
     if (batch.step == fail_at) WJ_FAIL(device, "step ", batch.step, " failed");
     result.us = static_cast<double>(batch.step);
-    result.sampled.assign(1, {.token = static_cast<std::int32_t>(batch.words.size())});
+    result.sampled.tokens.assign(1, static_cast<std::int32_t>(batch.words.size()));
     runs->fetch_add(1);
   }
   std::uint64_t fail_at = ~std::uint64_t{0};
@@ -83,13 +83,13 @@ TEST_F(DeviceThreadTest, AResultStaysAsItIsUntilTheNextPoll) {
   launch(1, 8);
   launch(2, 9);
   while (runs_->load() < 3) std::this_thread::yield();
-  EXPECT_EQ(result.sampled[0].token, 7);
-  EXPECT_EQ(next().sampled[0].token, 8);
-  EXPECT_EQ(next().sampled[0].token, 9);
+  EXPECT_EQ(result.sampled.tokens[0], 7);
+  EXPECT_EQ(next().sampled.tokens[0], 8);
+  EXPECT_EQ(next().sampled.tokens[0], 9);
   EXPECT_EQ(device_->poll(), nullptr);
 }
 
-TEST_F(DeviceThreadTest, GivesBackTheMemoryOfOldPlans) {
+TEST_F(DeviceThreadTest, GivesBackTheMemoryOfOldBatches) {
   start(1);
   Batch batch;
   for (std::uint64_t step = 0; step < 3; ++step) {  // as many batches as there are

@@ -216,38 +216,46 @@ void ToyDevice::check_reads(const Row& row) {
 
 void ToyDevice::score(const Batch& batch, StepResult& result) const {
   result.scored.clear();
-  result.scored_ends.clear();
   for (const Chunk& chunk : batch.chunks) {
     const SlotState& s = slots_[chunk.slot];
     const int top = s.sampling.prompt_logprobs;
     for (int i = 0; top >= 0 && i < num_scored(chunk, s.prompt_length()); ++i) {
       const int position = chunk.start + i;
       const std::int32_t token = s.text[position + 1];
-      result.scored.push_back({.token = token, .logprobs = logprobs_of(s.states[position + 1], token, top)});
+      result.scored.tokens.push_back(token);
+      result.scored.logprobs.push_back(logprobs_of(s.states[position + 1], token, top));
     }
-    result.scored_ends.push_back(result.scored.size());
+    result.scored.end_range();
   }
 }
 
 void ToyDevice::sample(StepResult& result) {
-  result.sampled.resize(samples_.size());
-  for (std::size_t i = 0; i < samples_.size(); ++i) {
-    SampledRow& out = result.sampled[i];
-    out = {.token = kSurplusToken, .logprobs = {}};
-    if (samples_[i].row < 0) continue;
-    const Row& row = rows_[samples_[i].row];
-    const int last = row.start + row.count - 1;
-    const KvState state = kv(slots_[row.slot].table[last / config_.block_size], last % config_.block_size);
-    SlotState& s = slot(samples_[i].slot);
-    const SlotSampling& sampling = s.sampling.sampling;
-    const bool below_min = std::ssize(s.text) - s.prompt_length() < sampling.min_tokens;
-    const auto banned = below_min ? s.sampling.stop_ids() : std::span<const std::int32_t>();
-    out.token = draw(state, sampling.key, banned, s.mask);
-    counts_.broken += out.token == kBrokenToken;
-    if (sampling.logprobs >= 0 && out.token >= 0) out.logprobs = logprobs_of(state, out.token, sampling.logprobs);
-    append(s, out.token);
-    if (!s.sampling.mask.empty()) s.mask = 0;  // it was for this token alone
+  TokenRanges& out = result.sampled;
+  out.clear();
+  for (const Sample& sample : samples_) {
+    if (sample.row >= 0) {
+      const Row& row = rows_[sample.row];
+      const int last = row.start + row.count - 1;
+      const KvState state = kv(slots_[row.slot].table[last / config_.block_size], last % config_.block_size);
+      SlotState& s = slot(sample.slot);
+      const std::int32_t token = draw_next(s, state);
+      const int top = s.sampling.sampling.logprobs;
+      out.tokens.push_back(token);
+      out.logprobs.push_back(top >= 0 && token >= 0 ? logprobs_of(state, token, top) : Logprobs());
+    }
+    out.end_range();
   }
+}
+
+std::int32_t ToyDevice::draw_next(SlotState& s, KvState state) {
+  const SlotSampling& sampling = s.sampling.sampling;
+  const bool below_min = std::ssize(s.text) - s.prompt_length() < sampling.min_tokens;
+  const auto banned = below_min ? s.sampling.stop_ids() : std::span<const std::int32_t>();
+  const std::int32_t token = draw(state, sampling.key, banned, s.mask);
+  counts_.broken += token == kBrokenToken;
+  append(s, token);
+  if (!s.sampling.mask.empty()) s.mask = 0;  // it was for this token alone
+  return token;
 }
 
 void ToyDevice::append(SlotState& s, std::int32_t token) {

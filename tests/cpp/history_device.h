@@ -70,6 +70,7 @@ class ToyDevice final : public StepRunner {
 
   void score(const Batch& batch, StepResult& result) const;
   void sample(StepResult& result);
+  std::int32_t draw_next(SlotState& slot, KvState state);
   KvState& kv(BlockId block, int offset) { return kv_[0][block * config_.block_size + offset]; }
   void append(SlotState& slot, std::int32_t token);
 

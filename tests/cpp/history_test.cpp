@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "history.h"
+#include "token_ranges.h"
 
 namespace warpjet::history {
 namespace {
@@ -160,9 +161,9 @@ class LoneScheduler {
 
   void retire() {
     if (samples_.empty()) return;
-    const Tokens tokens(samples_.front(), 3);
+    const TokenRanges sampled = one_token_each(samples_.front(), 3);
     samples_.pop_front();
-    const auto rows = scheduler_.retire(tokens, now_ += 100);
+    const auto rows = scheduler_.retire(sampled, now_ += 100);
     for (const Scheduler::Row& row : std::vector(rows.begin(), rows.end())) {
       if (row.sequence && row.sequence->length() == row.sequence->max_length) scheduler_.remove(*row.sequence, now_);
     }

@@ -47,7 +47,6 @@ class MockRunner final : public StepRunner {
     ASSERT_EQ(std::ssize(decoding_), batch.num_decodes);
     result.sampled.clear();
     result.scored.clear();
-    result.scored_ends.clear();
     for (const Slot slot : decoding_) sample(slot, result);
     auto next = batch.sample_slots.begin();
     for (const Chunk& chunk : batch.chunks) {
@@ -55,9 +54,10 @@ class MockRunner final : public StepRunner {
       const int scored = slot.record().prompt_logprobs >= 0 ? num_scored(chunk, slot.prompt_length()) : 0;
       for (int i = 0; i < scored; ++i) {
         const std::int32_t token = slot.text[chunk.start + 1 + i];
-        result.scored.push_back({token, {{token, -1.0f, 1}}});
+        result.scored.tokens.push_back(token);
+        result.scored.logprobs.push_back({{token, -1.0f, 1}});
       }
-      result.scored_ends.push_back(result.scored.size());
+      result.scored.end_range();
       for (int i = 0; i < chunk.num_samples; ++i) sample(*next++, result);
     }
   }
@@ -111,16 +111,16 @@ class MockRunner final : public StepRunner {
   }
   void sample(Slot index, StepResult& result) {
     SlotState& slot = slots_[index];
-    SampledRow& row = result.sampled.emplace_back();
-    if (!slot.alive) {
-      row.token = kSurplusToken;
-      return;
-    }
-    row.token = slot.text[0] == 1 ? kBrokenToken : next_token(slot.text, slot.record().sampling.key);
-    if (!slot.mask.empty() && row.token >= 0) row.token = first_allowed(slot.mask, row.token);
-    if (row.token >= 0) slot.text.push_back(row.token);
+    if (slot.alive) result.sampled.tokens.push_back(draw(slot));
+    result.sampled.end_range();
+  }
+  static std::int32_t draw(SlotState& slot) {
+    std::int32_t token = slot.text[0] == 1 ? kBrokenToken : next_token(slot.text, slot.record().sampling.key);
+    if (!slot.mask.empty() && token >= 0) token = first_allowed(slot.mask, token);
+    if (token >= 0) slot.text.push_back(token);
     const int output = static_cast<int>(slot.text.size()) - slot.prompt_length();
-    slot.alive = row.token >= 0 && !is_stop(slot.record(), row.token, output);
+    slot.alive = token >= 0 && !is_stop(slot.record(), token, output);
+    return token;
   }
   std::map<Slot, SlotState> slots_;
   std::vector<Slot> decoding_;

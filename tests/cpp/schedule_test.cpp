@@ -1,4 +1,5 @@
 #include "schedule/schedule.h"
+#include "token_ranges.h"
 
 #include <gtest/gtest.h>
 
@@ -87,7 +88,7 @@ struct Rig {
   std::string retire() {
     const int samples = samples_in_flight.front();
     samples_in_flight.erase(samples_in_flight.begin());
-    rows = scheduler.retire(Tokens(samples, 7), now);
+    rows = scheduler.retire(one_token_each(samples, 7), now);
     scheduler.check();
     std::string text;
     for (const Scheduler::Row& row : rows) {
@@ -521,6 +522,40 @@ TEST(Scheduler, DropsTheRowsOfWhoEndedWhileTheyWereInFlight) {
   EXPECT_EQ(rig.step(), "2:3+1*");
 }
 
+TEST(Scheduler, TakesSeveralTokensOfOneSample) {
+  Rig rig({.max_in_flight = 2});
+  Sequence& s = rig.add({.prompt = range(3), .max_tokens = 20});
+  Sequence& other = rig.add({.prompt = range(2, 50), .max_tokens = 20});
+  rig.steps(2);  // 5 and 4 tokens, of which 4 and 3 are computed
+  EXPECT_TRUE(rig.plan());
+  EXPECT_TRUE(rig.plan());
+  TokenRanges drawn;
+  drawn.tokens = {7, 8, 9};
+  drawn.ends = {2, 3};
+  auto rows = rig.scheduler.retire(drawn, 0);
+  rig.scheduler.check();
+  EXPECT_EQ(rows[0].start, 4);
+  EXPECT_EQ(rows[0].count, 2);
+  EXPECT_EQ(s.length(), 7);
+  EXPECT_EQ(s.computed, 6);
+  EXPECT_EQ(other.length(), 5);
+  EXPECT_EQ(other.computed, 4);
+  EXPECT_EQ(s.tokens.back(), 8);
+  EXPECT_EQ(other.tokens.back(), 9);
+
+  rows = rig.scheduler.retire(one_token_each(2, 3), 0);  // planned before the length was known
+  rig.scheduler.check();
+  EXPECT_EQ(rows[0].start, 6);
+  EXPECT_EQ(s.computed, 7);
+  EXPECT_EQ(rows[1].start, 4);
+
+  drawn.tokens = {};
+  drawn.ends = {0, 0};
+  EXPECT_TRUE(rig.plan());
+  rig.scheduler.retire(drawn, 0);
+  EXPECT_EQ(s.length(), 8);
+}
+
 TEST(Scheduler, SendsNothingButTheStepInSteadyDecode) {
   Rig rig;
   rig.add({.prompt = range(3)});
@@ -761,7 +796,7 @@ TEST(Scheduler, LetsGoOfBlocksBehindTheWindow) {
 TEST(Scheduler, AllocatesNothingInSteadyDecode) {
   Rig rig({.max_num_seqs = 64, .max_in_flight = 2}, 3000);
   for (int i = 0; i < 80; ++i) rig.add({.prompt = range(5, 100 * i), .max_tokens = 150});
-  const Tokens sampled(64, 7);
+  const TokenRanges sampled = one_token_each(64, 7);
   const auto step = [&] {
     ASSERT_TRUE(rig.scheduler.schedule(rig.batch, 0));
     if (rig.scheduler.num_in_flight() == 2) rig.scheduler.retire(sampled, 0);
