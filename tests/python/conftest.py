@@ -9,8 +9,9 @@ from checkpoints import write_checkpoint
 
 from warpjet import LLM
 
-# A shell's background job ignores Ctrl-C, and so would the programs that tests send it to.
+# A shell's background job ignores Ctrl-C and nohup a hang-up, and so would the programs that tests send them to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
