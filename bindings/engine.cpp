@@ -107,6 +107,7 @@ nb::list events_of(const EngineHandle& engine, std::uint64_t number) {
     row["key"] = event.key;
     row["parent_key"] = event.parent_key;
     row["num_tokens"] = event.num_tokens;
+    row["group"] = event.group;
     out.append(row);
   }
   return out;

@@ -14,7 +14,7 @@ DeviceState::Places::Places(const Config& config)
     end += align_up(config.num_slots * width, kAlignment);
   };
   reserve(texts, max_text);
-  reserve(tables, max_blocks);
+  reserve(tables, config.num_groups * max_blocks);
   for (std::int64_t* place : {&lengths, &prompt_lengths, &alive, &decoding}) reserve(*place, 1);
 }
 
@@ -45,7 +45,10 @@ void DeviceState::apply(const SlotChange& change, const Batch& batch, Staging& s
       return join(change.slot, batch.joins[change.a], batch, staging);
     case SlotChange::Kind::block:
       WJ_CHECK(change.a >= 0 && change.a < at_.max_blocks, "block ", change.a, " of ", at_.max_blocks);
-      return edit(at_.tables + change.slot * at_.max_blocks + change.a, change.b, staging);
+      WJ_CHECK(change.group >= 0 && change.group < config_.num_groups, "group ", change.group);
+      return edit(
+          at_.tables + (std::int64_t{change.group} * config_.num_slots + change.slot) * at_.max_blocks + change.a,
+          change.b, staging);
     case SlotChange::Kind::token:
       WJ_CHECK(change.a >= 0 && change.a < config_.max_text, "token ", change.a, " of ", config_.max_text);
       edit(at_.texts + change.slot * at_.max_text + change.a, change.b, staging);

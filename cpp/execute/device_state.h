@@ -37,7 +37,7 @@ class Staging {
 class DeviceState {
  public:
   struct Config {
-    int num_slots = 0, max_text = 0, block_size = 0;
+    int num_slots = 0, max_text = 0, block_size = 0, num_groups = 1;
   };
   // What the host knows of the sequence in a slot.
   struct Slot {
@@ -71,7 +71,9 @@ class DeviceState {
   std::span<const warpjet::Slot> decoding_slots() const { return decoding_; }
 
   TensorView texts() const { return matrix(at_.texts, at_.max_text); }
-  TensorView block_tables() const { return matrix(at_.tables, at_.max_blocks); }
+  TensorView block_tables() const {  // [groups, slots, max_blocks]
+    return {word(at_.tables), DType::i32, {config_.num_groups, config_.num_slots, at_.max_blocks}};
+  }
   TensorView lengths() const { return vector(at_.lengths); }
   TensorView prompt_lengths() const { return vector(at_.prompt_lengths); }
   TensorView alive() const { return vector(at_.alive); }

@@ -32,7 +32,29 @@ void resolve_length(EngineConfig& config, const ModelFacts& model) {
   if (config.max_model_len == 0) config.max_model_len = model.max_positions;
 }
 
+// The longest text, of up to max_model_len tokens, that so many blocks hold.
+int longest_text(const EngineConfig& config, std::span<const int> windows, std::int64_t blocks) {
+  int low = 0, high = config.max_model_len;
+  while (low < high) {
+    const int length = low + (high - low + 1) / 2;
+    if (resident_blocks(windows, length, config.max_num_batched_tokens, config.block_size) <= blocks)
+      low = length;
+    else
+      high = length - 1;
+  }
+  return low;
+}
+
 }  // namespace
+
+KvLayout layout_of(const Plan& plan, const EngineConfig& config) {
+  std::vector<KvShape> layers;
+  for (const CacheSpec& cache : plan.caches) {
+    layers.push_back(
+        {.kv_heads = cache.kv_heads, .head_dim = cache.head_dim, .window = cache.window, .format = cache.format});
+  }
+  return make_layout(layers, config.max_model_len > 0 ? config.max_model_len : plan.model.max_positions);
+}
 
 int most_logprobs(const EngineConfig& config, const ModelFacts& model, const DeviceInfo& device) {
   constexpr int kGpuLimit = 1024;
@@ -64,7 +86,8 @@ MemoryPlan plan_memory(EngineConfig& config, const Plan& plan, const KvCache::Co
                               : 0,
       .slots = DeviceState::bytes({.num_slots = static_cast<int>(slots),
                                    .max_text = config.max_model_len + 1,
-                                   .block_size = config.block_size}) +
+                                   .block_size = config.block_size,
+                                   .num_groups = static_cast<int>(kv.layout.groups.size())}) +
                Sampler::bytes({.slots = slots,
                                .rows = config.max_num_seqs,
                                .vocab = plan.model.vocab_size,
@@ -79,7 +102,9 @@ MemoryPlan plan_memory(EngineConfig& config, const Plan& plan, const KvCache::Co
              gib(device.free_bytes), " free of ", gib(device.memory_bytes), ", gpu_memory_utilization ",
              config.gpu_memory_utilization,
              "); lower max_num_batched_tokens or max_num_seqs, or take a smaller precision");
-  const std::int64_t useful = std::int64_t{config.max_num_seqs} * ceil_div(config.max_model_len, config.block_size);
+  const std::vector<int> windows = kv.layout.windows();
+  const std::int64_t useful =
+      std::ssize(windows) * config.max_num_seqs * ceil_div(config.max_model_len, config.block_size);
   const std::int64_t available = kv_bytes(config, memory, device);
   std::int64_t blocks = config.num_gpu_blocks_override;
   if (blocks == 0) blocks = std::min(useful, std::max<std::int64_t>(available, 0) / memory.block_bytes);
@@ -89,10 +114,13 @@ MemoryPlan plan_memory(EngineConfig& config, const Plan& plan, const KvCache::Co
              gib(memory.kv()), " does not fit ", device.name, " beside ", gib(others),
              "; lower kv_cache_memory_bytes to ", memory.budget - others - memory.block_bytes, " or less");
 
-  const std::int64_t capacity = blocks * config.block_size;
-  const std::int64_t wanted = ceil_div<std::int64_t>(config.max_model_len, config.block_size) * memory.block_bytes;
-  WJ_REQUIRE(capacity > 1, invalid_argument, "kv_cache_memory_bytes: ", std::max<std::int64_t>(available, 0),
-             " holds no KV block of ", memory.block_bytes, " bytes");
+  const std::int64_t needed =
+      resident_blocks(windows, config.max_model_len, config.max_num_batched_tokens, config.block_size);
+  const std::int64_t capacity = needed <= blocks ? config.max_model_len : longest_text(config, windows, blocks);
+  const std::int64_t wanted = needed * memory.block_bytes;
+  WJ_REQUIRE(blocks > 0 && (needed <= blocks || capacity > 1), invalid_argument,
+             "kv_cache_memory_bytes: ", std::max<std::int64_t>(available, 0), " holds no KV block of ",
+             memory.block_bytes, " bytes");
   WJ_REQUIRE(!length_given || config.max_model_len <= capacity, invalid_argument,
              "max_model_len: ", config.max_model_len, " tokens do not fit the KV cache of ", capacity,
              "; lower max_model_len or raise kv_cache_memory_bytes to ", wanted);

@@ -21,6 +21,9 @@ std::string to_string(const MemoryPlan& plan);  // for the log: "weights 14.96 G
 // Most likely tokens that a request may ask for. Throws unsupported when the device cannot report so many.
 int most_logprobs(const EngineConfig& config, const ModelFacts& model, const DeviceInfo& device);
 
+// The groups of the plan's layers, for texts as long as the engine takes.
+KvLayout layout_of(const Plan& plan, const EngineConfig& config);
+
 // Fills in what the configuration left to be chosen (max_model_len, sizes of the KV cache) and checks the
 // rest against model and device. Throws invalid_argument, naming the fields to change and to what, when it does not
 // fit.

@@ -140,6 +140,7 @@ struct ModelRunner::State {
   void warm_up();
 
   StepInputs inputs(Sizes sizes) const;
+  int num_groups() const { return static_cast<int>(kv.config().layout.groups.size()); }
   SlotTexts texts() const { return {state.texts(), state.lengths(), state.alive()}; }
 
   const Config config;
@@ -190,7 +191,10 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
       stream(device.stream()),
       runner(std::move(runner_in)),
       kv(std::move(kv_in)),
-      state({.num_slots = config.num_slots, .max_text = config.max_model_len + 1, .block_size = kv.config().block_size},
+      state({.num_slots = config.num_slots,
+             .max_text = config.max_model_len + 1,
+             .block_size = kv.config().block_size,
+             .num_groups = num_groups()},
             catalogs, device),
       sampler(catalogs, device,
               {.slots = config.num_slots,
@@ -199,7 +203,8 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
                .max_top = config.max_logprobs}),
       sums(config.num_slots),
       prepare_kernel(catalogs.of<PrepareRows>().select(
-          {.tokens = 1, .seqs = 1, .samples = 1, .block_size = kv.config().block_size}, device.info())) {
+          {.tokens = 1, .seqs = 1, .samples = 1, .block_size = kv.config().block_size, .groups = num_groups()},
+          device.info())) {
   WJ_CHECK(runner.max_sampled() >= config.max_seqs, runner.max_sampled(), " rows for ", config.max_seqs, " samples");
   const auto array = [&](Buffer& buffer, std::int64_t words) {
     buffer = device.allocate(static_cast<std::size_t>(words) * sizeof(std::int32_t));
@@ -208,14 +213,13 @@ ModelRunner::State::State(const Config& config_in, Runner runner_in, KvCache kv_
       PrepareRows::kHeaderWords + PrepareRows::kChunkWords * (std::int64_t{config.max_seqs} + 1) + config.max_seqs;
   array(header, header_words);
   for (Buffer* buffer : {&token_ids, &positions, &rope_lengths, &score_rows}) array(*buffer, config.max_tokens);
-  array(cache_rows, 2 * config.max_tokens);
+  array(cache_rows, std::int64_t{2} * num_groups() * config.max_tokens);
   array(query_starts, config.max_seqs + 1);
   for (Buffer* buffer : {&context_lengths, &table_rows, &sample_rows, &sample_slots}) array(*buffer, config.max_seqs);
   sent_header.reserve(header_words);
   next_header.reserve(header_words);
-  for (int layer = 0; layer < kv.config().layers; ++layer) {
-    kv_view.k.push_back(kv.k(layer));
-    kv_view.v.push_back(kv.v(layer));
+  for (int layer = 0; layer < kv.config().layout.num_layers(); ++layer) {
+    kv_view.caches.push_back({.k = kv.k(layer), .v = kv.v(layer), .group = kv.group(layer)});
   }
   kv_view.block_size = kv.config().block_size;
 
@@ -395,7 +399,8 @@ void ModelRunner::State::prepare(Sizes sizes) {
       .problem = {.tokens = sizes.tokens,
                   .seqs = sizes.seqs,
                   .samples = sizes.samples,
-                  .block_size = kv.config().block_size},
+                  .block_size = kv.config().block_size,
+                  .groups = num_groups()},
       .header = TensorView(header.data(), DType::i32, {static_cast<std::int64_t>(header.bytes() / 4)}),
       .decoding = state.decoding(),
       .texts = state.texts(),
@@ -426,7 +431,7 @@ StepInputs ModelRunner::State::inputs(Sizes sizes) const {
           .token_ids = list(token_ids, sizes.tokens),
           .positions = list(positions, sizes.tokens),
           .rope_lengths = list(rope_lengths, sizes.tokens),
-          .cache_rows = TensorView(cache_rows.data(), DType::i64, {sizes.tokens}),
+          .cache_rows = TensorView(cache_rows.data(), DType::i64, {num_groups(), sizes.tokens}),
           .query_starts = list(query_starts, sizes.seqs + 1),
           .context_lengths = list(context_lengths, sizes.seqs),
           .block_tables = state.block_tables(),

@@ -146,7 +146,7 @@ class Measurer {
       BlockTable table;
       kv.try_grow(table, 16);
       tokens[0] = next++;
-      kv.publish(table, tokens, 16, {}, [](int, BlockId) {});
+      kv.publish(table, tokens, 16, {}, [](int, int, BlockId) {});
       kv.release(table, kDefaultCacheClass);
     };
     for (int i = 0; i < blocks; ++i) fill_one();
@@ -154,7 +154,7 @@ class Measurer {
     const int count = std::min(blocks / 2, 256);
     BlockTable table;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
-      table.blocks.reserve(count);
+      table.groups[0].blocks.reserve(count);
       const Clock::time_point start = Clock::now();
       for (int i = 1; i <= count; ++i) kv.try_grow(table, 16 * i);
       times.push_back(us_since(start) / count);
@@ -170,7 +170,7 @@ class Measurer {
     for (int i = 0; i <= length; ++i) tokens[i] = i;
     BlockTable table;
     kv.try_grow(table, length);
-    kv.publish(table, tokens, length, {}, [](int, BlockId) {});
+    kv.publish(table, tokens, length, {}, [](int, int, BlockId) {});
     kv.release(table, kDefaultCacheClass);
     std::vector<double> times;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {

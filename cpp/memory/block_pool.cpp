@@ -51,10 +51,12 @@ void BlockPool::release_to(BlockId block, BlockId after) {
   cache(block, after);
 }
 
-void BlockPool::publish(BlockId block, NodeId node) {
+void BlockPool::publish(BlockId block, NodeId node, int group) {
   Block& b = blocks_[block];
   WJ_CHECK(b.state == State::held && b.node == kNoNode && node != kNoNode, "block=", block, " node=", b.node);
+  WJ_CHECK(group >= 0 && group < kMaxKvGroups, "group=", group);
   b.node = node;
+  b.group = static_cast<std::uint8_t>(group);
 }
 
 void BlockPool::unpublish(BlockId block) {
@@ -65,7 +67,7 @@ void BlockPool::unpublish(BlockId block) {
     make_free(block);
   }
   b.node = kNoNode;
-  b.cache_class = 0;
+  b.cache_class = b.group = 0;
 }
 
 void BlockPool::raise_class(BlockId block, int cache_class) {
@@ -121,7 +123,7 @@ void BlockPool::check() const {
     WJ_CHECK(b.state != State::reserved, "block=", block);
     WJ_CHECK((b.state == State::held) == (b.holders > 0), "block=", block, " holders=", b.holders);
     WJ_CHECK(b.state != State::cached || b.node != kNoNode, "block=", block);
-    WJ_CHECK(b.state != State::free || (b.node == kNoNode && b.cache_class == 0), "block=", block);
+    WJ_CHECK(b.state != State::free || (b.node == kNoNode && b.cache_class == 0 && b.group == 0), "block=", block);
   }
   int listed = 0;
   for (int c = 0; c < kNumCacheClasses; ++c) {
@@ -149,8 +151,8 @@ int BlockPool::check_list(const List& list, State state, int cache_class) const 
 std::uint64_t BlockPool::digest() const {
   std::uint64_t digest = 0;
   for (const Block& b : blocks_) {
-    const std::array<std::int32_t, 6> words = {
-        b.holders, b.previous, b.next, b.node, static_cast<std::int32_t>(b.state), b.cache_class};
+    const std::array<std::int32_t, 7> words = {
+        b.holders, b.previous, b.next, b.node, static_cast<std::int32_t>(b.state), b.cache_class, b.group};
     digest = hash64(std::as_bytes(std::span(words)), digest);
   }
   return digest;

@@ -1,5 +1,6 @@
-// The memory of the KV cache, and copies between its blocks. Tensors are numbered k of layer 0, v of layer 0, k of
-// layer 1, ...
+// The memory of the KV cache, and copies between its blocks. Tensors are numbered k of lane 0, v of lane 0, k of lane
+// 1,
+// ...
 #include "memory/kv_cache.h"
 
 #include <utility>
@@ -13,9 +14,15 @@ void require_positive(std::string_view name, int value) {
 }
 
 KvCache::Config validated(const KvCache::Config& config) {
-  require_positive("layers", config.layers);
-  require_positive("kv_heads", config.kv_heads);
-  require_positive("head_dim", config.head_dim);
+  require_positive("layers", config.layout.num_layers());
+  for (const KvGroup& group : config.layout.groups) {
+    require_positive("kv_heads", group.shape.kv_heads);
+    require_positive("head_dim", group.shape.head_dim);
+    WJ_REQUIRE(is_float(group.shape.format), unsupported, "keys and values are kept as floats without scales, not as ",
+               to_string(group.shape.format));
+  }
+  WJ_REQUIRE(config.layout.states.empty(), unsupported,
+             "states of recurrent layers have no memory yet: ", config.layout.states.size(), " pools of them");
   require_positive("block_size", config.block_size);
   require_positive("num_blocks", config.num_blocks);
   WJ_REQUIRE(config.num_host_blocks >= 0, invalid_argument, "the KV cache needs num_host_blocks >= 0, got ",
@@ -23,10 +30,9 @@ KvCache::Config validated(const KvCache::Config& config) {
   return config;
 }
 
-// Of one of k and v in one layer.
+// Of one of k and v in one lane.
 std::int64_t tensor_bytes_per_block(const KvCache::Config& c) {
-  const std::int64_t row_bytes = checked_mul(c.head_dim, dtype_bytes(c.dtype));
-  return checked_mul(checked_mul(c.kv_heads, c.block_size), row_bytes);
+  return checked_mul(c.block_size, c.layout.lane_bytes());
 }
 
 std::size_t total_bytes(const KvCache::Config& config, int num_blocks) {
@@ -35,7 +41,7 @@ std::size_t total_bytes(const KvCache::Config& config, int num_blocks) {
 
 CopyBlocks::Problem copy_problem(const KvCache::Config& config, std::int64_t count) {
   return {.count = count,
-          .tensors = 2 * static_cast<std::int64_t>(config.layers),
+          .tensors = 2 * static_cast<std::int64_t>(config.layout.lanes()),
           .block_bytes = tensor_bytes_per_block(config),
           .blocks = config.num_blocks};
 }
@@ -52,14 +58,15 @@ KvCache::KvCache(const Config& config, const Catalogs& catalogs, Device& device)
 }
 
 std::int64_t KvCache::bytes_per_block(const Config& config) {
-  return checked_mul(2 * static_cast<std::int64_t>(config.layers), tensor_bytes_per_block(config));
+  return checked_mul(config.block_size, config.layout.bytes_per_token());
 }
 
 TensorView KvCache::view(int layer, int which) const {
-  WJ_CHECK(layer >= 0 && layer < config_.layers, "layer=", layer, " of ", config_.layers);
+  const auto [group, lane] = config_.layout.place(layer);
+  const KvShape& shape = config_.layout.groups[group].shape;
   const std::int64_t bytes = tensor_bytes_per_block(config_) * config_.num_blocks;
-  return {memory_.at((2 * static_cast<std::int64_t>(layer) + which) * bytes), config_.dtype,
-          Shape{config_.num_blocks, config_.kv_heads, config_.block_size, config_.head_dim}};
+  return {memory_.at((2 * static_cast<std::int64_t>(lane) + which) * bytes), shape.format.element,
+          Shape{config_.num_blocks, shape.kv_heads, config_.block_size, shape.head_dim}};
 }
 
 KvCache::Use& KvCache::use(Tier tier, BlockId block) {

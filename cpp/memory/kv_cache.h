@@ -1,25 +1,29 @@
 // The memory behind the block ids: keys and values of every layer, on the device and on the host.
 #pragma once
 
+#include "memory/kv_layout.h"
 #include "memory/memory.h"
 #include "ops/catalog.h"
 
 namespace warpjet {
 
 // The tensors that the block ids index: per layer k and v, [blocks, kv_heads, block_size, head_dim], and room for as
-// many blocks on the host as asked for.
+// many blocks on the host as asked for. Layers of several groups in one lane share their tensors: a block is of one
+// group.
 class KvCache {
  public:
   struct Config {
-    int layers = 0, kv_heads = 0, head_dim = 0, block_size = 0, num_blocks = 0;
-    DType dtype = DType::f32;
+    KvLayout layout;
+    int block_size = 0, num_blocks = 0;
     int num_host_blocks = 0;  // the null block included; 0 = no host tier
   };
 
-  // Throws invalid_argument unless the sizes are positive, and out_of_memory as the device does.
+  // Throws invalid_argument unless the sizes are positive, unsupported for formats with scales and for states of
+  // recurrent layers, and out_of_memory as the device does.
   KvCache(const Config& config, const Catalogs& catalogs, Device& device);
 
   static std::int64_t bytes_per_block(const Config& config);
+  int group(int layer) const { return config_.layout.place(layer).group; }
   TensorView k(int layer) const { return view(layer, 0); }
   TensorView v(int layer) const { return view(layer, 1); }
 
@@ -39,7 +43,7 @@ class KvCache {
   Config config_;
   const Kernel<CopyBlocks>& kernel_;
   Buffer memory_;
-  Buffer host_;  // [blocks, layers, 2, kv_heads, block_size, head_dim]
+  Buffer host_;  // [blocks, lanes, 2, kv_heads, block_size, head_dim]
   std::vector<Use> uses_[2];
   std::uint32_t turn_ = 0;
 };

@@ -1,5 +1,5 @@
-// The invariants of KV memory, by the numbers of tests/README.md: I1 and I2 are BlockPool::check(), I3 and I4 are here,
-// I5 is PrefixTree::check() and check_block().
+// The invariants of KV memory, by the numbers of tests/README.md: I1 and I2 are BlockPool::check(), I3, I4 and I16 are
+// here, I5 is PrefixTree::check() and check_block().
 #include "memory/memory.h"
 
 namespace warpjet {
@@ -8,30 +8,26 @@ void KvBlocks::check(std::span<const BlockTable* const> tables) const {
   for (const BlockPool& pool : pools_) pool.check();
   tree_.check();
 
-  // Every holder is a table, and every table holds what it says; a shared block has one place in all texts.
+  // Every holder is a table, and every table holds what it says; a shared block has one group and one place in all
+  // texts.
   std::array<std::vector<int>, kNumTiers> holders;
   for (int tier = 0; tier < kNumTiers; ++tier) holders[tier].resize(pools_[tier].num_blocks());
   std::vector<int> places(device().num_blocks(), -1);
   for (const BlockTable* table : tables) {
-    const int size = static_cast<int>(table->blocks.size());
-    WJ_CHECK(table->first <= size && table->published <= size, "first=", table->first, " size=", size);
-    WJ_CHECK(table->published == 0 || table->first < table->published, "first=", table->first);
-    for (int i = 0; i < size; ++i) {
-      const BlockId block = table->blocks[i];
-      WJ_CHECK((block == kNullBlock) == (i < table->first) && block >= 0, "block=", block, " at ", i);
-      if (block == kNullBlock) continue;
-      WJ_CHECK(holders[0][block]++ == 0 || places[block] == i, "block ", block, " is at ", places[block], " and ", i);
-      places[block] = i;
+    check_lists(*table);
+    for (int group = 0; group < num_groups(); ++group) {
+      const BlockList& list = table->groups[group];
+      for (int i = list.first; i < table->size(); ++i) {
+        const BlockId block = list.blocks[i];
+        const int place = i * num_groups() + group;
+        WJ_CHECK(holders[0][block]++ == 0 || places[block] == place, "block ", block, " is at place ", places[block],
+                 " and ", place);
+        places[block] = place;
+      }
+      for (const BlockId block : list.swapped) {
+        WJ_CHECK(block > 0 && holders[1][block]++ == 0 && host().node(block) == kNoNode, "block=", block);
+      }
     }
-    for (const BlockId block : table->swapped) {
-      WJ_CHECK(block > 0 && holders[1][block]++ == 0 && host().node(block) == kNoNode, "block=", block);
-    }
-    NodeId node = table->node;
-    for (int i = table->published - 1; i >= 0; --i, node = tree_.parent(node)) {
-      WJ_CHECK(node != kNoNode && tree_.live(node) && !tree_.is_root(node), "node=", node, " of block ", i);
-      WJ_CHECK(i < table->first || tree_.block(node, Tier::device) == table->blocks[i], "block=", table->blocks[i]);
-    }
-    WJ_CHECK(node == kNoNode || (table->published > 0 && tree_.is_root(node)), "node=", node);
   }
   for (int tier = 0; tier < kNumTiers; ++tier) {
     for (BlockId block = 1; block < pools_[tier].num_blocks(); ++block)
@@ -42,15 +38,46 @@ void KvBlocks::check(std::span<const BlockTable* const> tables) const {
   }
 }
 
+// Lists of one length, nothing before `first`, and the published blocks are those of the tree.
+void KvBlocks::check_lists(const BlockTable& table) const {
+  const int size = table.size();
+  WJ_CHECK(table.published <= size, "published=", table.published, " size=", size);
+  for (int group = 0; group < kMaxKvGroups; ++group) {
+    const BlockList& list = table.groups[group];
+    const bool exists = group < num_groups();
+    WJ_CHECK(std::ssize(list.blocks) == (exists ? size : 0) && (exists || list.swapped.empty()), "group ", group,
+             " has ", list.blocks.size(), " blocks, group 0 has ", size);
+    WJ_CHECK(list.first <= size && (table.published == 0 || list.first < table.published), "first=", list.first);
+    WJ_CHECK(list.first == 0 || config_.windows[group] > 0, "group ", group, " has no window and released blocks");
+    WJ_CHECK(!config_.prefix_caching || !exists || list.swapped_first == table.swapped_first(), "group=", group);
+    for (int i = 0; i < std::ssize(list.blocks); ++i) {
+      WJ_CHECK((list.blocks[i] == kNullBlock) == (i < list.first) && list.blocks[i] >= 0, "block=", list.blocks[i],
+               " at ", i);
+    }
+  }
+  NodeId node = table.node;
+  for (int i = table.published - 1; i >= 0; --i, node = tree_.parent(node)) {
+    WJ_CHECK(node != kNoNode && tree_.live(node) && !tree_.is_root(node), "node=", node, " of block ", i);
+    for (int group = 0; group < num_groups(); ++group) {
+      const BlockList& list = table.groups[group];
+      WJ_CHECK(i < list.first || tree_.block(node, Tier::device, group) == list.blocks[i], "block=", list.blocks[i],
+               " group=", group);
+    }
+  }
+  WJ_CHECK(node == kNoNode || (table.published > 0 && tree_.is_root(node)), "node=", node);
+}
+
 void KvBlocks::check_block(Tier tier, BlockId block, int holders) const {
   const BlockPool& blocks = pool(tier);
   WJ_CHECK(blocks.holders(block) == holders, "block ", block, " has ", blocks.holders(block), " holders; found ",
            holders);
   const NodeId node = blocks.node(block);
   if (node == kNoNode) return;
-  WJ_CHECK(tree_.live(node) && tree_.block(node, tier) == block, "block=", block, " node=", node);
-  if (tier == Tier::host || config_.window > 0 || tree_.is_root(tree_.parent(node))) return;
-  const BlockId parent = tree_.block(tree_.parent(node), tier);
+  const int group = blocks.group(block);
+  WJ_CHECK(group < num_groups() && tree_.live(node) && tree_.block(node, tier, group) == block, "block=", block,
+           " node=", node, " group=", group);
+  if (tier == Tier::host || config_.windows[group] > 0 || tree_.is_root(tree_.parent(node))) return;
+  const BlockId parent = tree_.block(tree_.parent(node), tier, group);
   WJ_CHECK(parent != kNoBlock, "block ", block, " outlived its parent");
   WJ_CHECK(blocks.holders(parent) > 0 || (holders == 0 && blocks.cache_class(parent) >= blocks.cache_class(block)),
            "block ", block, " of class ", blocks.cache_class(block), " with ", holders,
@@ -59,14 +86,15 @@ void KvBlocks::check_block(Tier tier, BlockId block, int holders) const {
 }
 
 void KvBlocks::check_node(NodeId node) const {
-  bool empty = true;
-  for (const Tier tier : {Tier::device, Tier::host}) {
-    const BlockId block = tree_.block(node, tier);
-    if (block == kNoBlock) continue;
-    WJ_CHECK(!tree_.is_root(node) && pool(tier).node(block) == node, "node=", node, " block=", block);
-    empty = false;
+  for (int group = 0; group < num_groups(); ++group) {
+    for (const Tier tier : {Tier::device, Tier::host}) {
+      const BlockId block = tree_.block(node, tier, group);
+      if (block == kNoBlock) continue;
+      WJ_CHECK(!tree_.is_root(node) && pool(tier).node(block) == node && pool(tier).group(block) == group,
+               "node=", node, " block=", block, " group=", group);
+    }
   }
-  WJ_CHECK(!empty || tree_.has_children(node), "node ", node, " is of no use");
+  WJ_CHECK(tree_.has_blocks(node) || tree_.has_children(node), "node ", node, " is of no use");
 }
 
 std::uint64_t KvBlocks::digest() const {

@@ -13,13 +13,17 @@ constexpr int kMaxOverlapCandidates = 16;
 
 PrefixTree::PrefixTree(const Config& config)
     : block_size_(config.block_size),
+      num_groups_(config.num_groups),
       hash_key_(config.hash_key),
       hash_mask_(config.hash_mask),
       roots_(0, DomainHash{config.hash_key}) {
   WJ_REQUIRE(config.block_size > 0, invalid_argument, "block_size must be positive, got ", config.block_size);
   WJ_REQUIRE(config.max_nodes > 0, invalid_argument, "max_nodes must be positive, got ", config.max_nodes);
   const std::size_t max_nodes = config.max_nodes;
+  WJ_REQUIRE(config.num_groups > 0 && config.num_groups <= kMaxKvGroups, invalid_argument, "num_groups must be 1 to ",
+             kMaxKvGroups, ", got ", config.num_groups);
   nodes_.resize(max_nodes);
+  blocks_.assign(max_nodes * num_groups_ * kNumTiers, kNoBlock);
   tokens_ = std::make_unique_for_overwrite<std::int32_t[]>(max_nodes * block_size_);
   buckets_.assign(std::bit_ceil(max_nodes), kNoNode);
   for (NodeId node = config.max_nodes - 1; node >= 0; --node) nodes_[node].next_in_bucket = std::exchange(free_, node);
@@ -60,19 +64,30 @@ NodeId PrefixTree::insert(NodeId parent, std::span<const std::int32_t> tokens) {
 
 // Upwards and without recursion: a chain may be as long as the tree.
 void PrefixTree::prune(NodeId node) {
-  while (node != kNoNode && !has_children(node) && block(node, Tier::device) == kNoBlock &&
-         block(node, Tier::host) == kNoBlock) {
+  while (node != kNoNode && !has_children(node) && !has_blocks(node)) {
     const NodeId above = parent(node);
     forget(node);
     node = above;
   }
 }
 
+bool PrefixTree::has_blocks(NodeId node) const {
+  const auto blocks = std::span(blocks_).subspan(place(node, Tier::device, 0), num_groups_ * kNumTiers);
+  return std::ranges::any_of(blocks, [](BlockId block) { return block != kNoBlock; });
+}
+
+bool PrefixTree::has_all_blocks(NodeId node, Tier tier) const {
+  for (int group = 0; group < num_groups_; ++group) {
+    if (block(node, tier, group) == kNoBlock) return false;
+  }
+  return true;
+}
+
 PrefixTree::Overlap PrefixTree::best_overlap(NodeId parent, std::span<const std::int32_t> tokens, Tier tier) const {
   Overlap best;
   NodeId child = nodes_[parent].first_child;
   for (int i = 0; i < kMaxOverlapCandidates && child != kNoNode; ++i, child = nodes_[child].next_sibling) {
-    if (block(child, tier) == kNoBlock) continue;
+    if (!has_all_blocks(child, tier)) continue;
     const auto mismatch = std::ranges::mismatch(tokens, this->tokens(child));
     const int length = static_cast<int>(mismatch.in1 - tokens.begin());
     if (length > best.length) best = {child, length};
@@ -168,13 +183,12 @@ std::uint64_t PrefixTree::digest() const {
   std::uint64_t digest = hash64(std::as_bytes(std::span(buckets_)), free_);
   for (NodeId id = 0; id < max_nodes(); ++id) {
     const Node& node = nodes_[id];
-    const std::array<std::int32_t, 8> words = {
-        node.parent,         node.first_child, node.previous_sibling, node.next_sibling,
-        node.next_in_bucket, node.blocks[0],   node.blocks[1],        node.live};
+    const std::array<std::int32_t, 6> words = {node.parent,       node.first_child,    node.previous_sibling,
+                                               node.next_sibling, node.next_in_bucket, node.live};
     digest = hash64(std::as_bytes(std::span(words)), digest ^ node.key);
     if (node.live) digest = hash64(std::as_bytes(tokens(id)), digest);
   }
-  return digest;
+  return hash64(std::as_bytes(std::span(blocks_)), digest);
 }
 
 }  // namespace warpjet

@@ -37,11 +37,12 @@ struct PrepareRows {
   static constexpr std::string_view name = "prepare_rows";
   struct Problem {
     std::int64_t tokens = 0, seqs = 0, samples = 0, block_size = 0;
+    std::int64_t groups = 1;  // of layers, each with block tables of its own
 
     static constexpr auto fields() {
       using P = Problem;
       return std::tuple{Field{"tokens", &P::tokens}, Field{"seqs", &P::seqs}, Field{"samples", &P::samples},
-                        Field{"block_size", &P::block_size}};
+                        Field{"block_size", &P::block_size}, Field{"groups", &P::groups}};
     }
   };
   struct Args {
@@ -54,17 +55,17 @@ struct PrepareRows {
     TensorView lengths;         // [slots] i32
     TensorView prompt_lengths;  // [slots] i32
     TensorView alive;           // [slots] i32
-    TensorView block_tables;    // [slots, max_blocks] i32
+    TensorView block_tables;    // [groups, slots, max_blocks] i32
 
     TensorView token_ids, positions, rope_lengths;  // [tokens] i32
-    TensorView cache_rows;                          // [tokens] i64: block * block_size + offset, or -1
+    TensorView cache_rows;                          // [groups, tokens] i64: block * block_size + offset, or -1
     TensorView query_starts;                        // [seqs + 1] i32
     TensorView context_lengths, table_rows;         // [seqs] i32
     TensorView sample_rows, sample_slots;           // [samples] i32
   };
   static constexpr std::int64_t kHeaderWords = 4, kChunkWords = 4;
   static double flops(const Problem&) { return 0; }
-  static double bytes(const Problem& p) { return 28.0 * p.tokens + 12.0 * p.seqs + 8.0 * p.samples; }
+  static double bytes(const Problem& p) { return (20.0 + 8.0 * p.groups) * p.tokens + 12.0 * p.seqs + 8.0 * p.samples; }
   static Kernel<PrepareRows> reference();
 };
 

@@ -76,7 +76,7 @@ class Checker {
     require(!plan_.caches.empty() && plan_.caches.size() <= kMaxLayers, plan_.caches.size(), " caches, expected 1 to ",
             kMaxLayers);
     for (const CacheSpec& c : plan_.caches) {
-      require(is_float(c.dtype) && c.kv_heads > 0 && c.head_dim > 0 && c.window >= 0 &&
+      require(is_float(c.format) && c.kv_heads > 0 && c.head_dim > 0 && c.window >= 0 &&
                   static_cast<std::int64_t>(c.kv_heads) * c.head_dim <= kMaxWidth,
               "cache of ", c.kv_heads, " heads of ", c.head_dim, ", window ", c.window);
     }

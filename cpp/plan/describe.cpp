@@ -70,7 +70,7 @@ std::string describe(const std::filesystem::path& model, const DescribeOptions& 
                   {"kind", is_engine_directory(model) ? "engine" : "checkpoint"},
                   {"model", json_of(plan.model)},
                   {"scheme", plan.scheme},
-                  {"kv_cache_dtype", to_string(plan.caches.front().dtype)},
+                  {"kv_cache_dtype", to_string(plan.caches.front().format)},
                   {"parameters", plan.parameters()},
                   {"queries_per_kv", queries_per_kv(plan)},
                   {"weight_bytes", plan.weight_bytes()},

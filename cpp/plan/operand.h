@@ -57,13 +57,13 @@ constexpr std::int64_t kWeightAlignment = 4096;
 struct CacheSpec {
   int kv_heads = 0, head_dim = 0;
   int window = 0;  // tokens that are read again; 0: all of them
-  DType dtype = DType::f32;
+  Format format;
 
-  std::int64_t bytes_per_token() const { return 2ll * kv_heads * head_dim * dtype_bytes(dtype); }
+  std::int64_t bytes_per_token() const { return 2 * format.bytes({kv_heads, head_dim}); }
   static constexpr auto fields() {
     using C = CacheSpec;
     return std::tuple{Field{"kv_heads", &C::kv_heads}, Field{"head_dim", &C::head_dim}, Field{"window", &C::window},
-                      Field{"dtype", &C::dtype}};
+                      Field{"format", &C::format}};
   }
 };
 
@@ -138,16 +138,25 @@ struct StepInputs {
   TensorView token_ids;        // [tokens] i32
   TensorView positions;        // [tokens] i32
   TensorView rope_lengths;     // [tokens] i32
-  TensorView cache_rows;       // [tokens] i64: block * block_size + offset, -1 is padding
+  TensorView cache_rows;       // [groups, tokens] i64: block * block_size + offset, -1 is padding
   TensorView query_starts;     // [seqs + 1] i32
   TensorView context_lengths;  // [seqs] i32
-  TensorView block_tables;     // [rows, max_blocks] i32
-  TensorView table_rows;       // [seqs] i32: the sequence's row of block_tables
+  TensorView block_tables;     // [groups, rows, max_blocks] i32
+  TensorView table_rows;       // [seqs] i32: the sequence's row in each group of block_tables
+
+  TensorView cache_rows_of(int group) const { return {cache_rows.row<std::int64_t>(group), DType::i64, {tokens}}; }
+  TensorView block_tables_of(int group) const {
+    return {block_tables.row<std::int32_t>(group), DType::i32, {block_tables.shape[1], block_tables.shape[2]}};
+  }
 };
 
-// The paged keys and values of every layer, as the runner needs them.
+// The paged keys and values of a layer, and the group of layers whose block tables it follows.
+struct CacheView {
+  TensorView k, v;  // [blocks, kv_heads, block_size, head_dim]
+  int group = 0;
+};
 struct KvView {
-  std::vector<TensorView> k, v;  // per cache: [blocks, kv_heads, block_size, head_dim]
+  std::vector<CacheView> caches;
   std::int64_t block_size = 0;
 };
 

@@ -207,7 +207,7 @@ Weights pack(const Checkpoint& checkpoint, const Plan& plan, Device& device);
 Weights make_dummy_weights(const Plan& plan, Device& device);
 
 // The engine directory: engine.json and weights.bin, plus the tokenizer's files copied as they are.
-constexpr int kEngineFormat = 3;
+constexpr int kEngineFormat = 4;
 void write_engine(const Checkpoint& checkpoint, Plan plan, const std::filesystem::path& source,
                   const std::filesystem::path& out, bool overwrite, const BuildProgress& progress);
 bool is_engine_directory(const std::filesystem::path& path);

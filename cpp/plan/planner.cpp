@@ -87,7 +87,7 @@ class Planner {
   void mix(const std::string& l, const LayerSpec& layer, const AttentionSpec& a) {
     const BufferOperand qkv = tokens("qkv", a.q_width() + 2 * a.kv_width()),
                         attended = tokens("attention", a.q_width());
-    const int cache = plan_.cache({.kv_heads = a.kv_heads, .head_dim = a.head_dim, .window = a.window, .dtype = kv_});
+    const int cache = plan_.cache({.kv_heads = a.kv_heads, .head_dim = a.head_dim, .window = a.window, .format = kv_});
     linear(l + "qkv", h_, qkv);
     plan_.add(l + "rope_append_kv", RopeAppendKvNode{.qkv = {qkv},
                                                      .cos_sin = {cos_sin(a.rope)},

@@ -30,8 +30,8 @@ class Bench {
     for (std::int64_t l = 0; l < std::ssize(plan.caches); ++l) {
       const CacheSpec& cache = plan.caches[l];
       const Shape shape = {blocks_, cache.kv_heads, block_size_, cache.head_dim};
-      kv_.k.emplace_back(cache_.at(2 * (l % layers) * tensor), cache.dtype, shape);
-      kv_.v.emplace_back(cache_.at((2 * (l % layers) + 1) * tensor), cache.dtype, shape);
+      kv_.caches.push_back({.k = TensorView(cache_.at(2 * (l % layers) * tensor), cache.format.element, shape),
+                            .v = TensorView(cache_.at((2 * (l % layers) + 1) * tensor), cache.format.element, shape)});
     }
   }
 
@@ -68,7 +68,8 @@ class Bench {
                .context_lengths = upload(std::vector(seqs, static_cast<std::int32_t>(context)), DType::i32),
                .block_tables = upload(tables, DType::i32),
                .table_rows = upload(table_rows, DType::i32)};
-    inputs_.block_tables = TensorView(inputs_.block_tables.data, DType::i32, {seqs, max_blocks_});
+    inputs_.cache_rows = TensorView(inputs_.cache_rows.data, DType::i64, {1, rows});
+    inputs_.block_tables = TensorView(inputs_.block_tables.data, DType::i32, {1, seqs, max_blocks_});
     sampled_ = upload(sample_rows, DType::i32);
   }
 

@@ -42,31 +42,6 @@ std::string_view to_string(Health health) {
 
 namespace {
 
-// The window that every layer has; 0 when some layer sees the whole text.
-int common_window(const Plan& plan) {
-  int widest = 0;
-  for (const CacheSpec& cache : plan.caches) {
-    if (cache.window == 0) return 0;
-    widest = std::max(widest, cache.window);
-  }
-  return widest;
-}
-
-KvCache::Config cache_of(const Plan& plan, int block_size) {
-  const CacheSpec& first = plan.caches.front();
-  for (const CacheSpec& cache : plan.caches) {
-    WJ_REQUIRE(cache.kv_heads == first.kv_heads && cache.head_dim == first.head_dim && cache.dtype == first.dtype,
-               unsupported, "layers whose keys and values differ in shape share no block pool yet: ", first.kv_heads,
-               " heads of ", first.head_dim, " and ", cache.kv_heads, " of ", cache.head_dim);
-  }
-  return {.layers = static_cast<int>(plan.caches.size()),
-          .kv_heads = first.kv_heads,
-          .head_dim = first.head_dim,
-          .block_size = block_size,
-          .num_blocks = 0,
-          .dtype = first.dtype};
-}
-
 int num_host_blocks(const EngineConfig& config, std::int64_t block_bytes) {
   const double bytes = config.kv_offloading_size * (1ll << 30);
   const auto blocks = static_cast<std::int64_t>(bytes / static_cast<double>(block_bytes));
@@ -153,7 +128,7 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& path, const En
   OpenedModel opened = impl->open(path);
   const DeviceInfo& device = impl->device->info();
   const std::string device_name = impl->computes() ? device.name : config.device;
-  KvCache::Config kv = cache_of(opened.plan, config.block_size);
+  KvCache::Config kv = {.layout = layout_of(opened.plan, config), .block_size = config.block_size};
   const MemoryPlan memory = plan_memory(impl->config, opened.plan, kv, impl->catalogs, device);
   WJ_LOG(info, "memory of ", device_name, ": ", to_string(memory));
   kv.num_blocks = static_cast<int>(memory.num_blocks);
@@ -165,7 +140,7 @@ std::unique_ptr<Engine> Engine::open(const std::filesystem::path& path, const En
                               .model = impl->model,
                               .num_blocks = kv.num_blocks,
                               .num_host_blocks = host_blocks,
-                              .window = common_window(opened.plan),
+                              .windows = kv.layout.windows(),
                               .rope_original = opened.plan.model.rope_original};
   auto bell = std::make_shared<Doorbell>();
   auto executor = impl->make_executor(std::move(opened), kv, bell);

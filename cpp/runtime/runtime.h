@@ -46,10 +46,10 @@ class StepLoop {
   struct Config {
     EngineConfig engine;  // resolved
     ModelInfo model;
-    int num_blocks = 0;       // the null block included
-    int num_host_blocks = 0;  // usable ones
-    int window = 0;           // of every layer; 0 = some layer sees everything
-    int rope_original = 0;    // "dynamic" rope: keys of a longer prompt depend on its length; 0 = they never do
+    int num_blocks = 0;              // the null block included
+    int num_host_blocks = 0;         // usable ones
+    std::vector<int> windows = {0};  // of each group of layers; 0 = it sees everything
+    int rope_original = 0;           // "dynamic" rope: keys of a longer prompt depend on its length; 0 = they never do
     // For tests and benches:
     FaultPlan* faults = nullptr;
     bool check = false;                          // every invariant after every transaction

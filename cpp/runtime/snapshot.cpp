@@ -46,9 +46,9 @@ void StepLoop::State::describe(const Sequence& sequence, Snapshot::Sequence& out
   out.output = sequence.output_length();
   out.computed = sequence.computed;
   out.cached = sequence.cached;
-  const BlockTable& table = sequence.table;
-  out.blocks.reserve(table.blocks.size() - table.first);
-  for (std::size_t i = table.first; i < table.blocks.size(); ++i) out.blocks.push_back(table.blocks[i] - 1);
+  for (const BlockList& list : sequence.table.groups) {
+    for (std::size_t i = list.first; i < list.blocks.size(); ++i) out.blocks.push_back(list.blocks[i] - 1);
+  }
 }
 
 Snapshot StepLoop::State::snapshot(std::uint64_t since_step) {

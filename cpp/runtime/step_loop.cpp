@@ -29,7 +29,7 @@ KvBlocks::Config kv_config(const StepLoop::Config& config) {
   return {.num_blocks = config.num_blocks,
           .num_host_blocks = config.num_host_blocks,
           .block_size = config.engine.block_size,
-          .window = config.window,
+          .windows = config.windows,
           .prefix_caching = config.engine.enable_prefix_caching,
           .max_events = config.engine.kv_events,
           .hash_key = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count()),

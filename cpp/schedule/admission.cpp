@@ -1,7 +1,8 @@
 // Who starts to run: what that takes, whether it is there, and what is counted on.
-#include "schedule/schedule.h"
-
 #include <algorithm>
+
+#include "memory/kv_layout.h"
+#include "schedule/schedule.h"
 
 namespace warpjet {
 
@@ -61,7 +62,9 @@ Scheduler::Admission Scheduler::admit_first(Micros now) {
     sequence.admitted = true;
     sequence.cached = sequence.planned;
     sequence.tokens.reserve(sequence.length() + std::min(sequence.max_length - sequence.length(), kReservedTokens) + 1);
-    sequence.table.blocks.reserve(kv_.blocks_for(static_cast<int>(sequence.tokens.capacity())));
+    for (int group = 0; group < kv_.num_groups(); ++group) {
+      sequence.table.groups[group].blocks.reserve(kv_.blocks_for(static_cast<int>(sequence.tokens.capacity())));
+    }
   }
   join(sequence, kNoSlot, 0);
   start_running(std::move(node.value()), now);
@@ -87,7 +90,7 @@ Lease Scheduler::find_prefix(const Sequence& sequence) const {
   Lease all = match(most);
   if (all.tokens() >= sequence.swapped_tokens) return all;
   all.drop();
-  Lease front = match(sequence.table.swapped_first * kv_.block_size());
+  Lease front = match(sequence.table.swapped_first() * kv_.block_size());
   if (swaps_in(sequence, front)) return front;
   front.drop();
   return match(most);
@@ -99,29 +102,33 @@ bool Scheduler::swaps_in(const Sequence& sequence, const Lease& lease) const {
 
 // Blocks for all known tokens, although the first chunk may take fewer.
 int Scheduler::blocks_to_admit(const Sequence& sequence, const Lease& lease) const {
-  if (swaps_in(sequence, lease)) {
-    const int held = lease.num_held() + static_cast<int>(sequence.table.swapped.size());
-    return kv_.swap_in_needed(sequence.table, lease) +
-           growth(kv_.blocks_for(sequence.swapped_tokens), held, sequence.length());
+  const bool swapped = swaps_in(sequence, lease);
+  const int size = swapped ? kv_.blocks_for(sequence.swapped_tokens) : lease.num_blocks();
+  int blocks = swapped ? kv_.swap_in_needed(sequence.table, lease) : lease.blocks_needed();
+  for (int group = 0; group < kv_.num_groups(); ++group) {
+    const int back = swapped ? static_cast<int>(sequence.table.groups[group].swapped.size()) : 0;
+    blocks += growth(group, size, lease.num_held(group) + back, sequence.length());
   }
-  return lease.blocks_needed() + growth(lease.num_blocks(), lease.num_held(), sequence.length());
+  return blocks;
 }
 
-// Blocks that a table of `size` blocks, `held` of them not behind the window, takes until it holds `length` tokens.
-// With a window it lets go of some meanwhile, but not before the first chunk.
-int Scheduler::growth(int size, int held, int length) const {
+// Blocks that a list of `size` blocks, `held` of them not behind the window, takes until it holds `length` tokens. With
+// a window it releases some meanwhile, but not before the first chunk.
+int Scheduler::growth(int group, int size, int held, int length) const {
   const int all = std::max(0, kv_.blocks_for(length) - size);
-  if (kv_.window() == 0) return all;
-  return std::min(all, std::max(resident_blocks(length) - held, kv_.blocks_for(config_.max_batched_tokens) + 1));
+  if (kv_.windows()[group] == 0) return all;
+  const int chunk = kv_.blocks_for(config_.max_batched_tokens) + 1;
+  return std::min(all, std::max(resident_blocks(group, length) - held, chunk));
 }
 
-// Besides what it takes now: room for what it and the running ones are expected to take later, and a block more for
-// each of those, because expectations fail. Who is alone always fits: add() saw to that.
+// Besides what it takes now: room for what it and the running ones are expected to take later, and a block more of each
+// group for each of those, because expectations fail. Who is alone always fits: add() saw to that.
 bool Scheduler::fits(int blocks, int blocks_expected) const {
   const int available = kv_.num_available();
   if (num_running() == 0) return available >= blocks;
   const bool certain = config_.admission_quantile >= 1;
-  return available >= blocks + std::max(0, blocks_expected) + reserved_ + (certain ? 0 : num_running());
+  return available >=
+         blocks + std::max(0, blocks_expected) + reserved_ + (certain ? 0 : num_running() * kv_.num_groups());
 }
 
 int Scheduler::expected_length(const Sequence& sequence) const {
@@ -132,11 +139,13 @@ int Scheduler::expected_length(const Sequence& sequence) const {
   return std::clamp(sequence.prompt_length + output, sequence.length(), sequence.max_length);
 }
 
+int Scheduler::resident_blocks(int group, int length) const {
+  return warpjet::resident_blocks(kv_.windows()[group], length, config_.max_batched_tokens, kv_.block_size());
+}
+
 int Scheduler::resident_blocks(int length) const {
-  const int all = kv_.blocks_for(length);
-  if (kv_.window() == 0) return all;
-  // The window, a chunk in front of it, and a block that each of the two ends within.
-  return std::min(all, kv_.blocks_for(kv_.window()) + kv_.blocks_for(config_.max_batched_tokens) + 2);
+  return static_cast<int>(
+      warpjet::resident_blocks(kv_.windows(), length, config_.max_batched_tokens, kv_.block_size()));
 }
 
 // Another sequence that is about to publish the block which this one would have to compute next.

@@ -25,11 +25,11 @@ struct Range {
 };
 
 // One change of the device's slots. The device applies them in order, before anything else in the step. The list of
-// decoding slots, and each slot's text and block table, live on the device: steady decoding changes nothing.
+// decoding slots, and each slot's text and block tables, live on the device: steady decoding changes nothing.
 struct SlotChange {
-  enum class Kind : std::int32_t {
+  enum class Kind : std::int16_t {
     join,    // a sequence takes the slot, as joins[a] describes it
-    block,   // its block table[a] = b
+    block,   // its block table[a] = b, in the table of a group of layers
     token,   // its text's token a is b, and its last
     mask,    // its mask is words[a, a + b)
     decode,  // to the end of the list of decoding slots: from now on one token in every step
@@ -37,6 +37,7 @@ struct SlotChange {
     leave,   // the slot is empty
   };
   Kind kind = Kind::join;
+  std::int16_t group = 0;  // of a block
   Slot slot = kNoSlot;
   std::int32_t a = 0, b = 0;
 };

@@ -28,7 +28,7 @@ void Scheduler::check() const {
   for (const auto& [id, s] : paused_) look(s, SequenceState::paused);
   for (const auto& [id, s] : draining_) {
     WJ_CHECK(s->state == SequenceState::draining && s->in_flight > 0 && !live_.contains(id), "sequence=", id);
-    WJ_CHECK(s->table.blocks.empty() && s->table.swapped.empty(), "sequence ", id, " has ended and holds blocks");
+    WJ_CHECK(s->table.holds_nothing(), "sequence ", id, " has ended and holds blocks");
   }
   WJ_CHECK(static_cast<int>(parked) == num_parked_);
   WJ_CHECK(live_.size() == running_.size() + waiting_.size() + parked + paused_.size(), "live=", live_.size());
@@ -59,7 +59,7 @@ void Scheduler::check_sequence(const Sequence& s, SequenceState state) const {
   WJ_CHECK(s.length() <= s.max_length && s.pending <= s.in_flight && s.in_flight <= num_in_flight_, "sequence=", s.id);
   WJ_CHECK(s.held < 0 || (s.guided && s.in_flight == 0 && s.decode_index < 0), "sequence=", s.id);
   WJ_CHECK(!s.stands_aside() || state == SequenceState::running || state == SequenceState::paused, "sequence=", s.id);
-  const int num_blocks = static_cast<int>(s.table.blocks.size());
+  const int num_blocks = s.table.size();
   if (state != SequenceState::running) {
     WJ_CHECK(num_blocks == 0 && s.planned == 0 && s.computed == 0 && s.reserved == 0, "sequence ", s.id, " is ",
              to_string(state), " and holds blocks");
@@ -81,8 +81,10 @@ std::uint64_t Scheduler::digest() const {
   const auto mix_sequence = [&](const Sequence& s) {
     mix({static_cast<std::int64_t>(s.id), static_cast<std::int64_t>(s.state), s.key, s.slot, s.decode_index, s.planned,
          s.computed, s.pending, s.in_flight, s.choosing, s.held, s.reserved, s.swapped_tokens, s.length()});
-    for (const BlockId block : s.table.blocks) mix({block});
-    for (const BlockId block : s.table.swapped) mix({block});
+    for (const BlockList& list : s.table.groups) {
+      for (const BlockId block : list.blocks) mix({block});
+      for (const BlockId block : list.swapped) mix({block});
+    }
   };
   for (const Owned& s : running_) mix_sequence(*s);
   for (const Owned& s : waiting_) mix_sequence(*s);

@@ -63,7 +63,8 @@ void Scheduler::validate(const Sequence& s) const {
              s.length(), " tokens");
   const int capacity = kv_.device().num_blocks() - 1;
   WJ_REQUIRE(resident_blocks(s.max_length) <= capacity, invalid_argument, "prompt and max_tokens together take ",
-             s.max_length, " tokens, the KV cache holds ", static_cast<std::int64_t>(capacity) * kv_.block_size(),
+             s.max_length, " tokens, the KV cache holds ",
+             static_cast<std::int64_t>(capacity / kv_.num_groups()) * kv_.block_size(),
              "; lower max_tokens or give the KV cache more memory");
   WJ_REQUIRE(!live_.contains(s.id) && !draining_.contains(s.id), invalid_argument, "sequence id ", s.id, " is taken");
 }
@@ -110,7 +111,7 @@ Sequence& Scheduler::fork(Sequence& parent, std::unique_ptr<Sequence> child, Mic
   s.spent = parent.spent;
   s.spent[static_cast<int>(parent.state)] += now - parent.since;
   const bool room = parent.state == SequenceState::running && num_running() < config_.max_num_seqs &&
-                    !free_slots_.empty() && fits(1, 0);
+                    !free_slots_.empty() && fits(kv_.num_groups(), 0);
   if (!room || !kv_.try_fork(parent.table, parent.computed, s.table)) {
     queue(std::move(child));
     return s;

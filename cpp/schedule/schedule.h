@@ -288,10 +288,11 @@ class Scheduler {
   Lease find_prefix(const Sequence& sequence) const;
   bool swaps_in(const Sequence& sequence, const Lease& lease) const;
   int blocks_to_admit(const Sequence& sequence, const Lease& lease) const;
-  int growth(int size, int held, int length) const;
+  int growth(int group, int size, int held, int length) const;
   bool fits(int blocks, int blocks_expected) const;
   int expected_length(const Sequence& sequence) const;
-  int resident_blocks(int length) const;  // blocks that a sequence of this length holds at most
+  int resident_blocks(int group, int length) const;  // blocks that a sequence of this length holds at most
+  int resident_blocks(int length) const;             // of all groups
   const Sequence* find_producer(const Sequence& sequence, const Lease& lease) const;
   void take_prefix(Sequence& sequence, Lease lease);
 
@@ -320,6 +321,7 @@ class Scheduler {
   void stop_decoding(Sequence& sequence);
   bool grow(Sequence& sequence, int tokens);
   void set_blocks(const Sequence& sequence, int first);
+  void set_block(const Sequence& sequence, int group, int index, BlockId block);
   void reserve(Sequence& sequence);
   void publish(Sequence& sequence);
   void publish(Sequence& sequence, int computed);

@@ -131,7 +131,7 @@ bool Scheduler::goes_on_alone(const Sequence& sequence) {
 bool Scheduler::make_room(Sequence& sequence, int tokens, Micros now) {
   while (!grow(sequence, tokens)) {
     const bool itself = running_.back().get() == &sequence;
-    if (itself && kv_.window() > 0 && sequence.in_flight > 0) {
+    if (itself && kv_.has_windows() && sequence.in_flight > 0) {
       stop_decoding(sequence);  // until then; it starts again with a chunk of one token
       return false;
     }
@@ -191,11 +191,12 @@ void Scheduler::start_siblings(Micros now) {
 bool Scheduler::try_share_prompt(const Sequence& leader, Sequence& sibling) {
   const int length = leader.prompt_length;
   if (free_slots_.empty() || num_running() >= config_.max_num_seqs) return false;
-  if (!fits(1, resident_blocks(expected_length(sibling)) - resident_blocks(length))) return false;
+  if (!fits(kv_.num_groups(), resident_blocks(expected_length(sibling)) - resident_blocks(length))) return false;
   if (!kv_.try_fork(leader.table, length, sibling.table)) return false;
-  if (length % kv_.block_size() != 0) {  // the page to be copied is written by this step
-    late_copies_.push_back(kv_.copies().back());
-    kv_.copies().pop_back();
+  if (length % kv_.block_size() != 0) {  // the blocks to be copied, one of each group, are written by this step
+    std::vector<Copy>& copies = kv_.copies();
+    late_copies_.insert(late_copies_.end(), copies.end() - kv_.num_groups(), copies.end());
+    copies.resize(copies.size() - kv_.num_groups());
   }
   sibling.admitted = true;
   sibling.cached = leader.cached;

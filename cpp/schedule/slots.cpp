@@ -1,4 +1,4 @@
-// What the device is told of a running sequence: its slot, its block table, and whether it decodes.
+// What the device is told of a running sequence: its slot, its block tables, and whether it decodes.
 #include "schedule/schedule.h"
 
 #include <algorithm>
@@ -45,10 +45,10 @@ void Scheduler::stop_decoding(Sequence& sequence) {
 
 bool Scheduler::grow(Sequence& sequence, int tokens) {
   BlockTable& table = sequence.table;
-  const int held = static_cast<int>(table.blocks.size());
+  const int held = table.size();
   if (tokens <= held * kv_.block_size()) return true;
   WJ_CHECK(tokens <= sequence.max_length, "sequence ", sequence.id, " has ", tokens, " tokens and was not removed");
-  if (kv_.window() > 0) {
+  if (kv_.has_windows()) {
     kv_.release_behind_window(table, sequence.planned, sequence.cache_class);
     stalled_ = false;
   }
@@ -59,16 +59,28 @@ bool Scheduler::grow(Sequence& sequence, int tokens) {
 }
 
 void Scheduler::set_blocks(const Sequence& sequence, int first) {
-  for (int i = first; i < static_cast<int>(sequence.table.blocks.size()); ++i) {
-    next_.changes.push_back(
-        {.kind = SlotChange::Kind::block, .slot = sequence.slot, .a = i, .b = sequence.table.blocks[i]});
+  for (int i = first; i < sequence.table.size(); ++i) {
+    for (int group = 0; group < kv_.num_groups(); ++group) {
+      set_block(sequence, group, i, sequence.table.groups[group].blocks[i]);
+    }
   }
+}
+
+void Scheduler::set_block(const Sequence& sequence, int group, int index, BlockId block) {
+  next_.changes.push_back({.kind = SlotChange::Kind::block,
+                           .group = static_cast<std::int16_t>(group),
+                           .slot = sequence.slot,
+                           .a = index,
+                           .b = block});
 }
 
 // What it is expected to take beyond what it holds.
 void Scheduler::reserve(Sequence& sequence) {
-  const int held = static_cast<int>(sequence.table.blocks.size()) - sequence.table.first;
-  const int wanted = std::max(0, resident_blocks(sequence.expected_length) - held);
+  int wanted = 0;
+  for (int group = 0; group < kv_.num_groups(); ++group) {
+    const int held = sequence.table.size() - sequence.table.groups[group].first;
+    wanted += std::max(0, resident_blocks(group, sequence.expected_length) - held);
+  }
   reserved_ += wanted - sequence.reserved;
   sequence.reserved = wanted;
 }
@@ -77,22 +89,21 @@ void Scheduler::reserve(Sequence& sequence) {
 // a published block holds what it builds on.
 void Scheduler::publish(Sequence& sequence) {
   if (!kv_.prefix_caching()) return;
-  const std::size_t index = sequence.table.published;
-  const BlockId first = sequence.table.blocks[index];
+  const int index = sequence.table.published;
+  const BlockId first = sequence.table.groups[0].blocks[index];
   const bool is_shared = sequence.computed < sequence.prompt_length && kv_.device().holders(first) > 1;
   publish(sequence, sequence.computed);
   if (!is_shared) return;
   for (const Owned& other : running_) {
     const BlockTable& table = other->table;
-    const bool shares = other->leader == sequence.id && index < table.blocks.size() && table.blocks[index] == first;
+    const bool shares = other->leader == sequence.id && index < table.size() && table.groups[0].blocks[index] == first;
     if (shares) publish(*other, sequence.computed);
   }
 }
 
 void Scheduler::publish(Sequence& sequence, int computed) {
-  kv_.publish(sequence.table, sequence.tokens, computed, sequence.domain, [&](int index, BlockId block) {
-    next_.changes.push_back({.kind = SlotChange::Kind::block, .slot = sequence.slot, .a = index, .b = block});
-  });
+  kv_.publish(sequence.table, sequence.tokens, computed, sequence.domain,
+              [&](int group, int index, BlockId block) { set_block(sequence, group, index, block); });
 }
 
 }  // namespace warpjet

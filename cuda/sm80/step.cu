@@ -43,10 +43,11 @@ struct RowArrays {
   const std::int32_t* header;
   const std::int32_t *decoding, *texts, *lengths, *prompt_lengths, *alive, *block_tables;
   std::int64_t max_text, max_blocks;  // row strides
+  std::int64_t tables;                // words of a group's block tables
   std::int32_t *token_ids, *positions, *rope_lengths;
   std::int64_t* cache_rows;
   std::int32_t *query_starts, *context_lengths, *table_rows, *sample_rows, *sample_slots;
-  int tokens, seqs, samples, block_size;
+  int tokens, seqs, samples, block_size, groups;
 };
 
 // What the header says, read once a thread.
@@ -84,18 +85,23 @@ struct Shape {
 
 WJ_DEVICE void write_token(const RowArrays& a, int row, std::int32_t slot, std::int32_t position) {
   const std::int32_t prompt = ptx::load(a.prompt_lengths + slot);
-  const std::int64_t block = ptx::load(a.block_tables + slot * a.max_blocks + position / a.block_size);
   ptx::store(a.token_ids + row, ptx::load(a.texts + slot * a.max_text + position));
   ptx::store(a.positions + row, position);
   ptx::store(a.rope_lengths + row, prompt > position + 1 ? prompt : position + 1);
-  ptx::store(a.cache_rows + row, block * a.block_size + position % a.block_size);
+  const std::int32_t* entry = a.block_tables + slot * a.max_blocks + position / a.block_size;
+  for (int group = 0; group < a.groups; ++group, entry += a.tables) {
+    const std::int64_t block = ptx::load(entry);
+    ptx::store(a.cache_rows + static_cast<std::int64_t>(group) * a.tokens + row,
+               block * a.block_size + position % a.block_size);
+  }
 }
 
 WJ_DEVICE void pad_token(const RowArrays& a, int row) {
   ptx::store(a.token_ids + row, 0);
   ptx::store(a.positions + row, 0);
   ptx::store(a.rope_lengths + row, 1);
-  ptx::store(a.cache_rows + row, std::int64_t{-1});
+  for (int group = 0; group < a.groups; ++group)
+    ptx::store(a.cache_rows + static_cast<std::int64_t>(group) * a.tokens + row, std::int64_t{-1});
 }
 
 WJ_DEVICE void prepare_token(const Shape& shape, int row) {
@@ -202,7 +208,8 @@ bool supports(const Edit::Problem& p) {
   return p.count < kMost;
 }
 bool supports(const PrepareRows::Problem& p) {
-  return p.block_size > 0 && p.tokens < kMost && p.seqs < kMost && p.samples < kMost;
+  return p.block_size > 0 && p.groups > 0 && p.groups < kMost && p.tokens < kMost && p.seqs < kMost &&
+         p.samples < kMost;
 }
 bool supports(const CopyBlocks::Problem& p) {
   constexpr std::int64_t kGridY = 65535;
@@ -226,7 +233,8 @@ void launch(const PrepareRows::Args& args, Stream& stream) {
                             .alive = args.alive.as<std::int32_t>(),
                             .block_tables = args.block_tables.as<std::int32_t>(),
                             .max_text = args.texts.row_stride,
-                            .max_blocks = args.block_tables.row_stride,
+                            .max_blocks = args.block_tables.shape[2],
+                            .tables = args.block_tables.row_stride,
                             .token_ids = args.token_ids.as<std::int32_t>(),
                             .positions = args.positions.as<std::int32_t>(),
                             .rope_lengths = args.rope_lengths.as<std::int32_t>(),
@@ -239,7 +247,8 @@ void launch(const PrepareRows::Args& args, Stream& stream) {
                             .tokens = static_cast<int>(p.tokens),
                             .seqs = static_cast<int>(p.seqs),
                             .samples = static_cast<int>(p.samples),
-                            .block_size = static_cast<int>(p.block_size)};
+                            .block_size = static_cast<int>(p.block_size),
+                            .groups = static_cast<int>(p.groups)};
   const std::int64_t threads = std::max({p.tokens, p.seqs + 1, p.samples});
   warpjet::launch(
       prepare_rows,

@@ -58,8 +58,9 @@ void run_plan(const Plan& plan) {
   KvView kv{.block_size = 16};
   std::byte* free = cache.data();
   for (const CacheSpec& c : plan.caches) {
-    for (std::vector<TensorView>* tensors : {&kv.k, &kv.v}) {
-      tensors->emplace_back(free, c.dtype, Shape{2, c.kv_heads, 16, c.head_dim});
+    CacheView& view = kv.caches.emplace_back();
+    for (TensorView* tensor : {&view.k, &view.v}) {
+      *tensor = TensorView(free, c.format.element, Shape{2, c.kv_heads, 16, c.head_dim});
       free += 16 * c.bytes_per_token();
     }
   }
@@ -75,10 +76,10 @@ void run_plan(const Plan& plan) {
                   .token_ids = view(ids, DType::i32, {2}),
                   .positions = view(positions, DType::i32, {2}),
                   .rope_lengths = view(lengths, DType::i32, {2}),
-                  .cache_rows = view(slots, DType::i64, {2}),
+                  .cache_rows = view(slots, DType::i64, {1, 2}),
                   .query_starts = view(starts, DType::i32, {2}),
                   .context_lengths = view(context, DType::i32, {1}),
-                  .block_tables = view(table, DType::i32, {1, 1}),
+                  .block_tables = view(table, DType::i32, {1, 1, 1}),
                   .table_rows = view(table_rows, DType::i32, {1})},
                  kv);
   runner.logits(view(rows, DType::i32, {1}));

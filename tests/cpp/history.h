@@ -17,7 +17,8 @@ namespace warpjet::history {
 
 // An engine. Policies and modes are indices of their names.
 struct Settings {
-  int block_size = 4, blocks = 40, host_blocks = 0, window = 0;
+  int block_size = 4, blocks = 40, host_blocks = 0;
+  int window = 0, second_window = -1;  // of the first group of layers, and of a second; -1: there is none
   int seqs = 4, batch = 16, depth = 2;
   int policy = 0;      // fcfs, priority, fair
   int preemption = 0;  // auto, swap, recompute
@@ -30,6 +31,11 @@ struct Settings {
   int model_len = 40;
   int rope_original = 0;
   int turn_us = 100;  // how far the clock goes in a turn
+
+  std::vector<int> windows() const {
+    return second_window < 0 ? std::vector<int>{window} : std::vector<int>{window, second_window};
+  }
+  int capacity() const { return blocks / static_cast<int>(windows().size()) * block_size; }  // tokens
 };
 
 // A request. -1: not given.
@@ -96,7 +102,7 @@ struct Totals {
   std::int64_t stopped = 0, at_length = 0, aborted = 0, errors = 0, late = 0, too_long = 0, broken = 0;
   std::int64_t no_memory = 0, masks = 0, completed = 0, dead_ends = 0;
   std::int64_t steps = 0, rows = 0, surplus = 0, joins = 0, forks = 0, siblings = 0, exchanges = 0, rewrites = 0;
-  std::int64_t copies = 0, offloads = 0, restores = 0, beyond_window = 0;
+  std::int64_t copies = 0, offloads = 0, restores = 0, beyond_window = 0, grouped = 0;
   std::int64_t tokens = 0, cached = 0, preemptions = 0, swaps = 0, pauses = 0, events = 0, closes = 0;
   Totals& operator+=(const Totals& other);
 };

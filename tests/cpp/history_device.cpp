@@ -4,6 +4,15 @@
 
 namespace warpjet::history {
 
+namespace {
+
+// What layers of a group keep of a state; it can be undone by doing it again.
+KvState kept(KvState state, int group) {
+  return state ^ (static_cast<KvState>(group) * 0x9e3779b97f4a7c15u);
+}
+
+}  // namespace
+
 ToyDevice::ToyDevice(const Config& config) : config_(config), slots_(config.num_slots) {
   kv_[0].resize(static_cast<std::size_t>(config.num_blocks) * config.block_size);
   kv_[1].resize(static_cast<std::size_t>(config.num_host_blocks) * config.block_size);
@@ -35,7 +44,7 @@ void ToyDevice::apply(const SlotChange& change, const Batch& batch) {
     case SlotChange::Kind::join:
       return join(change.slot, batch.joins.at(change.a), batch);
     case SlotChange::Kind::block:
-      return set_block(slot(change.slot), change.a, change.b);
+      return set_block(slot(change.slot), change.group, change.a, change.b);
     case SlotChange::Kind::token:
       return rewrite(slot(change.slot), change.a, change.b);
     case SlotChange::Kind::mask:
@@ -78,11 +87,31 @@ void ToyDevice::join(Slot index, const Join& join, const Batch& batch) {
   counts_.forks += join.prefix > 0;
 }
 
-void ToyDevice::set_block(SlotState& s, int index, BlockId block) {
+void ToyDevice::set_block(SlotState& s, int group, int index, BlockId block) {
+  WJ_CHECK(group >= 0 && group < num_groups(), "group ", group, " of ", num_groups());
   WJ_CHECK(index >= 0 && block >= 0 && block < config_.num_blocks, "table[", index, "] = ", block);
-  if (std::cmp_less_equal(s.table.size(), index)) s.table.resize(index + 1, kNoBlock);
-  counts_.exchanges += s.table[index] > kNullBlock && block > kNullBlock && block != s.table[index];
-  s.table[index] = block;
+  std::vector<BlockId>& table = s.tables[group];
+  if (std::cmp_less_equal(table.size(), index)) table.resize(index + 1, kNoBlock);
+  counts_.exchanges += table[index] > kNullBlock && block > kNullBlock && block != table[index];
+  table[index] = block;
+}
+
+KvState& ToyDevice::kv(const SlotState& s, int group, int position) {
+  const std::vector<BlockId>& table = s.tables[group];
+  const int index = position / config_.block_size;
+  WJ_CHECK(index < std::ssize(table) && table[index] > kNullBlock, "slot ", &s - slots_.data(), " has no block at ",
+           position, " in group ", group);
+  return kv_[0][table[index] * config_.block_size + position % config_.block_size];
+}
+
+// All groups have the same; where they do not, what comes of it is wrong too.
+KvState ToyDevice::read(const SlotState& s, int position) {
+  const KvState state = kv(s, 0, position);
+  for (int group = 1; group < num_groups(); ++group) {
+    const KvState other = kept(kv(s, group, position), group);
+    if (other != state) return next_state(state ^ other, 0);
+  }
+  return state;
 }
 
 void ToyDevice::rewrite(SlotState& s, int index, std::int32_t token) {
@@ -169,45 +198,47 @@ void ToyDevice::add_row(Slot index, int start, int count) {
 void ToyDevice::write(const Row& row) {
   const SlotState& s = slots_[row.slot];
   const int size = config_.block_size;
-  const auto block_at = [&](int position) {
-    WJ_CHECK(position / size < std::ssize(s.table) && s.table[position / size] > kNullBlock, "slot ", row.slot,
-             " has no block at ", position);
-    return s.table[position / size];
-  };
-  KvState state = s.states[0];
-  if (row.start > 0) state = kv(block_at(row.start - 1), (row.start - 1) % size);
+  KvState state = row.start > 0 ? read(s, row.start - 1) : s.states[0];
   for (int i = row.start; i < row.start + row.count; ++i) {
     state = next_state(state, s.text[i]);
-    const BlockId block = block_at(i);
-    if (kv(block, i % size) != state) check_overwrite(row.slot, block, i % size, state);
-    kv(block, i % size) = state;
+    for (int group = 0; group < num_groups(); ++group) {
+      KvState& place = kv(s, group, i);
+      const KvState value = kept(state, group);
+      if (place != value) check_overwrite(row.slot, group, s.tables[group][i / size], i % size, value);
+      place = value;
+    }
   }
+  counts_.grouped += num_groups() > 1;
 }
 
 // Nobody else sees what is written over. (A text that has ended is not read any more, but the engine does not know yet:
 // with a window it lets go of what that text would not see later on.)
-void ToyDevice::check_overwrite(Slot writer, BlockId block, int offset, KvState state) const {
+void ToyDevice::check_overwrite(Slot writer, int group, BlockId block, int offset, KvState state) const {
   for (Slot other = 0; other < config_.num_slots; ++other) {
     const SlotState& s = slots_[other];
-    if (s.record.empty() || other == writer || (config_.window > 0 && !s.alive)) continue;
-    for (std::size_t i = 0; i < s.table.size(); ++i) {
-      const int position = static_cast<int>(i) * config_.block_size + offset;
-      if (s.table[i] != block || position >= s.verified || position < first_visible(s.next)) continue;
-      WJ_CHECK(s.states[position + 1] == state, "slot ", writer, " writes over position ", position, " of slot ", other,
-               ", block ", block);
+    if (s.record.empty() || other == writer) continue;
+    for (int of = 0; of < num_groups(); ++of) {
+      const std::vector<BlockId>& table = s.tables[of];
+      if (config_.windows[of] > 0 && !s.alive) continue;
+      for (std::size_t i = 0; i < table.size(); ++i) {
+        const int position = static_cast<int>(i) * config_.block_size + offset;
+        if (table[i] != block || position >= s.verified || position < first_visible(of, s.next)) continue;
+        WJ_CHECK(of == group && kept(s.states[position + 1], of) == state, "slot ", writer, " writes over position ",
+                 position, " of slot ", other, ", block ", block, ", group ", of);
+      }
     }
   }
 }
 
 void ToyDevice::check_reads(const Row& row) {
   SlotState& s = slots_[row.slot];
-  const int size = config_.block_size, first = first_visible(row.start);
-  counts_.beyond_window += first >= size;
-  for (int i = first; i < row.start + row.count; ++i) {
-    const BlockId block = s.table[i / size];
-    WJ_CHECK(block > kNullBlock, "slot ", row.slot, " reads the null block at ", i);
-    WJ_CHECK(kv(block, i % size) == s.states[i + 1], "slot ", row.slot, " reads a foreign state at ", i, " of ",
-             row.start + row.count, ", block ", block);
+  for (int group = 0; group < num_groups(); ++group) {
+    const int first = first_visible(group, row.start);
+    counts_.beyond_window += first >= config_.block_size;
+    for (int i = first; i < row.start + row.count; ++i) {
+      WJ_CHECK(kept(kv(s, group, i), group) == s.states[i + 1], "slot ", row.slot, " reads a foreign state at ", i,
+               " of ", row.start + row.count, ", block ", s.tables[group][i / config_.block_size], " of group ", group);
+    }
   }
   s.verified = row.start + row.count;
 }
@@ -236,7 +267,7 @@ void ToyDevice::sample(StepResult& result) {
     if (sample.row >= 0) {
       const Row& row = rows_[sample.row];
       const int last = row.start + row.count - 1;
-      const KvState state = kv(slots_[row.slot].table[last / config_.block_size], last % config_.block_size);
+      const KvState state = read(slots_[row.slot], last);
       SlotState& s = slot(sample.slot);
       const std::int32_t token = draw_next(s, state);
       const int top = s.sampling.sampling.logprobs;

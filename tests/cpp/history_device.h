@@ -1,7 +1,8 @@
 // The toy device of histories: slots, block tables and copies as the real runner has them, and in the place of keys and
-// values the state of the toy model at that position. Every row looks at all positions that it sees: a block of another
-// text, another salt or another time is found where it is read. A step writes before it reads, as kernels do layer by
-// layer, so nothing may rest on the order of rows.
+// values the state of the toy model at that position, in a form that is each group's own. Every row looks at all
+// positions that it sees in each group: a block of another text, another salt, another time or another group is found
+// where it is read. A step writes before it reads, as kernels do layer by layer, so nothing may rest on the order of
+// rows.
 #pragma once
 
 #include "history_model.h"
@@ -16,6 +17,7 @@ namespace warpjet::history {
 struct DeviceCounts {
   std::int64_t steps = 0, rows = 0, surplus = 0, joins = 0, forks = 0, siblings = 0, exchanges = 0;
   std::int64_t device_copies = 0, offloads = 0, restores = 0, broken = 0, rewrites = 0, beyond_window = 0;
+  std::int64_t grouped = 0;  // rows of several groups of layers
 };
 
 // Throws internal when a batch breaks the rules.
@@ -23,7 +25,8 @@ class ToyDevice final : public StepRunner {
  public:
   struct Config {
     int block_size = 0, num_blocks = 0, num_host_blocks = 0;  // null blocks included
-    int window = 0, max_tokens = 0, max_seqs = 0, num_slots = 0;
+    std::vector<int> windows = {0};                           // of each group
+    int max_tokens = 0, max_seqs = 0, num_slots = 0;
     Rules rules;
   };
   explicit ToyDevice(const Config& config);
@@ -36,7 +39,7 @@ class ToyDevice final : public StepRunner {
     RecordView sampling;               // of it
     Tokens text;
     std::vector<KvState> states;  // before the first token, and after each
-    std::vector<BlockId> table;
+    PerGroup<std::vector<BlockId>> tables;
     int decode_index = -1;
     bool alive = false;
     int next = -1;  // the position to be computed next; -1: not known yet
@@ -56,7 +59,7 @@ class ToyDevice final : public StepRunner {
   SlotState& slot(Slot slot);
   void apply(const SlotChange& change, const Batch& batch);
   void join(Slot slot, const Join& join, const Batch& batch);
-  void set_block(SlotState& slot, int index, BlockId block);
+  void set_block(SlotState& slot, int group, int index, BlockId block);
   void rewrite(SlotState& slot, int index, std::int32_t token);
   void leave_decoding(SlotState& slot);
   void copy(const Copy& copy);
@@ -65,13 +68,18 @@ class ToyDevice final : public StepRunner {
   void add_row(Slot slot, int start, int count);
   void write(const Row& row);
   void check_reads(const Row& row);
-  void check_overwrite(Slot writer, BlockId block, int offset, KvState state) const;
-  int first_visible(int position) const { return config_.window == 0 ? 0 : std::max(0, position - config_.window + 1); }
+  void check_overwrite(Slot writer, int group, BlockId block, int offset, KvState state) const;
+  int first_visible(int group, int position) const {
+    const int window = config_.windows[group];
+    return window == 0 ? 0 : std::max(0, position - window + 1);
+  }
+  int num_groups() const { return static_cast<int>(config_.windows.size()); }
 
   void score(const Batch& batch, StepResult& result) const;
   void sample(StepResult& result);
   std::int32_t draw_next(SlotState& slot, KvState state);
-  KvState& kv(BlockId block, int offset) { return kv_[0][block * config_.block_size + offset]; }
+  KvState& kv(const SlotState& slot, int group, int position);
+  KvState read(const SlotState& slot, int position);
   void append(SlotState& slot, std::int32_t token);
 
   const Config config_;

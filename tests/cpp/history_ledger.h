@@ -16,7 +16,7 @@ class Ledger {
   struct Config {
     Rules rules;
     int capacity = 0;  // tokens that the KV cache holds
-    int window = 0, max_unread = 1 << 30, depth = 3;
+    int max_unread = 1 << 30, depth = 3;
     std::int64_t engine_seed = 0;
     bool caching = true;
     bool faults = false;  // injected ones may end requests with out_of_memory or device

@@ -69,6 +69,7 @@ class Maker {
     s.blocks = random_.one_in(3) ? random_.from(4, 12) : random_.from(8, 40);
     s.host_blocks = random_.one_of({0, 0, 3, 10, 40});
     s.window = random_.one_in(4) ? random_.from(3, 9) : 0;
+    if (random_.one_in(3)) s.second_window = random_.one_in(4) ? 0 : random_.from(3, 9);
     s.seqs = random_.from(1, 6);
     s.batch = random_.one_of({random_.from(1, 8), random_.from(4, 40), 40});
     s.depth = random_.from(1, 3);
@@ -83,7 +84,7 @@ class Maker {
     if (random_.one_in(6)) s.queued = random_.from(1, 8);
     if (random_.one_in(8)) s.queued_tokens = random_.from(10, 100);
     if (random_.one_in(6)) s.queued_tenant = random_.from(1, 4);
-    const int capacity = s.blocks * s.block_size;
+    const int capacity = s.capacity();
     s.model_len = std::clamp(capacity * random_.from(3, random_.one_in(6) ? 14 : 10) / 10, 3, 64);
     if (random_.one_in(6)) s.rope_original = random_.from(2, s.model_len);
     s.turn_us = random_.one_of({1, 100, 100, 3000});

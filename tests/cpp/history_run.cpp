@@ -106,7 +106,7 @@ class Run {
   bool closed_ = false;
   std::uint64_t next_event_ = 0;
   bool events_lost_ = false;
-  std::array<std::set<std::uint64_t>, kNumTiers> cached_;  // by key, as the events tell it
+  std::array<std::set<std::pair<std::uint64_t, int>>, kNumTiers> cached_;  // by key and group, as the events tell it
   Stats stats_;
   Totals totals_;
 };
@@ -261,12 +261,13 @@ void Run::read_events() {
     auto& keys = cached_[static_cast<int>(event.where)];
     const bool stored = event.kind == KvEvent::Kind::stored;
     WJ_CHECK(event.num_tokens == settings_.block_size);
-    WJ_CHECK(keys.contains(event.key) != stored, "event ", event.number, stored ? " stores" : " removes", " key ",
-             event.key, " twice");
+    const std::pair key(event.key, event.group);
+    WJ_CHECK(keys.contains(key) != stored, "event ", event.number, stored ? " stores" : " removes", " key ", event.key,
+             " twice");
     if (stored) {
-      keys.insert(event.key);
+      keys.insert(key);
     } else {
-      keys.erase(event.key);
+      keys.erase(key);
     }
   }
 }
@@ -387,6 +388,7 @@ void Run::report(Report& report) const {
   t.offloads = d.offloads;
   t.restores = d.restores;
   t.beyond_window = d.beyond_window;
+  t.grouped = d.grouped;
   t.tokens = ledger_.num_tokens();
   t.cached = stats_.cached_tokens;
   t.preemptions = stats_.preemptions;

@@ -16,11 +16,12 @@ struct ScriptField {
   std::variant<int Struct::*, std::vector<int> Struct::*> member;
 };
 
-constexpr std::array<ScriptField<Settings>, 21> kSettings{{
+constexpr std::array<ScriptField<Settings>, 22> kSettings{{
     {"block_size", &Settings::block_size},
     {"blocks", &Settings::blocks},
     {"host_blocks", &Settings::host_blocks},
     {"window", &Settings::window},
+    {"second_window", &Settings::second_window},
     {"seqs", &Settings::seqs},
     {"batch", &Settings::batch},
     {"depth", &Settings::depth},
@@ -219,6 +220,7 @@ constexpr std::array<TotalsField, 37> kTotals{{
     {"offloads", &Totals::offloads},
     {"restores", &Totals::restores},
     {"beyond the window", &Totals::beyond_window},
+    {"rows of two groups", &Totals::grouped},
     {"tokens", &Totals::tokens},
     {"cached tokens", &Totals::cached},
     {"preemptions", &Totals::preemptions},

@@ -32,7 +32,7 @@ StepLoop::Config loop_config(const Settings& s) {
   config.model = {.vocab_size = kVocab, .max_model_len = s.model_len, .eos_token_ids = {kEos}};
   config.num_blocks = s.blocks + 1;
   config.num_host_blocks = s.host_blocks;
-  config.window = s.window;
+  config.windows = s.windows();
   config.rope_original = s.rope_original;
   config.manual = true;
   return config;
@@ -42,7 +42,7 @@ ToyDevice::Config device_config(const Settings& s) {
   return {.block_size = s.block_size,
           .num_blocks = s.blocks + 1,
           .num_host_blocks = s.host_blocks + 1,
-          .window = s.window,
+          .windows = s.windows(),
           .max_tokens = s.batch,
           .max_seqs = s.seqs,
           .num_slots = num_slots(s.seqs, s.depth),
@@ -51,8 +51,7 @@ ToyDevice::Config device_config(const Settings& s) {
 
 Ledger::Config ledger_config(const Settings& s, bool faults) {
   return {.rules = {s.model_len, s.rope_original},
-          .capacity = s.blocks * s.block_size,
-          .window = s.window,
+          .capacity = s.capacity(),
           .max_unread = s.unread,
           .depth = s.depth,
           .caching = s.caching != 0,

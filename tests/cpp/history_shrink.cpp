@@ -55,12 +55,12 @@ bool simplify_settings(History& history, const Fails& fails) {
   const Settings plain;
   bool changed = false;
   for (const auto member :
-       {&Settings::host_blocks,   &Settings::window,        &Settings::depth,     &Settings::policy,
-        &Settings::preemption,    &Settings::caching,       &Settings::chunked,   &Settings::quantile,
-        &Settings::itl_target,    &Settings::unread,        &Settings::events,    &Settings::queued,
-        &Settings::queued_tokens, &Settings::queued_tenant, &Settings::model_len, &Settings::rope_original,
-        &Settings::turn_us,       &Settings::seqs,          &Settings::batch,     &Settings::blocks,
-        &Settings::block_size}) {
+       {&Settings::host_blocks,   &Settings::window,        &Settings::second_window, &Settings::depth,
+        &Settings::policy,        &Settings::preemption,    &Settings::caching,       &Settings::chunked,
+        &Settings::quantile,      &Settings::itl_target,    &Settings::unread,        &Settings::events,
+        &Settings::queued,        &Settings::queued_tokens, &Settings::queued_tenant, &Settings::model_len,
+        &Settings::rope_original, &Settings::turn_us,       &Settings::seqs,          &Settings::batch,
+        &Settings::blocks,        &Settings::block_size}) {
     changed |= simplify(
         history, fails, [&](History& h) -> int& { return h.settings.*member; }, plain.*member);
   }

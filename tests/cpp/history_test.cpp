@@ -38,6 +38,7 @@ TEST(Histories, EverySampleEndsOnceWithTheTokensThatItWouldHaveAlone) {
   EXPECT_GT(t.offloads, 50'000);
   EXPECT_GT(t.restores, 10'000);
   EXPECT_GT(t.beyond_window, 50'000);
+  EXPECT_GT(t.grouped, 50'000);
   EXPECT_GT(t.cached, 200'000);
   EXPECT_GT(t.masks, 50'000);
   EXPECT_GT(t.completed, 2'000);
@@ -114,7 +115,7 @@ class LoneScheduler {
       : kv_({.num_blocks = s.blocks + 1,
              .num_host_blocks = s.host_blocks,
              .block_size = s.block_size,
-             .window = s.window,
+             .windows = s.windows(),
              .prefix_caching = s.caching != 0,
              .hash_mask = s.queued % 2 == 0 ? 3 : ~std::uint64_t{0}}),
         scheduler_({.max_num_seqs = s.seqs,

@@ -46,8 +46,8 @@ struct Kv {
     return table;
   }
   void publish(BlockTable& table, const Tokens& text, const PrefixDomain& domain = {}) {
-    kv.publish(table, text, static_cast<int>(text.size()), domain, [&](int index, BlockId block) {
-      EXPECT_EQ(table.blocks[index], block);
+    kv.publish(table, text, static_cast<int>(text.size()), domain, [&](int, int index, BlockId block) {
+      EXPECT_EQ(table.groups[0].blocks[index], block);
       ++exchanged;
     });
   }
@@ -73,7 +73,7 @@ bool copied(const Copy& copy, Tier from, BlockId source, Tier to, BlockId target
 
 TEST(KvBlocks, RefusesTooFewBlocks) {
   expect_error(ErrorCode::invalid_argument, "at least 2 blocks", [] { KvBlocks kv({.num_blocks = 1}); });
-  expect_error(ErrorCode::invalid_argument, "window", [] { KvBlocks kv({.num_blocks = 2, .window = -1}); });
+  expect_error(ErrorCode::invalid_argument, "window", [] { KvBlocks kv({.num_blocks = 2, .windows = {-1}}); });
 }
 
 TEST(KvBlocks, GrowIsAllOrNothing) {
@@ -82,7 +82,7 @@ TEST(KvBlocks, GrowIsAllOrNothing) {
   EXPECT_EQ(m.kv.growth(table, 9), 3);
   EXPECT_TRUE(m.kv.try_grow(table, 9));
   EXPECT_TRUE(m.kv.try_grow(table, 12));  // is there already
-  EXPECT_EQ(table.blocks.size(), 3u);
+  EXPECT_EQ(table.groups[0].blocks.size(), 3u);
   EXPECT_FALSE(m.kv.try_grow(table, 24));
   EXPECT_EQ(m.kv.num_available(), 2);
   EXPECT_TRUE(m.kv.try_grow(table, 20));
@@ -139,7 +139,7 @@ TEST(KvBlocks, ALeaseCannotBeEvicted) {
   EXPECT_FALSE(m.kv.try_grow(table, 12));
   BlockTable all = m.take_all(), adopted;
   m.kv.adopt(std::move(lease), adopted);
-  EXPECT_EQ(adopted.blocks.size(), 3u);
+  EXPECT_EQ(adopted.groups[0].blocks.size(), 3u);
   m.check({&all, &adopted});
 }
 
@@ -200,8 +200,9 @@ TEST(KvBlocks, CopiesTheBeginningOfABlockThatIsWorthIt) {
   m.kv.adopt(std::move(lease), table);
   EXPECT_EQ(table.published, 1);
   ASSERT_EQ(m.kv.copies().size(), 1u);
-  EXPECT_TRUE(copied(m.kv.copies()[0], Tier::device, source.blocks[1], Tier::device, table.blocks[1]));
-  EXPECT_EQ(m.kv.device().holders(source.blocks[1]), 1);
+  EXPECT_TRUE(
+      copied(m.kv.copies()[0], Tier::device, source.groups[0].blocks[1], Tier::device, table.groups[0].blocks[1]));
+  EXPECT_EQ(m.kv.device().holders(source.groups[0].blocks[1]), 1);
   m.check({&source, &table});
   text[5] = -1;  // one token is less than half a block
   EXPECT_EQ(m.known(text), 4);
@@ -214,12 +215,12 @@ TEST(KvBlocks, ExchangesADuplicateForThePublishedBlock) {
   const Tokens text = text_of(8);
   BlockTable a, b;  // both compute the same, neither saw the other
   for (BlockTable* table : {&a, &b}) EXPECT_TRUE(m.kv.try_grow(*table, 8));
-  m.kv.publish(a, text, 4, {}, [](int, BlockId) { FAIL(); });
+  m.kv.publish(a, text, 4, {}, [](int, int, BlockId) { FAIL(); });
   m.publish(b, text);  // b is ahead now: its second block goes under the shared first one, and a follows
   EXPECT_EQ(m.exchanged, 1);
   m.publish(a, text);
   EXPECT_EQ(m.exchanged, 2);
-  EXPECT_EQ(a.blocks, b.blocks);
+  EXPECT_EQ(a.groups[0].blocks, b.groups[0].blocks);
   EXPECT_EQ(a.node, b.node);
   EXPECT_EQ(m.kv.device().num_held(), 2);
   m.check({&a, &b});
@@ -281,7 +282,7 @@ TEST(KvBlocks, KeepsWhatItEvictsOnTheHostAndRestoresIt) {
   EXPECT_EQ(m.kv.num_offloaded(), 3);
   ASSERT_EQ(m.kv.copies().size(), 3u);
   for (const Copy& copy : m.kv.copies()) EXPECT_TRUE(copy.from == Tier::device && copy.to == Tier::host);
-  EXPECT_EQ(m.kv.copies()[0].source, all.blocks[0]);  // copied away before anything is written there
+  EXPECT_EQ(m.kv.copies()[0].source, all.groups[0].blocks[0]);  // copied away before anything is written there
   m.check({&all});
   EXPECT_EQ(m.known(text_of(12)), 12);
   m.kv.release(all, 0);
@@ -293,7 +294,7 @@ TEST(KvBlocks, KeepsWhatItEvictsOnTheHostAndRestoresIt) {
   m.kv.adopt(std::move(lease), table);
   EXPECT_EQ(m.kv.num_restored(), 3);
   ASSERT_EQ(m.kv.copies().size(), 3u);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(m.kv.copies()[i].target, table.blocks[i]);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(m.kv.copies()[i].target, table.groups[0].blocks[i]);
   EXPECT_EQ(m.kv.host().num_cached(), 3);  // both tiers have it now: evicting it again copies nothing
   m.check({&table});
   m.kv.release(table, 0);
@@ -326,13 +327,15 @@ TEST(KvBlocks, AForkSharesWholeBlocksAndCopiesTheTail) {
   Kv m({.num_blocks = 8});
   BlockTable parent = m.start(text_of(14)), child, whole, shorter;
   ASSERT_TRUE(m.kv.try_fork(parent, 14, child));
-  EXPECT_TRUE(std::equal(child.blocks.begin(), child.blocks.begin() + 3, parent.blocks.begin()));
+  EXPECT_TRUE(
+      std::equal(child.groups[0].blocks.begin(), child.groups[0].blocks.begin() + 3, parent.groups[0].blocks.begin()));
   ASSERT_EQ(m.kv.copies().size(), 1u);
-  EXPECT_TRUE(copied(m.kv.copies()[0], Tier::device, parent.blocks[3], Tier::device, child.blocks[3]));
+  EXPECT_TRUE(
+      copied(m.kv.copies()[0], Tier::device, parent.groups[0].blocks[3], Tier::device, child.groups[0].blocks[3]));
   EXPECT_EQ(child.published, 3);
   EXPECT_EQ(child.node, parent.node);
   ASSERT_TRUE(m.kv.try_fork(parent, 12, whole));
-  EXPECT_EQ(whole.blocks.size(), 3u);
+  EXPECT_EQ(whole.groups[0].blocks.size(), 3u);
   ASSERT_TRUE(m.kv.try_fork(parent, 6, shorter));
   EXPECT_EQ(shorter.published, 1);
   BlockTable shortest;
@@ -343,7 +346,7 @@ TEST(KvBlocks, AForkSharesWholeBlocksAndCopiesTheTail) {
   const BlockTable all = m.take_all();
   BlockTable none;
   EXPECT_FALSE(m.kv.try_fork(parent, 14, none));
-  EXPECT_TRUE(none.blocks.empty());
+  EXPECT_TRUE(none.groups[0].blocks.empty());
   for (BlockTable* table : {&parent, &child, &whole, &shorter}) m.kv.release(*table, 0);
   m.check({&all});
 }
@@ -366,26 +369,26 @@ TEST(KvBlocks, SwapsOutWhatIsNotPublishedAndBackIn) {
   const Tokens text = text_of(14);
   BlockTable table = m.start(Tokens(text.begin(), text.begin() + 8));
   ASSERT_TRUE(m.kv.try_grow(table, 20));
-  const Blocks before = table.blocks;
+  const Blocks before = table.groups[0].blocks;
   ASSERT_TRUE(m.kv.try_swap_out(table, 14, 5));
-  EXPECT_EQ(table.swapped_first, 2);
-  EXPECT_EQ(table.swapped.size(), 2u);  // the fifth block was still empty
-  EXPECT_TRUE(table.blocks.empty() && table.published == 0 && table.node == kNoNode);
+  EXPECT_EQ(table.swapped_first(), 2);
+  EXPECT_EQ(table.groups[0].swapped.size(), 2u);  // the fifth block was still empty
+  EXPECT_TRUE(table.groups[0].blocks.empty() && table.published == 0 && table.node == kNoNode);
   EXPECT_EQ(m.kv.num_available(), 7);
-  EXPECT_TRUE(copied(m.kv.copies()[1], Tier::device, before[3], Tier::host, table.swapped[1]));
+  EXPECT_TRUE(copied(m.kv.copies()[1], Tier::device, before[3], Tier::host, table.groups[0].swapped[1]));
   m.check({&table});
 
   Lease lease = m.match(text);
   ASSERT_TRUE(m.kv.can_swap_in(table, lease));
   EXPECT_EQ(m.kv.swap_in_needed(table, lease), 2);
-  const Blocks swapped = table.swapped;
+  const Blocks swapped = table.groups[0].swapped;
   m.kv.swap_in(std::move(lease), table);
-  EXPECT_EQ(table.blocks.size(), 4u);
+  EXPECT_EQ(table.groups[0].blocks.size(), 4u);
   EXPECT_EQ(table.published, 2);
-  EXPECT_TRUE(table.swapped.empty());
+  EXPECT_TRUE(table.groups[0].swapped.empty());
   EXPECT_EQ(m.kv.host().num_free(), 3);
   ASSERT_EQ(m.kv.copies().size(), 4u);
-  EXPECT_TRUE(copied(m.kv.copies()[3], Tier::host, swapped[1], Tier::device, table.blocks[3]));
+  EXPECT_TRUE(copied(m.kv.copies()[3], Tier::host, swapped[1], Tier::device, table.groups[0].blocks[3]));
   m.check({&table});
 }
 
@@ -404,7 +407,7 @@ TEST(KvBlocks, SwapsInItsOwnBlocksWhenOthersPublishedMoreMeanwhile) {
   Kv m({.num_blocks = 12, .num_host_blocks = 2});
   BlockTable table, other;
   ASSERT_TRUE(m.kv.try_grow(table, 8));
-  m.kv.publish(table, text_of(8), 4, {}, [](int, BlockId) {});
+  m.kv.publish(table, text_of(8), 4, {}, [](int, int, BlockId) {});
   ASSERT_TRUE(m.kv.try_swap_out(table, 7, 0));
   m.run(text_of(12));
   Lease lease = m.match(text_of(12));
@@ -413,12 +416,12 @@ TEST(KvBlocks, SwapsInItsOwnBlocksWhenOthersPublishedMoreMeanwhile) {
   EXPECT_EQ(m.kv.swap_in_needed(table, lease), 1);
   m.kv.swap_in(std::move(lease), table);
   EXPECT_EQ(table.published, 1);
-  EXPECT_EQ(table.blocks.size(), 2u);
+  EXPECT_EQ(table.groups[0].blocks.size(), 2u);
   m.check({&table});
 }
 
 TEST(KvBlocks, SwapsInTheFirstBlockOfATextWhoseFrontOthersLetGoOf) {
-  Kv m({.num_blocks = 12, .num_host_blocks = 2, .window = 6});
+  Kv m({.num_blocks = 12, .num_host_blocks = 2, .windows = {6}});
   BlockTable table;
   ASSERT_TRUE(m.kv.try_grow(table, 3));
   ASSERT_TRUE(m.kv.try_swap_out(table, 3, 0));
@@ -426,8 +429,8 @@ TEST(KvBlocks, SwapsInTheFirstBlockOfATextWhoseFrontOthersLetGoOf) {
   Lease lease = m.match(text_of(20));
   EXPECT_EQ(lease.tokens(), 20);  // it looks at blocks 3 and 4 only
   m.kv.swap_in(std::move(lease), table);
-  EXPECT_EQ(table.blocks.size(), 1u);
-  EXPECT_EQ(table.first, 0);
+  EXPECT_EQ(table.groups[0].blocks.size(), 1u);
+  EXPECT_EQ(table.groups[0].first, 0);
   m.check({&table});
 }
 
@@ -438,21 +441,21 @@ TEST(KvBlocks, SwapOutIsAllOrNothing) {
   const std::uint64_t before = m.kv.digest();
   EXPECT_FALSE(m.kv.try_swap_out(table, 8, 0));
   EXPECT_EQ(m.kv.digest(), before);
-  EXPECT_EQ(table.blocks.size(), 2u);
+  EXPECT_EQ(table.groups[0].blocks.size(), 2u);
   EXPECT_TRUE(m.kv.try_swap_out(table, 3, 0));
   m.check({&table});
 }
 
 TEST(KvBlocks, LetsGoOfWhatLiesBehindTheWindow) {
-  Kv m({.num_blocks = 12, .window = 6});
+  Kv m({.num_blocks = 12, .windows = {6}});
   BlockTable table = m.start(text_of(20));
   m.kv.release_behind_window(table, 12, 0);  // sees tokens 7 and later
-  EXPECT_EQ(table.first, 1);
-  EXPECT_EQ(table.blocks[0], kNullBlock);
+  EXPECT_EQ(table.groups[0].first, 1);
+  EXPECT_EQ(table.groups[0].blocks[0], kNullBlock);
   m.kv.release_behind_window(table, 20, 0);  // 15 and later
-  EXPECT_EQ(table.first, 3);
+  EXPECT_EQ(table.groups[0].first, 3);
   m.kv.release_behind_window(table, 100, 0);
-  EXPECT_EQ(table.first, 4);  // the last published one keeps the text known
+  EXPECT_EQ(table.groups[0].first, 4);  // the last published one keeps the text known
   EXPECT_EQ(m.kv.device().num_cached(), 4);
   m.check({&table});
   m.kv.release(table, 0);
@@ -464,27 +467,27 @@ TEST(KvBlocks, WithoutAWindowEverythingIsVisible) {
   Kv m({.num_blocks = 12});
   BlockTable table = m.start(text_of(20));
   m.kv.release_behind_window(table, 1000, 0);
-  EXPECT_EQ(table.first, 0);
+  EXPECT_EQ(table.groups[0].first, 0);
 }
 
 TEST(KvBlocks, WithoutPrefixCachingAnyBlockBehindTheWindowGoes) {
-  Kv m({.num_blocks = 12, .num_host_blocks = 4, .window = 6, .prefix_caching = false});
+  Kv m({.num_blocks = 12, .num_host_blocks = 4, .windows = {6}, .prefix_caching = false});
   BlockTable table;
   ASSERT_TRUE(m.kv.try_grow(table, 20));
   m.kv.release_behind_window(table, 20, 0);
-  EXPECT_EQ(table.first, 3);
+  EXPECT_EQ(table.groups[0].first, 3);
   EXPECT_EQ(m.kv.device().num_free(), 9);
   ASSERT_TRUE(m.kv.try_swap_out(table, 20, 0));
-  EXPECT_EQ(table.swapped.size(), 2u);
+  EXPECT_EQ(table.groups[0].swapped.size(), 2u);
   ASSERT_TRUE(m.kv.can_swap_in(table, Lease()));
   m.kv.swap_in(Lease(), table);
-  EXPECT_EQ(table.first, 3);
-  EXPECT_EQ(table.blocks.size(), 5u);
+  EXPECT_EQ(table.groups[0].first, 3);
+  EXPECT_EQ(table.groups[0].blocks.size(), 5u);
   m.check({&table});
 }
 
 TEST(KvBlocks, WithAWindowOnlyWhatIsVisibleMustBeThere) {
-  Kv m({.num_blocks = 12, .window = 6});
+  Kv m({.num_blocks = 12, .windows = {6}});
   BlockTable table = m.start(text_of(20));
   m.kv.release_behind_window(table, 20, 0);  // blocks 0 to 2 are cached, the front coldest
   BlockTable filler;
@@ -495,7 +498,7 @@ TEST(KvBlocks, WithAWindowOnlyWhatIsVisibleMustBeThere) {
   EXPECT_EQ(m.kv.match(text_of(20), {}, 12).tokens(), 0);   // token 12 sees 7
   BlockTable adopted;
   m.kv.adopt(std::move(lease), adopted);
-  EXPECT_EQ(adopted.first, 3);
+  EXPECT_EQ(adopted.groups[0].first, 3);
   EXPECT_EQ(adopted.published, 5);
   m.check({&table, &filler, &adopted});
 }

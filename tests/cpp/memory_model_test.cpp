@@ -314,7 +314,7 @@ class Lockstep {
     for (int i = s.computed; i < end; ++i) slot(s, i) = s.text.substr(0, 2 + i);
     s.computed = end;
     const int before = s.table.published;
-    kv_.publish(s.table, tokens_of(s.text), end, domain_of(s.text), [](int, BlockId) {});
+    kv_.publish(s.table, tokens_of(s.text), end, domain_of(s.text), [](int, int, BlockId) {});
     if (model_.config.prefix_caching) {
       for (int i = before; i < end / kBlockSize; ++i) model_.publish(sequences_, s, i);
     }

@@ -258,19 +258,19 @@ TEST(PrefixTree, PrunesUpwardsWhatHasNeitherBlocksNorChildren) {
   PrefixTree tree(tree_config(8));
   const NodeId a = tree.insert(tree.make_root({}), block_of(1)), b = tree.insert(a, block_of(2));
   const NodeId c = tree.insert(b, block_of(3)), sibling = tree.insert(b, block_of(4));
-  tree.set_block(sibling, Tier::host, 9);
-  tree.set_block(a, Tier::device, 5);
+  tree.set_block(sibling, Tier::host, 0, 9);
+  tree.set_block(a, Tier::device, 0, 5);
   tree.prune(b);  // it has children
   EXPECT_EQ(tree.size(), 5);
   tree.prune(c);
   EXPECT_TRUE(tree.live(b) && !tree.live(c));
   tree.prune(sibling);  // it has a block
   EXPECT_TRUE(tree.live(sibling));
-  tree.set_block(sibling, Tier::host, kNoBlock);
+  tree.set_block(sibling, Tier::host, 0, kNoBlock);
   tree.prune(sibling);
   EXPECT_TRUE(tree.live(a) && !tree.live(b));
   tree.check();
-  tree.set_block(a, Tier::device, kNoBlock);
+  tree.set_block(a, Tier::device, 0, kNoBlock);
   tree.prune(a);
   EXPECT_EQ(tree.size(), 0);
   EXPECT_EQ(tree.find_root({}), kNoNode);
@@ -303,7 +303,7 @@ TEST(PrefixTree, FindsTheLongestOverlapOfTheNewestFewChildren) {
   const NodeId root = tree.make_root({});
   const auto add = [&](const Tokens& tokens, Tier tier) {
     const NodeId node = tree.insert(root, tokens);
-    tree.set_block(node, tier, 1);
+    tree.set_block(node, tier, 0, 1);
     return node;
   };
   const auto best = [&](const Tokens& tokens) { return tree.best_overlap(root, tokens, Tier::device); };
@@ -331,10 +331,14 @@ const Catalogs& reference() {
   return catalogs;
 }
 
+KvLayout alike(int layers, const KvShape& shape) {
+  return make_layout(std::vector<KvShape>(layers, shape));
+}
+
 TEST(KvCache, GivesEveryLayerItsOwnMemory) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
   const KvCache::Config config{
-      .layers = 3, .kv_heads = 2, .head_dim = 8, .block_size = 4, .num_blocks = 5, .dtype = DType::bf16};
+      .layout = alike(3, {.kv_heads = 2, .head_dim = 8, .format = DType::bf16}), .block_size = 4, .num_blocks = 5};
   const KvCache kv(config, reference(), *device);
   EXPECT_EQ(KvCache::bytes_per_block(config), 3 * 2 * 2 * 4 * 8 * 2);
   const std::byte* expected = static_cast<const std::byte*>(kv.k(0).data);
@@ -352,9 +356,9 @@ TEST(KvCache, GivesEveryLayerItsOwnMemory) {
 
 TEST(KvCache, RefusesEmptyShapesByName) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
-  KvCache::Config config{.layers = 1, .kv_heads = 0, .head_dim = 8, .block_size = 4, .num_blocks = 5};
+  KvCache::Config config{.layout = alike(1, {.kv_heads = 0, .head_dim = 8}), .block_size = 4, .num_blocks = 5};
   expect_error(ErrorCode::invalid_argument, "kv_heads", [&] { KvCache(config, reference(), *device); });
-  config.kv_heads = 1;
+  config.layout = alike(1, {.kv_heads = 1, .head_dim = 8});
   config.num_host_blocks = -1;
   expect_error(ErrorCode::invalid_argument, "num_host_blocks", [&] { KvCache(config, reference(), *device); });
   config.num_host_blocks = 0;
@@ -365,8 +369,9 @@ TEST(KvCache, RefusesEmptyShapesByName) {
 
 TEST(KvCache, CopiesBlocksOfAllLayersWithinAndBetweenTiers) {
   const std::unique_ptr<Device> device = make_cpu_device(1);
-  KvCache kv({.layers = 2, .kv_heads = 1, .head_dim = 2, .block_size = 2, .num_blocks = 4, .num_host_blocks = 3},
-             reference(), *device);
+  KvCache kv(
+      {.layout = alike(2, {.kv_heads = 1, .head_dim = 2}), .block_size = 2, .num_blocks = 4, .num_host_blocks = 3},
+      reference(), *device);
   std::int32_t list[8 * KvCache::kCopyWords];
   const auto copy = [&](std::initializer_list<Copy> copies) { kv.copy(copies, list, device->stream()); };
   const auto value = [&](int tensor, BlockId block, int i) -> float& {

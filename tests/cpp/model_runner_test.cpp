@@ -42,13 +42,8 @@ class ModelRunnerTest : public testing::Test {
   ModelRunnerTest() {
     register_reference(catalogs_);
     OpenedModel model = open_model(std::filesystem::path(WARPJET_MODELS) / "tiny", {}, catalogs_, device_->info());
-    const CacheSpec& cache = model.plan.caches.front();
-    const KvCache::Config kv = {.layers = static_cast<int>(model.plan.caches.size()),
-                                .kv_heads = cache.kv_heads,
-                                .head_dim = cache.head_dim,
-                                .block_size = kBlockSize,
-                                .num_blocks = 1 + kSlots * kSlotBlocks,
-                                .dtype = cache.dtype};
+    const KvCache::Config kv = {
+        .layout = layout_of(model.plan, {}), .block_size = kBlockSize, .num_blocks = 1 + kSlots * kSlotBlocks};
     Weights weights = model.load(*device_);
     Runner runner(std::move(model.plan), std::move(weights), catalogs_, *device_, kMaxTokens, kMaxSeqs, kBlockSize);
     runner_ = std::make_unique<ModelRunner>(ModelRunner::Config{.max_tokens = kMaxTokens,
@@ -64,7 +59,9 @@ class ModelRunnerTest : public testing::Test {
   // --- The batch in the making
 
   static BlockId block_of(Slot slot, int index) { return 1 + slot * kSlotBlocks + index; }
-  void change(SlotChange::Kind kind, Slot slot, int a = 0, int b = 0) { batch_.changes.push_back({kind, slot, a, b}); }
+  void change(SlotChange::Kind kind, Slot slot, int a = 0, int b = 0) {
+    batch_.changes.push_back({.kind = kind, .slot = slot, .a = a, .b = b});
+  }
   SampleOptions sampling() const { return {.params = params_, .prompt_length = length()}; }
   void join(Slot slot, const Tokens& text, const SampleOptions& sampling, Slot source = kNoSlot, int prefix = 0) {
     change(SlotChange::Kind::join, slot, static_cast<int>(batch_.joins.size()));

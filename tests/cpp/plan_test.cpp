@@ -186,7 +186,7 @@ TEST(EngineDirectory, DamageIsFoundAndNamed) {
   EXPECT_EQ(code_of([&] { read_engine_weights(out, plan, *device); }), ErrorCode::corrupt);
 
   std::string text = read_text_file(out / "engine.json");
-  text.replace(text.find("\"format\": 3"), 11, "\"format\": 9");
+  text.replace(text.find("\"format\": 4"), 11, "\"format\": 9");
   write_text_file(out / "engine.json", text);
   EXPECT_EQ(code_of([&] { read_engine_plan(out); }, &message), ErrorCode::unsupported);
   EXPECT_NE(message.find("warpjet build " + fs::absolute(kTiny).string()), std::string::npos) << message;

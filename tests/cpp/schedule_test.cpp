@@ -352,9 +352,9 @@ TEST(Scheduler, KeepsOneCopyOfPromptsComputedSideBySide) {
   Sequence& a = rig.add({.prompt = range(9)});
   Sequence& b = rig.add({.prompt = range(9), .read_prefix_cache = false});  // else it would wait for a
   EXPECT_EQ(rig.step(), "1:0+9* 2:0+9*");
-  EXPECT_EQ(a.table.blocks[0], b.table.blocks[0]);
-  EXPECT_EQ(a.table.blocks[1], b.table.blocks[1]);
-  EXPECT_NE(a.table.blocks[2], b.table.blocks[2]);
+  EXPECT_EQ(a.table.groups[0].blocks[0], b.table.groups[0].blocks[0]);
+  EXPECT_EQ(a.table.groups[0].blocks[1], b.table.groups[0].blocks[1]);
+  EXPECT_NE(a.table.groups[0].blocks[2], b.table.groups[0].blocks[2]);
   EXPECT_EQ(rig.kv.device().num_held(), 4);
   rig.remove(a);  // b keeps what it shares
   rig.steps(8);
@@ -441,12 +441,12 @@ TEST(Scheduler, StartsSiblingsFromTheLeadersPromptWithoutComputingItAgain) {
   EXPECT_EQ(rig.step(), "1:0+6");
   EXPECT_EQ(sibling.state, SequenceState::parked);
   EXPECT_EQ(rig.step(), "1:6+3* 2:9+0*");
-  EXPECT_EQ(sibling.table.blocks[1], leader.table.blocks[1]);
-  EXPECT_NE(sibling.table.blocks[2], leader.table.blocks[2]);
+  EXPECT_EQ(sibling.table.groups[0].blocks[1], leader.table.groups[0].blocks[1]);
+  EXPECT_NE(sibling.table.groups[0].blocks[2], leader.table.groups[0].blocks[2]);
   EXPECT_EQ(rig.step(), "1:9+1* 2:9+1*");
   ASSERT_EQ(rig.batch.copies.size(), 1u);  // the page that both go on writing
-  EXPECT_EQ(rig.batch.copies[0].source, leader.table.blocks[2]);
-  EXPECT_EQ(rig.batch.copies[0].target, sibling.table.blocks[2]);
+  EXPECT_EQ(rig.batch.copies[0].source, leader.table.groups[0].blocks[2]);
+  EXPECT_EQ(rig.batch.copies[0].target, sibling.table.groups[0].blocks[2]);
   EXPECT_EQ(rig.add({.prompt = range(9), .leader = leader.id}).state, SequenceState::waiting);
 }
 
@@ -465,7 +465,7 @@ TEST(Scheduler, SharesThePromptBetweenSiblingsWithoutAPrefixCache) {
   Sequence& leader = rig.add({.prompt = range(8)});
   Sequence& sibling = rig.add({.prompt = range(8), .leader = leader.id});
   EXPECT_EQ(rig.step(), "1:0+8* 2:8+0*");
-  EXPECT_EQ(sibling.table.blocks, leader.table.blocks);
+  EXPECT_EQ(sibling.table.groups[0].blocks, leader.table.groups[0].blocks);
   EXPECT_TRUE(rig.kv.copies().empty());
 }
 
@@ -517,7 +517,7 @@ TEST(Scheduler, DropsTheRowsOfWhoEndedWhileTheyWereInFlight) {
   rig.launch();
   EXPECT_EQ(rig.retire(), "1:0+3* 2:0+2*");
   rig.remove(s);
-  EXPECT_EQ(rig.kv.device().num_held(), static_cast<int>(other.table.blocks.size()));
+  EXPECT_EQ(rig.kv.device().num_held(), static_cast<int>(other.table.groups[0].blocks.size()));
   EXPECT_EQ(rig.retire(), "- 2:2+1*");
   EXPECT_EQ(rig.step(), "2:3+1*");
 }
@@ -595,8 +595,8 @@ TEST(Scheduler, ForksASequenceOntoSharedBlocks) {
   Sequence& s = rig.scheduler.fork(parent, std::move(child), 0);
   rig.scheduler.choose(parent, 98);
   rig.scheduler.check();
-  EXPECT_EQ(s.table.blocks[0], parent.table.blocks[0]);
-  EXPECT_NE(s.table.blocks[1], parent.table.blocks[1]);
+  EXPECT_EQ(s.table.groups[0].blocks[0], parent.table.groups[0].blocks[0]);
+  EXPECT_NE(s.table.groups[0].blocks[1], parent.table.groups[0].blocks[1]);
   EXPECT_EQ(rig.step(), "1:6+1* 2:6+1*");
   EXPECT_EQ(rig.batch.copies.size(), 1u);
 }
@@ -783,7 +783,7 @@ TEST(Scheduler, PausesASequenceInFlight) {
 }
 
 TEST(Scheduler, LetsGoOfBlocksBehindTheWindow) {
-  Rig rig({.max_batched_tokens = 8}, 12, {.window = 6});
+  Rig rig({.max_batched_tokens = 8}, 12, {.windows = {6}});
   Sequence& s = rig.add({.prompt = range(60), .max_tokens = 20});
   while (s.output_length() < 20) {
     ASSERT_NE(rig.step(), "");

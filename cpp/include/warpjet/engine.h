@@ -203,6 +203,7 @@ struct KvEvent {
   Where where = Where::device;
   std::uint64_t key = 0, parent_key = 0;  // of the text up to and before this block; a first block's parent is its salt
   int num_tokens = 0;                     // of the block
+  int group = 0;                          // of layers; blocks of several groups hold one text, each for its layers
 };
 
 struct Snapshot;  // snapshot.h

@@ -23,7 +23,7 @@ struct Snapshot {
     int prompt = 0, output = 0;        // tokens
     int computed = 0;                  // tokens of both whose keys and values are there
     int cached = 0;                    // prompt tokens that it found in the prefix cache
-    std::vector<std::int32_t> blocks;  // in the order of the text; those that it let go of are left out
+    std::vector<std::int32_t> blocks;  // of each group of layers in the order of the text; released ones are left out
   };
   // What a step computed of one sample: tokens [start, start + count) of its text. No tokens: it began with what
   // another sample of its request computed in this step.

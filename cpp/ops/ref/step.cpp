@@ -43,11 +43,10 @@ class RowWriter {
     WJ_CHECK(token_ + count <= p_.tokens, "a step of more than ", p_.tokens, " tokens");
     begin_sequence(start + count, slot);
     const std::int32_t* text = args_.texts.row<std::int32_t>(slot);
-    const std::int32_t* blocks = args_.block_tables.row<std::int32_t>(slot);
     const std::int32_t prompt = args_.prompt_lengths.as<std::int32_t>()[slot];
     for (std::int32_t position = start; position < start + count; ++position) {
-      write_token(text[position], position, std::max(prompt, position + 1),
-                  blocks[position / p_.block_size] * p_.block_size + position % p_.block_size);
+      for (std::int64_t group = 0; group < p_.groups; ++group) write_cache_row(group, slot, position);
+      write_token(text[position], position, std::max(prompt, position + 1));
     }
   }
 
@@ -57,13 +56,22 @@ class RowWriter {
     args_.table_rows.as<std::int32_t>()[sequence_++] = table;
   }
 
-  void write_token(std::int32_t id, std::int32_t position, std::int32_t rope_length, std::int64_t cache_row) {
+  void write_cache_row(std::int64_t group, std::int32_t slot, std::int32_t position) {
+    const std::int64_t max_blocks = args_.block_tables.shape[2];
+    const std::int32_t* blocks = args_.block_tables.row<std::int32_t>(group) + slot * max_blocks;
+    cache_row(group) = blocks[position / p_.block_size] * p_.block_size + position % p_.block_size;
+  }
+  std::int64_t& cache_row(std::int64_t group) { return args_.cache_rows.row<std::int64_t>(group)[token_]; }
+
+  void write_token(std::int32_t id, std::int32_t position, std::int32_t rope_length) {
     args_.token_ids.as<std::int32_t>()[token_] = id;
     args_.positions.as<std::int32_t>()[token_] = position;
-    args_.rope_lengths.as<std::int32_t>()[token_] = rope_length;
-    args_.cache_rows.as<std::int64_t>()[token_++] = cache_row;
+    args_.rope_lengths.as<std::int32_t>()[token_++] = rope_length;
   }
-  void pad_token() { write_token(0, 0, 1, -1); }
+  void pad_token() {
+    for (std::int64_t group = 0; group < p_.groups; ++group) cache_row(group) = -1;
+    write_token(0, 0, 1);
+  }
 
   // Of the row that was written last.
   void write_sample(std::int32_t slot) {
@@ -96,7 +104,7 @@ bool supports(const Edit::Problem&) {
   return true;
 }
 bool supports(const PrepareRows::Problem& p) {
-  return p.block_size > 0;
+  return p.block_size > 0 && p.groups > 0;
 }
 bool supports(const CopyBlocks::Problem&) {
   return true;

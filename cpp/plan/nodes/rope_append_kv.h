@@ -29,7 +29,7 @@ struct RopeAppendKvNode {
             .head_dim = head_dim,
             .block_size = s.sizes.block_size,
             .qkv = s[qkv].dtype,
-            .kv = s.caches[cache].dtype,
+            .kv = s.caches[cache].format.element,
             .weight = q_norm ? s[q_norm].format.element : s[qkv].dtype,
             .qk_norm = static_cast<bool>(q_norm),
             .eps = static_cast<float>(eps)};
@@ -40,9 +40,9 @@ struct RopeAppendKvNode {
             .cos_sin = s.at(cos_sin),
             .q_norm = s.at(q_norm),
             .k_norm = s.at(k_norm),
-            .cache_rows = s.inputs->cache_rows,
-            .k_cache = s.kv->k[cache],
-            .v_cache = s.kv->v[cache]};
+            .cache_rows = s.inputs->cache_rows_of(s.kv->caches[cache].group),
+            .k_cache = s.kv->caches[cache].k,
+            .v_cache = s.kv->caches[cache].v};
   }
   void check(const Rules& rules) const {
     rules.over(Rows::tokens);
