@@ -91,8 +91,9 @@ bool KvBlocks::try_fork(const BlockTable& parent, int tokens, BlockTable& child)
   child.node = parent.node;
   for (int i = parent.published; i > published; --i) child.node = tree_.parent(child.node);
   if (published == 0) child.node = kNoNode;
-  for (int group = 0; tail > 0 && group < num_groups(); ++group) {
-    child.groups[group].blocks.push_back(take(Tier::device));
+  if (tail == 0) return true;
+  for (int group = 0; group < num_groups(); ++group) child.groups[group].blocks.push_back(take(Tier::device));
+  for (int group = 0; group < num_groups(); ++group) {
     copy(Tier::device, parent.groups[group].blocks[whole], Tier::device, child.groups[group].blocks[whole]);
   }
   return true;

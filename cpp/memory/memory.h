@@ -319,7 +319,7 @@ class KvBlocks {
   void swap_in(Lease lease, BlockTable& table);
 
   // A table that shares the whole blocks of the first `tokens` tokens and has a copy of the rest, a block in every
-  // group. False: no blocks for the copies, which run in the next step.
+  // group. False: no blocks for the copies, which run in the next step and are the last of copies().
   bool try_fork(const BlockTable& parent, int tokens, BlockTable& child);
 
   void reset_cache();  // forgets every block that nobody holds

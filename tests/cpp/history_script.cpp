@@ -189,7 +189,7 @@ struct TotalsField {
   std::string_view name;
   std::int64_t Totals::*member;
 };
-constexpr std::array<TotalsField, 37> kTotals{{
+constexpr std::array<TotalsField, 38> kTotals{{
     {"histories", &Totals::histories},
     {"commands", &Totals::commands},
     {"turns", &Totals::turns},

@@ -503,6 +503,82 @@ TEST(KvBlocks, WithAWindowOnlyWhatIsVisibleMustBeThere) {
   m.check({&table, &filler, &adopted});
 }
 
+// --- Groups ---------------------------------------------------------------------------------------------------------
+
+TEST(KvBlocks, AGroupReleasesWhatLiesBehindItsOwnWindow) {
+  Kv m({.num_blocks = 21, .windows = {0, 6}});
+  BlockTable table = m.start(text_of(20));
+  EXPECT_EQ(m.kv.device().num_held(), 10);
+  m.kv.release_behind_window(table, 20, 0);  // the second group sees 15 and later
+  EXPECT_EQ(table.groups[0].first, 0);
+  EXPECT_EQ(table.groups[1].first, 3);
+  EXPECT_EQ(m.kv.device().num_held(), 7);
+  EXPECT_EQ(m.kv.device().num_cached(), 3);
+  m.check({&table});
+}
+
+TEST(KvBlocks, APrefixIsKnownWhereEveryGroupHasWhatItsWindowSees) {
+  Kv m({.num_blocks = 15, .windows = {0, 6}});
+  BlockTable table = m.start(text_of(20));
+  m.kv.release_behind_window(table, 20, 0);
+  BlockTable filler;
+  ASSERT_TRUE(m.kv.try_grow(filler, 3 * kBlockSize));  // evicts blocks 0 and 1 of the second group
+  EXPECT_EQ(m.kv.match(text_of(20), {}, 20).tokens(), 20);
+  EXPECT_EQ(m.kv.match(text_of(20), {}, 16).tokens(), 16);
+  EXPECT_EQ(m.kv.match(text_of(20), {}, 12).tokens(), 0);  // the first group has it, the second does not
+  BlockTable adopted;
+  m.kv.adopt(m.match(text_of(20)), adopted);
+  EXPECT_EQ(adopted.groups[0].first, 0);
+  EXPECT_EQ(adopted.groups[1].first, 3);
+  EXPECT_EQ(adopted.groups[0].blocks, table.groups[0].blocks);
+  m.check({&table, &filler, &adopted});
+}
+
+TEST(KvBlocks, ABlockServesAnyGroup) {
+  Kv m({.num_blocks = 8, .windows = {0, 1}});
+  BlockTable table = m.start(text_of(12));
+  m.kv.release_behind_window(table, 12, 0);
+  EXPECT_EQ(table.groups[1].first, 2);
+  EXPECT_EQ(m.kv.num_available(), 3);
+  ASSERT_TRUE(m.kv.try_grow(table, 16));  // takes what is free and evicts what the second group released
+  EXPECT_EQ(m.known(text_of(4)), 0);
+  EXPECT_EQ(m.known(text_of(12)), 12);
+  EXPECT_EQ(m.kv.num_available(), 1);
+  EXPECT_FALSE(m.kv.try_grow(table, 20)) << "a block is there for one group only";
+  m.check({&table});
+}
+
+TEST(KvBlocks, AForkCopiesTheTailInEveryGroup) {
+  Kv m({.num_blocks = 20, .windows = {0, 0, 6}});
+  BlockTable parent, child;
+  ASSERT_TRUE(m.kv.try_grow(parent, 6));
+  ASSERT_TRUE(m.kv.try_fork(parent, 6, child));
+  ASSERT_EQ(m.kv.copies().size(), 3u);
+  for (int group = 0; group < 3; ++group) {
+    EXPECT_EQ(child.groups[group].blocks[0], parent.groups[group].blocks[0]);
+    EXPECT_TRUE(copied(m.kv.copies()[group], Tier::device, parent.groups[group].blocks[1], Tier::device,
+                       child.groups[group].blocks[1]));
+  }
+  m.check({&parent, &child});
+}
+
+TEST(KvBlocks, EveryGroupIsSwappedOutAndBackIn) {
+  Kv m({.num_blocks = 20, .num_host_blocks = 12, .windows = {0, 6}, .prefix_caching = false});
+  BlockTable table;
+  ASSERT_TRUE(m.kv.try_grow(table, 20));
+  m.kv.release_behind_window(table, 20, 0);
+  ASSERT_TRUE(m.kv.try_swap_out(table, 20, 0));
+  EXPECT_EQ(table.groups[0].swapped.size(), 5u);
+  EXPECT_EQ(table.groups[1].swapped.size(), 2u);
+  m.check({&table});
+  EXPECT_EQ(m.kv.swap_in_needed(table, Lease()), 7);
+  m.kv.swap_in(Lease(), table);
+  EXPECT_EQ(table.groups[1].first, 3);
+  EXPECT_EQ(table.size(), 5);
+  EXPECT_EQ(m.kv.copies().size(), 14u);
+  m.check({&table});
+}
+
 TEST(KvBlocks, ScarcityCanBePretended) {
   FaultPlan faults;
   Kv m({.num_blocks = 12, .num_host_blocks = 4, .faults = &faults});

@@ -1,6 +1,6 @@
 // KvBlocks under random use, in lock step with a model that keeps texts in maps and counts holders by looking at
-// everybody. Besides what is where, it follows the contents: whatever is copied and written, every sequence finds its
-// own text in its blocks.
+// everybody, with one group of layers and with several. Besides what is where, it follows the contents: whatever is
+// copied and written, every sequence finds its own text in its blocks.
 #include "memory/memory.h"
 
 #include <gtest/gtest.h>
@@ -10,6 +10,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace warpjet {
@@ -30,14 +31,23 @@ Text blocks_of(const Text& text, int count) {
   return text.substr(0, 1 + count * kBlockSize);
 }
 
-// The text that a block holds if it is published, a name of its own if it is not, nothing behind the window.
+// The group and the text that a block holds if it is published, a name of its own if it is not, nothing behind the
+// window.
 using Ref = std::string;
+
+Ref ref_of(int group, const Text& text) {
+  return std::string(1, static_cast<char>('0' + group)) + text;
+}
 
 struct Sequence {
   Text text;
   int computed = 0;
   BlockTable table;
-  std::vector<Ref> refs, swapped;  // the model's
+  PerGroup<std::vector<Ref>> refs, swapped;  // the model's
+
+  bool is_swapped() const {
+    return std::ranges::any_of(swapped, [](const std::vector<Ref>& list) { return !list.empty(); });
+  }
 };
 
 // What is published and evicted, by the rules.
@@ -46,21 +56,29 @@ struct Model {
     int cache_class = 0;
     std::int64_t used = 0;  // when it was let go of
   };
+  struct Held {
+    int tier = 0, group = 0, index = 0;
+    Ref ref;
+  };
   struct Found {
-    int whole = 0, first = 0, overlap = 0, needed = 0;
-    std::vector<std::pair<int, Text>> held;  // tier and text of the whole ones
+    int whole = 0, overlap = 0, needed = 0;
+    PerGroup<int> first{};
+    std::vector<Held> held;  // the whole ones
   };
 
   KvBlocks::Config config;
   const std::vector<Sequence>& sequences;
-  std::map<Text, Entry> tiers[2];
-  std::vector<std::pair<int, Text>> leased;
+  std::map<Ref, Entry> tiers[2];
+  std::vector<Held> leased;
   std::int64_t clock = 0;
 
+  int groups() const { return static_cast<int>(config.windows.size()); }
   bool held(int tier, const Ref& ref) const {
-    if (std::ranges::count(leased, std::pair(tier, ref)) > 0) return true;
-    return std::ranges::any_of(
-        sequences, [&](const Sequence& s) { return std::ranges::count(tier == 0 ? s.refs : s.swapped, ref) > 0; });
+    if (std::ranges::any_of(leased, [&](const Held& h) { return h.tier == tier && h.ref == ref; })) return true;
+    return std::ranges::any_of(sequences, [&](const Sequence& s) {
+      return std::ranges::any_of(tier == 0 ? s.refs : s.swapped,
+                                 [&](const std::vector<Ref>& list) { return std::ranges::count(list, ref) > 0; });
+    });
   }
   int num_cached(int tier) const {
     return static_cast<int>(std::ranges::count_if(tiers[tier], [&](auto& at) { return !held(tier, at.first); }));
@@ -69,7 +87,7 @@ struct Model {
     std::set<Ref> used;
     for (const auto& [text, entry] : tiers[tier]) used.insert(text);
     for (const Sequence& s : sequences) {
-      for (const Ref& ref : tier == 0 ? s.refs : s.swapped) used.insert(ref);
+      for (const std::vector<Ref>& list : tier == 0 ? s.refs : s.swapped) used.insert(list.begin(), list.end());
     }
     used.erase("");
     return (tier == 0 ? config.num_blocks - 1 : config.num_host_blocks) - static_cast<int>(used.size());
@@ -81,7 +99,7 @@ struct Model {
     return "#" + std::to_string(++clock);
   }
   void evict(int tier) {
-    Text coldest;
+    Ref coldest;
     std::pair<int, std::int64_t> least = {kNumCacheClasses, 0};
     for (const auto& [text, entry] : tiers[tier]) {
       if (held(tier, text) || std::pair(entry.cache_class, entry.used) >= least) continue;
@@ -100,38 +118,57 @@ struct Model {
     if (!tiers[tier].contains(ref)) return;
     Entry& entry = tiers[tier][ref];
     entry = {std::max(entry.cache_class, cache_class), ++clock};
-    const Text parent = ref.substr(0, ref.size() - kBlockSize);
+    const Ref parent = ref.substr(0, ref.size() - kBlockSize);
     if (!tiers[tier].contains(parent) || !held(tier, parent)) return;
     tiers[tier][parent].cache_class = std::max(tiers[tier][parent].cache_class, entry.cache_class);
   }
 
-  int first_needed(int whole) const {
-    const int position = whole * kBlockSize;
-    if (whole == 0 || config.window == 0) return 0;
-    return std::min(whole - 1, std::max(0, position - config.window + 1) / kBlockSize);
+  int first_needed(int group, int whole) const {
+    const int position = whole * kBlockSize, window = config.windows[group];
+    if (whole == 0 || window == 0) return 0;
+    return std::min(whole - 1, std::max(0, position - window + 1) / kBlockSize);
   }
   Found match(const Text& text, int max_tokens) const {
     if (!config.prefix_caching) return {};
     for (int whole = max_tokens / kBlockSize;; --whole) {
-      Found found{.whole = whole, .first = first_needed(whole)};
-      for (int i = found.first; i < whole; ++i) {
-        const Text prefix = blocks_of(text, i + 1);
-        for (const int tier : {0, 1}) {
-          if (!tiers[tier].contains(prefix)) continue;
-          found.held.emplace_back(tier, prefix);
-          found.needed += tier;
-          break;
+      Found found{.whole = whole};
+      int missing = 0;
+      for (int group = 0; group < groups(); ++group) {
+        found.first[group] = first_needed(group, whole);
+        missing += whole - found.first[group];
+      }
+      for (int i = 0; i < whole; ++i) {
+        for (int group = 0; group < groups(); ++group) {
+          const Ref prefix = ref_of(group, blocks_of(text, i + 1));
+          for (const int tier : {0, 1}) {
+            if (i < found.first[group] || !tiers[tier].contains(prefix)) continue;
+            found.held.push_back({tier, group, i, prefix});
+            found.needed += tier;
+            --missing;
+            break;
+          }
         }
       }
-      if (static_cast<int>(found.held.size()) < whole - found.first) continue;
+      if (missing > 0) continue;
       const int most = std::min(max_tokens, whole * kBlockSize + kBlockSize - 1);
-      for (const auto& [other, entry] : tiers[0]) {
+      for (const Text& other : on_device()) {
         found.overlap = std::max(found.overlap, std::min(overlap(text, other, whole), most - whole * kBlockSize));
       }
       if (found.overlap < 2) found.overlap = 0;
-      found.needed += found.overlap > 0;
+      found.needed += found.overlap > 0 ? groups() : 0;
       return found;
     }
+  }
+  // Texts whose last block is there for every group.
+  std::vector<Text> on_device() const {
+    std::vector<Text> texts;
+    for (const auto& [ref, entry] : tiers[0]) {
+      const Text text = ref.substr(1);
+      int count = 0;
+      for (int group = 0; group < groups(); ++group) count += tiers[0].contains(ref_of(group, text));
+      if (ref[0] == '0' && count == groups()) texts.push_back(text);
+    }
+    return texts;
   }
   // Tokens after the first `whole` blocks that `other`, a block longer than these, has too.
   static int overlap(const Text& text, const Text& other, int whole) {
@@ -142,39 +179,41 @@ struct Model {
 
   // `source`: which of the longest overlaps is copied is not promised.
   void adopt(Sequence& s, const Found& found, const Text& source) {
-    leased = found.held;
-    if (found.overlap > 0) leased.emplace_back(0, source);
+    lease(found, source);
     take_over(s, found.first, found.whole);
-    if (found.overlap > 0) {
-      s.refs.push_back(take(0));
-      release_leased();
+  }
+  void swap_in(Sequence& s, Found found, const Text& source, const PerGroup<int>& swapped_first) {
+    lease(found, source);
+    const int whole = swapped_first[0];
+    while (!leased.empty() && leased.back().index >= whole) release_leased();
+    for (int group = 0; group < groups(); ++group) {
+      const int first = swapped_first[group];
+      found.first[group] = config.prefix_caching ? std::min(found.first[group], first) : first;
     }
-    release_host_leased();
+    take_over(s, found.first, whole);
+    for (int group = 0; group < groups(); ++group) {
+      for (std::size_t i = 0; i < s.swapped[group].size(); ++i) s.refs[group].push_back(take(0));
+    }
+    s.swapped = {};
   }
-  void swap_in(Sequence& s, const Found& found, const Text& source, int whole) {
+  void lease(const Found& found, const Text& source) {
     leased = found.held;
-    if (found.overlap > 0) leased.emplace_back(0, source);
-    const int first = std::min(found.first, whole);
-    while (config.prefix_caching && static_cast<int>(leased.size()) > whole - first) release_leased();
-    take_over(s, config.prefix_caching ? first : whole, whole);
-    release_host_leased();
-    for (std::size_t i = 0; i < s.swapped.size(); ++i) s.refs.push_back(take(0));
-    s.swapped.clear();
+    for (int group = 0; found.overlap > 0 && group < groups(); ++group) {
+      leased.push_back({0, group, found.whole, ref_of(group, source)});
+    }
   }
-  void take_over(Sequence& s, int first, int whole) {
-    s.refs.assign(first, "");
-    for (int i = first; i < whole; ++i) {
-      const auto [tier, text] = leased[i - first];
+  // What lies at `whole` is copied.
+  void take_over(Sequence& s, const PerGroup<int>& first, int whole) {
+    for (int group = 0; group < groups(); ++group) s.refs[group].assign(first[group], "");
+    for (const auto& [tier, group, index, ref] : leased) {
       if (tier == 1) {
         take(0);
-        tiers[0][text].cache_class = tiers[1][text].cache_class;
+        tiers[0][ref].cache_class = tiers[1][ref].cache_class;
       }
-      s.refs.push_back(text);
+      s.refs[group].push_back(index == whole ? take(0) : ref);
     }
-  }
-  void release_host_leased() {
     while (!leased.empty()) {
-      if (leased.back().first == 1) {
+      if (leased.back().tier == 1 || leased.back().index == whole) {
         release_leased();
       } else {
         leased.pop_back();
@@ -182,25 +221,28 @@ struct Model {
     }
   }
   void release_leased() {
-    const auto [tier, text] = leased.back();
+    const Held last = leased.back();
     leased.pop_back();
-    release(tier, text, 0);
+    release(last.tier, last.ref, 0);
   }
   void release(Sequence& s, int cache_class) {
-    while (!s.refs.empty()) {
-      const Ref ref = s.refs.back();
-      s.refs.pop_back();
-      release(0, ref, cache_class);
+    while (!s.refs[0].empty()) {
+      for (int group = groups() - 1; group >= 0; --group) {
+        const Ref ref = s.refs[group].back();
+        s.refs[group].pop_back();
+        release(0, ref, cache_class);
+      }
     }
   }
   void publish(std::vector<Sequence>& all, Sequence& s, int index) {
-    const Ref ours = s.refs[index];
-    const Text text = blocks_of(s.text, index + 1);
-    if (!tiers[0].contains(text)) {
-      for (Sequence& other : all) std::ranges::replace(other.refs, ours, text);
-      tiers[0][text] = {};
+    for (int group = 0; group < groups(); ++group) {
+      const Ref ours = s.refs[group][index], ref = ref_of(group, blocks_of(s.text, index + 1));
+      if (!tiers[0].contains(ref)) {
+        for (Sequence& other : all) std::ranges::replace(other.refs[group], ours, ref);
+        tiers[0][ref] = {};
+      }
+      s.refs[group][index] = ref;
     }
-    s.refs[index] = text;
   }
 };
 
@@ -238,7 +280,7 @@ class Lockstep {
       }
     } else if (count == 0 || (what < 20 && count < 8)) {
       start();
-    } else if (const int i = draw(count); !sequences_[i].swapped.empty()) {
+    } else if (const int i = draw(count); sequences_[i].is_swapped()) {
       what < 30 ? release(i) : swap_in(sequences_[i]);
     } else if (what < 80) {
       advance(sequences_[i]);
@@ -264,7 +306,7 @@ class Lockstep {
   // Also finds out which overlap was chosen: source_.
   Lease match(const Text& text, int max_tokens, const Model::Found& expected) {
     std::map<Text, int> holders;
-    for (const auto& [other, entry] : model_.tiers[0]) holders[other] = kv_.device().holders(block_of(other));
+    for (const Text& other : model_.on_device()) holders[other] = kv_.device().holders(block_of(other));
     Lease lease = kv_.match(tokens_of(text), domain_of(text), max_tokens);
     EXPECT_EQ(lease.tokens(), expected.whole * kBlockSize + expected.overlap) << text;
     EXPECT_EQ(lease.blocks_needed(), expected.needed);
@@ -305,13 +347,15 @@ class Lockstep {
   void advance(Sequence& s) {
     const int end = std::min(static_cast<int>(s.text.size()) - 1, s.computed + 1 + draw(9));
     const int count = kv_.growth(s.table, end);
-    EXPECT_EQ(count, std::max(0, (end + kBlockSize - 1) / kBlockSize - static_cast<int>(s.refs.size())));
+    EXPECT_EQ(count, groups() * std::max(0, (end + kBlockSize - 1) / kBlockSize - static_cast<int>(s.refs[0].size())));
     const bool grown = kv_.try_grow(s.table, end);
     EXPECT_EQ(grown, count <= model_.num_available(0));
     if (!grown) return step();
-    for (int i = 0; i < count; ++i) s.refs.push_back(model_.take(0));
+    for (int i = 0; i < count; ++i) s.refs[i % groups()].push_back(model_.take(0));
     step();
-    for (int i = s.computed; i < end; ++i) slot(s, i) = s.text.substr(0, 2 + i);
+    for (int i = s.computed; i < end; ++i) {
+      for (int group = 0; group < groups(); ++group) slot(s, group, i) = ref_of(group, s.text.substr(0, 2 + i));
+    }
     s.computed = end;
     const int before = s.table.published;
     kv_.publish(s.table, tokens_of(s.text), end, domain_of(s.text), [](int, int, BlockId) {});
@@ -323,12 +367,15 @@ class Lockstep {
 
   void release_behind_window(Sequence& s) {
     kv_.release_behind_window(s.table, s.computed, 3);
-    if (model_.config.window == 0) return;
     const int published = s.computed / kBlockSize;
-    for (int i = 0; i < static_cast<int>(s.refs.size()); ++i) {
-      const bool visible = (i + 1) * kBlockSize > s.computed - model_.config.window + 1;
-      if (visible || s.refs[i].empty() || (model_.config.prefix_caching && i >= published - 1)) continue;
-      model_.release(0, std::exchange(s.refs[i], ""), 3);
+    for (int group = 0; group < groups(); ++group) {
+      const int window = model_.config.windows[group];
+      std::vector<Ref>& refs = s.refs[group];
+      for (int i = 0; window > 0 && i < static_cast<int>(refs.size()); ++i) {
+        const bool visible = (i + 1) * kBlockSize > s.computed - window + 1;
+        if (visible || refs[i].empty() || (model_.config.prefix_caching && i >= published - 1)) continue;
+        model_.release(0, std::exchange(refs[i], ""), 3);
+      }
     }
   }
 
@@ -344,38 +391,51 @@ class Lockstep {
     Sequence child{.text = parent.text.substr(0, 1 + parent.computed) + "ba", .computed = parent.computed};
     const int whole = parent.computed / kBlockSize, tail = parent.computed % kBlockSize;
     const bool forked = kv_.try_fork(parent.table, parent.computed, child.table);
-    EXPECT_EQ(forked, tail == 0 || model_.num_available(0) > 0);
+    EXPECT_EQ(forked, tail == 0 || model_.num_available(0) >= groups());
     if (!forked) return;
-    child.refs.assign(parent.refs.begin(), parent.refs.begin() + whole);
+    for (int group = 0; group < groups(); ++group) {
+      child.refs[group].assign(parent.refs[group].begin(), parent.refs[group].begin() + whole);
+    }
     sequences_.push_back(std::move(child));
-    if (tail > 0) {
+    for (int group = 0; tail > 0 && group < groups(); ++group) {
       const Ref copy = model_.take(0);
-      sequences_.back().refs.push_back(copy);
+      sequences_.back().refs[group].push_back(copy);
     }
   }
 
   void swap_out(Sequence& s) {
     const int cache_class = draw(kNumCacheClasses);
-    const int first = std::max(s.table.published, s.table.first);
-    const int count = std::max(0, (s.computed + kBlockSize - 1) / kBlockSize - first);
+    PerGroup<int> counts{};
+    int count = 0;
+    for (int group = 0; group < groups(); ++group) {
+      const int first = std::max(s.table.published, s.table.groups[group].first);
+      count += counts[group] = std::max(0, (s.computed + kBlockSize - 1) / kBlockSize - first);
+    }
     const bool swapped = kv_.try_swap_out(s.table, s.computed, cache_class);
     EXPECT_EQ(swapped, count <= model_.num_available(1));
     if (!swapped) return;
-    for (int i = 0; i < count; ++i) s.swapped.push_back(model_.take(1));
+    for (int group = 0; group < groups(); ++group) {
+      for (int i = 0; i < counts[group]; ++i) s.swapped[group].push_back(model_.take(1));
+    }
     model_.release(s, cache_class);
     if (count == 0) release(static_cast<int>(&s - sequences_.data()));  // a table of nothing: as if it had ended
   }
 
   void swap_in(Sequence& s) {
-    const int first = s.table.swapped_first, max_tokens = static_cast<int>(s.text.size()) - 1;
+    const int first = s.table.swapped_first(), max_tokens = static_cast<int>(s.text.size()) - 1;
     const Model::Found found = model_.match(s.text, max_tokens);
     Lease lease = match(s.text, max_tokens, found);
     const bool caching = model_.config.prefix_caching;
-    const bool known = !caching || first == 0 || (found.whole >= first && found.first <= model_.first_needed(first));
+    bool known = !caching || first == 0 || found.whole >= first;
+    PerGroup<int> swapped_first{};
+    for (int group = 0; group < groups(); ++group) {
+      swapped_first[group] = s.table.groups[group].swapped_first;
+      known &= !caching || first == 0 || found.first[group] <= model_.first_needed(group, first);
+    }
     EXPECT_EQ(kv_.can_swap_in(s.table, lease), known);
     if (!known || kv_.swap_in_needed(s.table, lease) > kv_.num_available()) return;
     kv_.swap_in(std::move(lease), s.table);
-    model_.swap_in(s, found, source_, first);
+    model_.swap_in(s, found, source_, swapped_first);
   }
 
   // A step's copies, and a look at all contents, before the step writes its own.
@@ -385,20 +445,26 @@ class Lockstep {
     }
     kv_.copies().clear();
     for (const Sequence& s : sequences_) {
-      const int window = model_.config.window;
-      for (int i = window > 0 ? std::max(0, s.computed - window + 1) : 0; s.swapped.empty() && i < s.computed; ++i) {
-        ASSERT_EQ(slot(s, i), s.text.substr(0, 2 + i));
+      for (int group = 0; group < groups() && !s.is_swapped(); ++group) {
+        const int window = model_.config.windows[group];
+        for (int i = window > 0 ? std::max(0, s.computed - window + 1) : 0; i < s.computed; ++i) {
+          ASSERT_EQ(slot(s, group, i), ref_of(group, s.text.substr(0, 2 + i)));
+        }
       }
     }
     for (NodeId node = 0; node < kv_.tree().max_nodes(); ++node) {
-      for (const Tier tier : {Tier::device, Tier::host}) {
-        if (!kv_.tree().live(node) || kv_.tree().block(node, tier) == kNoBlock) continue;
-        ASSERT_EQ(memory_[static_cast<int>(tier)][kv_.tree().block(node, tier)].back(), text_of(node));
+      for (int group = 0; kv_.tree().live(node) && group < groups(); ++group) {
+        for (const Tier tier : {Tier::device, Tier::host}) {
+          const BlockId block = kv_.tree().block(node, tier, group);
+          if (block == kNoBlock) continue;
+          ASSERT_EQ(memory_[static_cast<int>(tier)][block].back(), ref_of(group, text_of(node)));
+        }
       }
     }
   }
-  Text& slot(const Sequence& s, int position) {
-    return memory_[0][s.table.blocks[position / kBlockSize]][position % kBlockSize];
+  int groups() const { return model_.groups(); }
+  Ref& slot(const Sequence& s, int group, int position) {
+    return memory_[0][s.table.groups[group].blocks[position / kBlockSize]][position % kBlockSize];
   }
   Text text_of(NodeId node) const {
     Text text;
@@ -416,42 +482,47 @@ class Lockstep {
     std::vector<const BlockTable*> tables;
     for (const Sequence& s : sequences_) {
       tables.push_back(&s.table);
-      ASSERT_EQ(s.table.blocks.size(), s.refs.size());
-      ASSERT_EQ(s.table.swapped.size(), s.swapped.size());
-      for (std::size_t i = 0; i < s.refs.size(); ++i) {
-        const BlockId block = s.table.blocks[i];
-        const NodeId node = block == kNullBlock ? kNoNode : kv_.device().node(block);
-        ASSERT_EQ(block == kNullBlock, s.refs[i].empty());
-        ASSERT_EQ(node == kNoNode ? "" : text_of(node), s.refs[i].starts_with('#') ? "" : s.refs[i]);
+      for (int group = 0; group < kMaxKvGroups; ++group) {
+        const std::vector<Ref>& refs = s.refs[group];
+        const BlockList& list = s.table.groups[group];
+        ASSERT_EQ(list.blocks.size(), refs.size());
+        ASSERT_EQ(list.swapped.size(), s.swapped[group].size());
+        for (std::size_t i = 0; i < refs.size(); ++i) {
+          const BlockId block = list.blocks[i];
+          const NodeId node = block == kNullBlock ? kNoNode : kv_.device().node(block);
+          ASSERT_EQ(block == kNullBlock, refs[i].empty());
+          ASSERT_EQ(node == kNoNode ? "" : ref_of(group, text_of(node)), refs[i].starts_with('#') ? "" : refs[i]);
+        }
       }
     }
     kv_.check(tables);
 
-    std::set<std::pair<std::uint64_t, KvEvent::Where>> contents;
+    Contents contents;
     for (const int tier : {0, 1}) {
       const BlockPool& pool = tier == 0 ? kv_.device() : kv_.host();
-      ASSERT_EQ(pool.num_free(), model_.num_free(tier));
+      ASSERT_EQ(pool.num_free(), model_.num_free(tier)) << "tier " << tier;
       ASSERT_EQ(pool.num_cached(), model_.num_cached(tier));
-      std::map<Text, int> classes, expected;
-      for (const auto& [text, entry] : model_.tiers[tier]) expected[text] = entry.cache_class;
+      std::map<Ref, int> classes, expected;
+      for (const auto& [ref, entry] : model_.tiers[tier]) expected[ref] = entry.cache_class;
       for (BlockId block = 1; block < pool.num_blocks(); ++block) {
         if (pool.node(block) == kNoNode) continue;
-        classes[text_of(pool.node(block))] = pool.cache_class(block);
-        contents.emplace(kv_.tree().key(pool.node(block)), tier == 0 ? KvEvent::Where::device : KvEvent::Where::host);
+        classes[ref_of(pool.group(block), text_of(pool.node(block)))] = pool.cache_class(block);
+        contents.emplace(kv_.tree().key(pool.node(block)), tier == 0 ? KvEvent::Where::device : KvEvent::Where::host,
+                         pool.group(block));
       }
       ASSERT_EQ(classes, expected);
     }
     if (model_.config.hash_mask == ~std::uint64_t{0}) replay(contents);
   }
-  void replay(const std::set<std::pair<std::uint64_t, KvEvent::Where>>& expected) {
+  using Contents = std::set<std::tuple<std::uint64_t, KvEvent::Where, int>>;
+  void replay(const Contents& expected) {
     std::vector<KvEvent> events;
     const std::uint64_t next = kv_.events_since(next_event_, events);
     for (const KvEvent& event : events) {
       ASSERT_EQ(event.number, next_event_++);
       const bool stored = event.kind == KvEvent::Kind::stored;
-      ASSERT_EQ(
-          stored ? replayed_.emplace(event.key, event.where).second : replayed_.erase({event.key, event.where}) == 1,
-          true);
+      const std::tuple entry(event.key, event.where, event.group);
+      ASSERT_TRUE(stored ? replayed_.insert(entry).second : replayed_.erase(entry) == 1);
     }
     ASSERT_EQ(next, next_event_);
     ASSERT_EQ(replayed_, expected);
@@ -462,24 +533,26 @@ class Lockstep {
   Model model_;
   std::mt19937 random_;
   Text source_;
-  std::vector<std::vector<Text>> memory_[2];  // the text up to each token whose keys and values lie there
+  std::vector<std::vector<Ref>> memory_[2];  // group, and the text up to each token whose keys and values lie there
   std::uint64_t next_event_ = 0;
-  std::set<std::pair<std::uint64_t, KvEvent::Where>> replayed_;
+  Contents replayed_;
 };
 
 TEST(KvBlocksModel, AgreesUnderRandomUse) {
   unsigned seed = 20261123;
   for (const std::uint64_t hash_mask : {~std::uint64_t{0}, std::uint64_t{1}}) {
-    for (const int window : {0, 1, 6, 14}) {
+    for (const std::vector<int>& windows :
+         std::initializer_list<std::vector<int>>{{0}, {1}, {6}, {14}, {0, 6}, {14, 6}, {6, 0, 1}, {0, 0}}) {
       for (const int host : {0, 9}) {
         for (const bool prefix_caching : {true, false}) {
           if (!prefix_caching && hash_mask == 1) continue;
-          SCOPED_TRACE(testing::Message() << "seed " << ++seed << " mask " << hash_mask << " window " << window
-                                          << " host " << host << " caching " << prefix_caching);
-          Lockstep({.num_blocks = 25,
+          SCOPED_TRACE(testing::Message()
+                       << "seed " << ++seed << " mask " << hash_mask << " windows " << testing::PrintToString(windows)
+                       << " host " << host << " caching " << prefix_caching);
+          Lockstep({.num_blocks = 1 + 24 * static_cast<int>(windows.size()),
                     .num_host_blocks = host,
                     .block_size = kBlockSize,
-                    .window = window,
+                    .windows = windows,
                     .prefix_caching = prefix_caching,
                     .max_events = 1024,
                     .hash_key = seed,

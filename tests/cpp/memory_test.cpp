@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -331,6 +332,81 @@ const Catalogs& reference() {
   return catalogs;
 }
 
+// --- KvLayout -------------------------------------------------------------------------------------------------------
+
+std::vector<KvShape> layers_with(const std::vector<int>& windows) {
+  std::vector<KvShape> layers;
+  for (const int window : windows) layers.push_back({.kv_heads = 1, .head_dim = 256, .window = window});
+  return layers;
+}
+
+// Every layer has a lane of its own in its group, and the window of the group.
+void expect_complete(const KvLayout& layout, const std::vector<KvShape>& layers) {
+  EXPECT_EQ(layout.num_layers(), std::ssize(layers));
+  std::set<std::pair<int, int>> places;
+  for (int layer = 0; layer < std::ssize(layers); ++layer) {
+    const auto [group, lane] = layout.place(layer);
+    EXPECT_LT(lane, layout.lanes());
+    EXPECT_TRUE(places.emplace(group, lane).second) << "layer " << layer;
+    EXPECT_EQ(layout.groups[group].shape, layers[layer]);
+  }
+}
+
+TEST(KvLayout, LayersThatAreAlikeAreOneGroup) {
+  for (const int window : {0, 4096}) {
+    const std::vector<KvShape> layers = layers_with(std::vector<int>(32, window));
+    const KvLayout layout = make_layout(layers, 32768);
+    EXPECT_EQ(layout.windows(), std::vector<int>{window});
+    EXPECT_EQ(layout.lanes(), 32);
+    EXPECT_EQ(layout.bytes_per_token(), 32 * 2 * 256 * 4);
+    expect_complete(layout, layers);
+  }
+}
+
+// As Gemma 3 1B: five layers that slide, one that sees everything.
+TEST(KvLayout, SlidingLayersAreDividedIntoGroupsOfTheSizeOfTheFullOnes) {
+  std::vector<int> windows(26, 512);
+  for (int layer = 5; layer < 26; layer += 6) windows[layer] = 0;
+  const std::vector<KvShape> layers = layers_with(windows);
+  const KvLayout layout = make_layout(layers, 32768);
+  EXPECT_EQ(layout.lanes(), 4);
+  EXPECT_EQ(layout.groups.size(), 7u);
+  EXPECT_EQ(std::ranges::count(layout.windows(), 0), 1);
+  expect_complete(layout, layers);
+}
+
+TEST(KvLayout, AWindowThatNoTextFillsIsNone) {
+  const KvLayout layout = make_layout(layers_with({512, 0, 512}), 512);
+  EXPECT_EQ(layout.windows(), std::vector<int>{0});
+  EXPECT_EQ(layout.lanes(), 3);
+}
+
+TEST(KvLayout, KeepsToTheMostGroups) {
+  std::vector<int> windows(62, 100);
+  windows[0] = 0;
+  const KvLayout layout = make_layout(layers_with(windows), 1 << 20);
+  EXPECT_LE(layout.groups.size(), kMaxKvGroups);
+  EXPECT_EQ(layout.lanes(), 9);
+  expect_error(ErrorCode::unsupported, "9 shapes and windows", [] {
+    make_layout(layers_with({1, 2, 3, 4, 5, 6, 7, 8, 9}), 100);
+  });
+}
+
+TEST(KvLayout, RefusesLayersOfOtherSizes) {
+  std::vector<KvShape> layers = layers_with({0, 0});
+  layers[1].format = DType::bf16;
+  expect_error(ErrorCode::unsupported, "different numbers of bytes", [&] { make_layout(layers); });
+  layers[1].head_dim = 512;  // another shape of the same size
+  EXPECT_EQ(make_layout(layers).groups.size(), 2u);
+}
+
+TEST(KvLayout, ATextHoldsItsWindowAChunkAndTheEnds) {
+  EXPECT_EQ(resident_blocks(0, 1000, 64, 32), 32);
+  EXPECT_EQ(resident_blocks(128, 1000, 64, 32), 4 + 2 + 2);
+  EXPECT_EQ(resident_blocks(128, 100, 64, 32), 4);
+  EXPECT_EQ(resident_blocks(std::vector<int>{0, 128, 128}, 1000, 64, 32), 32 + 8 + 8);
+}
+
 KvLayout alike(int layers, const KvShape& shape) {
   return make_layout(std::vector<KvShape>(layers, shape));
 }
@@ -352,6 +428,22 @@ TEST(KvCache, GivesEveryLayerItsOwnMemory) {
     }
   }
   EXPECT_EQ(expected - static_cast<const std::byte*>(kv.k(0).data), 5 * KvCache::bytes_per_block(config));
+}
+
+TEST(KvCache, LayersOfSeveralGroupsShareALane) {
+  const std::unique_ptr<Device> device = make_cpu_device(1);
+  const std::vector<KvShape> layers = {{.kv_heads = 2, .head_dim = 8, .window = 5},
+                                       {.kv_heads = 2, .head_dim = 8},
+                                       {.kv_heads = 2, .head_dim = 8, .window = 5},
+                                       {.kv_heads = 1, .head_dim = 16}};
+  const KvCache kv({.layout = make_layout(layers), .block_size = 4, .num_blocks = 5}, reference(), *device);
+  EXPECT_EQ(kv.config().layout.lanes(), 1);
+  for (int layer = 0; layer < 4; ++layer) {
+    EXPECT_EQ(kv.k(layer).data, kv.k(0).data);
+    EXPECT_EQ(kv.v(layer).data, kv.v(0).data);
+  }
+  EXPECT_EQ(kv.k(3).shape, (Shape{5, 1, 4, 16}));
+  EXPECT_EQ(std::set({kv.group(0), kv.group(1), kv.group(2), kv.group(3)}).size(), 4u);
 }
 
 TEST(KvCache, RefusesEmptyShapesByName) {

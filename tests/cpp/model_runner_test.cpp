@@ -2,6 +2,7 @@
 // are the same.
 #include "error_kit.h"
 #include "execute/execute.h"
+#include "execute/memory_plan.h"
 
 #include <gtest/gtest.h>
 

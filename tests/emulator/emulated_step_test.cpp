@@ -44,15 +44,15 @@ TEST_F(EmulatedStep, EditsHappenOneAfterTheOther) {
 }
 
 struct StepState {
-  static constexpr std::int64_t kSlots = 9, kMaxText = 40, kBlockSize = 16, kMaxBlocks = 3;
+  static constexpr std::int64_t kSlots = 9, kMaxText = 40, kBlockSize = 16, kMaxBlocks = 3, kMostGroups = 3;
   explicit StepState(Random& random)
       : texts(DType::i32, kSlots * kMaxText),
-        tables(DType::i32, kSlots * kMaxBlocks),
+        tables(DType::i32, kMostGroups * kSlots * kMaxBlocks),
         lengths(DType::i32, kSlots),
         prompt_lengths(DType::i32, kSlots),
         alive(DType::i32, kSlots) {
     for (std::int64_t i = 0; i < kSlots * kMaxText; ++i) texts[i] = random.below(1000);
-    for (std::int64_t i = 0; i < kSlots * kMaxBlocks; ++i) tables[i] = random.below(50);
+    for (std::int64_t i = 0; i < kMostGroups * kSlots * kMaxBlocks; ++i) tables[i] = random.below(50);
     for (std::int64_t s = 0; s < kSlots; ++s) {
       lengths[s] = 1 + random.below(kMaxText);
       prompt_lengths[s] = 1 + random.below(lengths[s]);
@@ -72,7 +72,7 @@ struct StepRows {
         table_rows(DType::i32, p.seqs),
         sample_rows(DType::i32, p.samples),
         sample_slots(DType::i32, p.samples),
-        cache_rows(DType::i64, p.tokens) {}
+        cache_rows(DType::i64, p.groups * p.tokens) {}
   Ints token_ids, positions, rope_lengths, query_starts, context_lengths, table_rows, sample_rows, sample_slots;
   Longs cache_rows;
 };
@@ -111,7 +111,9 @@ TEST_F(EmulatedStep, RowsOfRandomStepsEqualTheReference) {
     const PrepareRows::Problem p = {.tokens = tokens + (exact ? 0 : random.below(300)),
                                     .seqs = decodes + chunks + (exact ? 0 : random.below(20)),
                                     .samples = samples + (exact ? 0 : random.below(20)),
-                                    .block_size = StepState::kBlockSize};
+                                    .block_size = StepState::kBlockSize,
+                                    .groups = 1 + i % StepState::kMostGroups};
+    const TensorView tables(state.tables.view().data, DType::i32, {p.groups, StepState::kSlots, StepState::kMaxBlocks});
     const auto args = [&](const StepRows& rows) {
       return PrepareRows::Args{.problem = p,
                                .header = header.view(),
@@ -120,11 +122,11 @@ TEST_F(EmulatedStep, RowsOfRandomStepsEqualTheReference) {
                                .lengths = state.lengths.view(),
                                .prompt_lengths = state.prompt_lengths.view(),
                                .alive = state.alive.view(),
-                               .block_tables = state.tables.matrix(StepState::kSlots),
+                               .block_tables = tables,
                                .token_ids = rows.token_ids.view(),
                                .positions = rows.positions.view(),
                                .rope_lengths = rows.rope_lengths.view(),
-                               .cache_rows = rows.cache_rows.view(),
+                               .cache_rows = {rows.cache_rows.view().data, DType::i64, {p.groups, p.tokens}},
                                .query_starts = rows.query_starts.view(),
                                .context_lengths = rows.context_lengths.view(),
                                .table_rows = rows.table_rows.view(),

@@ -44,10 +44,10 @@ def facts(outputs: Sequence[RequestOutput]) -> list[Any]:
 
 
 class Model:
-    """A checkpoint, its prompts, and what each gives alone."""
+    """A checkpoint, its prompts, and what each gives alone; each of its `groups` of layers takes blocks for a text."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, groups: int = 1) -> None:
+        self.path, self.groups = path, groups
         self.windowed = "sliding_window" in (path / "config.json").read_text()
         with LLM(path, skip_tokenizer_init=True, enable_prefix_caching=False) as llm:
             self.prompts = make_prompts(llm.get_model_info().vocab_size, (1, 50, 17, 33, 90, 64, 41, 7))
@@ -63,11 +63,14 @@ class Model:
             return self.run(llm)
 
 
-@pytest.fixture(scope="module", params=["tiny", "window", "qwen3_bf16"])
+@pytest.fixture(scope="module", params=["tiny", "window", "groups", "qwen3_bf16"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("equality")
     if request.param == "window":
         return Model(write_checkpoint(path, "mistral", sliding_window=24, max_position_embeddings=256))
+    if request.param == "groups":  # one layer sees everything, one slides
+        window = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
+        return Model(write_checkpoint(path, "qwen2", max_position_embeddings=256, **window), groups=2)
     if request.param == "qwen3_bf16":
         return Model(write_checkpoint(path, "qwen3", torch_dtype="bfloat16", max_position_embeddings=256))
     return Model(TINY)
@@ -103,9 +106,9 @@ def test_after_prefix_hit(model: Model) -> None:
 
 
 def test_after_preemption(model: Model) -> None:
-    with LLM(model.path, skip_tokenizer_init=True, num_gpu_blocks_override=10, block_size=16) as llm:
+    with LLM(model.path, skip_tokenizer_init=True, num_gpu_blocks_override=10 * model.groups, block_size=16) as llm:
         assert model.run(llm) == model.alone
-        assert llm.get_metrics()["preemptions"] > 0 or model.windowed  # which lets go of blocks instead
+        assert llm.get_metrics()["preemptions"] > 0 or model.windowed  # which releases blocks instead
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -116,13 +119,13 @@ def test_overlapped(model: Model, depth: int) -> None:
 @pytest.mark.parametrize("mode", ["swap", "recompute"])
 @pytest.mark.parametrize("caching", [True, False])
 def test_after_preemption_with_a_host_tier(model: Model, mode: str, caching: bool) -> None:
-    blocks = 10 if caching else 9
+    blocks = (10 if caching else 9) * model.groups
     tight: dict[str, Any] = {"num_gpu_blocks_override": blocks, "block_size": 16, "admission_quantile": 0}
     options = {"kv_offloading_size": 0.01, "preemption_mode": mode, "enable_prefix_caching": caching}
     with LLM(model.path, skip_tokenizer_init=True, **tight, **options) as llm:
         assert model.run(llm) == model.alone
         metrics = llm.get_metrics()
-        assert metrics["preemptions"] > 0 or model.windowed  # which lets go of blocks instead
+        assert metrics["preemptions"] > 0 or model.windowed  # which releases blocks instead
         assert (metrics["swaps"] > 0) == (mode == "swap" and metrics["preemptions"] > 0)
         assert model.run(llm) == model.alone
 
@@ -130,7 +133,11 @@ def test_after_preemption_with_a_host_tier(model: Model, mode: str, caching: boo
 def test_after_offloading(model: Model) -> None:
     """The second run finds on the host what the device had no room for."""
     with LLM(
-        model.path, skip_tokenizer_init=True, num_gpu_blocks_override=14, block_size=16, kv_offloading_size=0.01
+        model.path,
+        skip_tokenizer_init=True,
+        num_gpu_blocks_override=14 * model.groups,
+        block_size=16,
+        kv_offloading_size=0.01,
     ) as llm:
         model.run(llm)
         assert model.run(llm) == model.alone
@@ -150,7 +157,11 @@ def test_under_random_cancels(model: Model) -> None:
     """Cancelled at any moment, with swapping and offloading: whoever is left is not disturbed."""
     rng = random.Random(SEED)
     with LLM(
-        model.path, skip_tokenizer_init=True, num_gpu_blocks_override=20, block_size=16, kv_offloading_size=0.01
+        model.path,
+        skip_tokenizer_init=True,
+        num_gpu_blocks_override=20 * model.groups,
+        block_size=16,
+        kv_offloading_size=0.01,
     ) as llm:
         for _ in range(6):
             streams = [iter(llm.stream(model.prompts, model.params)) for _ in range(2)]
