@@ -219,9 +219,9 @@ struct BlockList {
 
 // What a sequence holds: lists of one length, as many as the cache has groups. The others are empty.
 struct BlockTable {
-  PerGroup<BlockList> groups;
   int published = 0;      // leading blocks that are in the tree
   NodeId node = kNoNode;  // of the last published one
+  PerGroup<BlockList> groups;
 
   int size() const { return static_cast<int>(groups[0].blocks.size()); }
   int swapped_first() const { return groups[0].swapped_first; }  // the same in every group when prefixes are cached

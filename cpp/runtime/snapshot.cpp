@@ -46,6 +46,9 @@ void StepLoop::State::describe(const Sequence& sequence, Snapshot::Sequence& out
   out.output = sequence.output_length();
   out.computed = sequence.computed;
   out.cached = sequence.cached;
+  std::size_t count = 0;
+  for (const BlockList& list : sequence.table.groups) count += list.blocks.size() - list.first;
+  out.blocks.reserve(count);
   for (const BlockList& list : sequence.table.groups) {
     for (std::size_t i = list.first; i < list.blocks.size(); ++i) out.blocks.push_back(list.blocks[i] - 1);
   }
